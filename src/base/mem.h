@@ -1,0 +1,81 @@
+/*
+ * Memory copies that touch no vector register.
+ *
+ * While a vCPU runs, the guest's x87/SSE/AVX state is live in the host's registers. libc's
+ * memcpy and friends use those registers, so code that the running engine calls uses these.
+ */
+#ifndef BASE_MEM_H
+#define BASE_MEM_H
+
+#include "base/types.h"
+
+/** Copies n bytes; the areas must not overlap. */
+static inline void mem_copy(void *dst, const void *src, size_t n)
+{
+	__asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+}
+
+/** Fills n bytes with one value. */
+static inline void mem_set(void *dst, u8 value, size_t n)
+{
+	__asm__ volatile("rep stosb" : "+D"(dst), "+c"(n) : "a"(value) : "memory");
+}
+
+/** True when n bytes are the same in both areas. */
+static inline bool mem_equal(const void *a, const void *b, size_t n)
+{
+	const u8 *p = a, *q = b;
+
+	while (n >= 8) {
+		if (*(const u64 __attribute__((may_alias, aligned(1))) *)p !=
+		    *(const u64 __attribute__((may_alias, aligned(1))) *)q)
+			return false;
+		p += 8;
+		q += 8;
+		n -= 8;
+	}
+	while (n--)
+		if (*p++ != *q++)
+			return false;
+	return true;
+}
+
+typedef u16 __attribute__((may_alias, aligned(1))) u16_una;
+typedef u32 __attribute__((may_alias, aligned(1))) u32_una;
+typedef u64 __attribute__((may_alias, aligned(1))) u64_una;
+
+/** Loads a little-endian value of 1, 2, 4 or 8 bytes from an address of any alignment. */
+static inline u64 mem_load(const void *p, unsigned size)
+{
+	switch (size) {
+	case 1:
+		return *(const u8 *)p;
+	case 2:
+		return *(const u16_una *)p;
+	case 4:
+		return *(const u32_una *)p;
+	default:
+		return *(const u64_una *)p;
+	}
+}
+
+/** Stores the low 1, 2, 4 or 8 bytes of a value at an address of any alignment. */
+static inline void mem_store(void *p, u64 v, unsigned size)
+{
+	switch (size) {
+	case 1:
+		*(u8 *)p = (u8)v;
+		break;
+	case 2:
+		*(u16_una *)p = (u16)v;
+		break;
+	case 4:
+		*(u32_una *)p = (u32)v;
+		break;
+	default:
+		*(u64_una *)p = v;
+		break;
+	}
+}
+
+#endif
