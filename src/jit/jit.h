@@ -1,0 +1,35 @@
+/*
+ * jit.h - the translator's face to the run loop
+ */
+#ifndef JIT_JIT_H
+#define JIT_JIT_H
+
+#include "cpu/cpu.h"
+
+/** Maps a vCPU's code cache (both views, decision D9) and emits its thunks. 0 or -errno. */
+int jit_cpu_init(struct cpu *cpu, size_t cache_bytes);
+void jit_cpu_destroy(struct cpu *cpu);
+
+/**
+ * Runs guest code until cpu->exit.reason says why it stopped. The caller has loaded the guest's
+ * FPU state (cpu_fpu_load) and is the vCPU's thread. Exceptions are delivered inside.
+ */
+void jit_run(struct cpu *cpu);
+/** Runs exactly one guest instruction (with restart answers, if any). Same results. */
+void jit_step(struct cpu *cpu);
+
+/** Drops all translated code. */
+void jit_flush(struct cpu *cpu);
+/** Drops the blocks translated from bytes [gpa, gpa + n) of one page. */
+void jit_invalidate(struct cpu *cpu, u64 gpa, unsigned n);
+/** Empties the jump caches (all views): linear addresses may mean other code now. */
+void jit_jump_cache_flush(struct cpu *cpu);
+
+/**
+ * Installs the handlers for SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGTRAP, once per process. Faults
+ * whose PC is not in generated code or hostmem go on to the handlers that were there before.
+ * 0 or -errno.
+ */
+int jit_signal_install(void);
+
+#endif

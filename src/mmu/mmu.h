@@ -1,0 +1,180 @@
+/*
+ * mmu.h - guest memory: linear → guest-physical → host
+ *
+ * struct mmu_vm is one VM's guest-physical memory: an immutable, atomically published map of
+ * slots per address space (0 normal, 1 SMM), and the record of which guest pages hold translated
+ * code. Accessors take linear addresses and walk the guest's page tables; a refused access is
+ * recorded as an exception, an access to no slot is memory-mapped I/O (see struct cpu_mmio).
+ */
+#ifndef MMU_MMU_H
+#define MMU_MMU_H
+
+#include <stdatomic.h>
+#include <pthread.h>
+#include "base/types.h"
+#include "cpu/cpu.h"
+
+/* Kinds of access, or-ed. */
+#define MMU_READ 0x0u
+#define MMU_WRITE 0x1u
+#define MMU_EXEC 0x2u
+#define MMU_SYSTEM 0x4u  /* implicit supervisor access (descriptor tables, TSS): CPL and AC ignored */
+#define MMU_AS_USER 0x8u /* checked as CPL 3, whatever CPL is */
+#define MMU_AS_VIEW 0x10u /* by cpu->mode's view: the default for ordinary data */
+
+/* One page fault, from the walk to the exception or the exit (mission row 14). */
+struct mmu_fault {
+	u64 address; /* linear */
+	u64 gpa;     /* of the access or of the paging-structure entry that stopped the walk */
+	u32 error;   /* #PF error code */
+	enum { MMU_FAULT_NONE, MMU_FAULT_PF, MMU_FAULT_NONCANONICAL, MMU_FAULT_HOST } kind;
+};
+
+/* The result of a successful walk. */
+struct mmu_walk {
+	u64 gpa;       /* of the address */
+	u64 page_size; /* 4K, 2M, 4M, 1G */
+	bool writable, user, executable, global, dirty; /* effective */
+	u8 pkey;
+};
+
+struct mmu_slot {
+	u64 gpa, size; /* bytes */
+	u8 *hva;
+	u32 id, flags; /* KVM_MEM_* */
+	u64 *dirty;    /* bitmap, one bit a page, or NULL: no dirty log */
+	void *priv;    /* the API layer's memslot */
+};
+
+struct mmu_map {
+	unsigned count;
+	struct mmu_slot slot[]; /* sorted by gpa, disjoint */
+};
+
+struct mmu_code; /* which pages hold translated code; code.c */
+
+struct mmu_vm {
+	_Atomic(struct mmu_map *) map[2];
+	struct mmu_code *code;
+	pthread_mutex_t cpu_lock; /* protects cpus[] */
+	struct cpu **cpus;
+	unsigned cpu_count;
+	/* Called on the vCPU's thread for each first write to a page of a slot with a dirty log. */
+	void (*page_dirtied)(struct cpu *cpu, struct mmu_slot *slot, u64 page_index);
+	/* No slot, but the VM wants a memory fault rather than MMIO (private memory …); may be NULL. */
+	bool (*gpa_blocked)(struct cpu *cpu, u64 gpa, unsigned access);
+};
+
+/** Creates a VM's memory without slots. 0 or -ENOMEM. */
+int mmu_vm_init(struct mmu_vm *vm);
+void mmu_vm_destroy(struct mmu_vm *vm);
+/** Publishes a new map for an address space; returns the old one, which the caller frees when no
+ *  vCPU can hold it (each has acknowledged a flush). */
+struct mmu_map *mmu_vm_set_map(struct mmu_vm *vm, unsigned as, struct mmu_map *map);
+/** The slot that holds a guest-physical address in the vCPU's current address space, or NULL. */
+struct mmu_slot *mmu_slot_find(struct cpu *cpu, u64 gpa);
+
+/** Joins a vCPU to its VM's memory (TLB emptied). 0 or -ENOMEM. */
+int mmu_cpu_init(struct cpu *cpu, struct mmu_vm *vm);
+void mmu_cpu_destroy(struct cpu *cpu);
+
+/* --- walks ---------------------------------------------------------------------------------- */
+
+/**
+ * Walks the guest's page tables for one address, checks permissions, sets A and, for writes, D
+ * bits (atomically) unless `debug`. 0, or -1 with *fault filled and no exception recorded.
+ */
+int mmu_walk(struct cpu *cpu, u64 lin, unsigned access, bool debug, struct mmu_walk *out,
+	     struct mmu_fault *fault);
+/** Records a walk's failure as the guest's exception (or exit). Returns CPU_EXC or CPU_EXIT. */
+int mmu_raise(struct cpu *cpu, const struct mmu_fault *fault);
+/** Loads the PAE PDPTRs from CR3. 0, or -1: #GP is due. */
+int mmu_load_pdptrs(struct cpu *cpu, u64 cr3);
+
+/* --- checked accessors: CPU_OK, CPU_EXC, CPU_EXIT ---------------------------------------------- */
+
+/** Reads n bytes (n <= 4096) at a linear address; nothing is delivered when any byte faults. */
+int mmu_read(struct cpu *cpu, u64 lin, void *buf, unsigned n, unsigned access);
+/** Writes n bytes; both pages of a crossing access are checked before either is written. */
+int mmu_write(struct cpu *cpu, u64 lin, const void *buf, unsigned n, unsigned access);
+/** Checks that an access would succeed, without doing it. */
+int mmu_probe(struct cpu *cpu, u64 lin, unsigned n, unsigned access);
+/**
+ * Atomic compare-and-exchange of 1, 2, 4 or 8 bytes within one page of RAM.
+ * *old is compared, and updated when it differs; *done says whether the store happened.
+ */
+int mmu_cmpxchg(struct cpu *cpu, u64 lin, u64 *old, u64 new, unsigned n, bool *done, unsigned access);
+/**
+ * Host address for a plain access that lies within one page of RAM, for block operations such as
+ * REP MOVS. *host is NULL when the page wants the slow path (MMIO, code, watchpoints).
+ * *avail: bytes from there to the end of the page.
+ */
+int mmu_host(struct cpu *cpu, u64 lin, unsigned access, u8 **host, unsigned *avail);
+
+/** Guest-physical reads and writes of RAM, for page tables, SMRAM, VMCBs. 0, or -1: not RAM. */
+int mmu_phys_read(struct cpu *cpu, u64 gpa, void *buf, unsigned n);
+int mmu_phys_write(struct cpu *cpu, u64 gpa, const void *buf, unsigned n);
+
+/* --- what generated code calls on a TLB miss -------------------------------------------------- */
+
+/** Outcome of mmu_resolve(). */
+enum mmu_resolve_kind {
+	MMU_DIRECT,   /* access host memory at cpu->jit_scratch[0] = host address */
+	MMU_BOUNCED,  /* access cpu->bounce; a write then calls mmu_bounce_commit() */
+	MMU_STOP_EXC, /* an exception is recorded */
+	MMU_STOP_EXIT,/* cpu->exit is set */
+	MMU_STOP_STEP /* the store would change the running block: run this instruction alone */
+};
+/**
+ * Resolves a data access of generated code that missed the TLB, and fills the TLB when it may.
+ * size up to sizeof(cpu->bounce); bounced reads are filled in. access: MMU_READ or MMU_WRITE (a
+ * read-modify-write is MMU_WRITE and is bounced with its old value). `lock`: the instruction is
+ * locked and must not be bounced within RAM (a crossing one is done under a VM-wide lock).
+ */
+enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsigned access, bool lock);
+/** Writes a bounced store back. 0; 1: leave the block behind this instruction (MMIO queued). */
+int mmu_bounce_commit(struct cpu *cpu);
+
+/* --- instruction fetch ------------------------------------------------------------------------ */
+
+/**
+ * Translates a code address. CPU_OK with the guest-physical address and a host pointer to that
+ * byte (valid to the end of its page), CPU_EXC (#PF with the fetch bits), CPU_EXIT (MMIO).
+ */
+int mmu_fetch(struct cpu *cpu, u64 lin, u64 *gpa, const u8 **host);
+
+/* --- invalidation ------------------------------------------------------------------------------ */
+
+/** Drops everything, or everything but global pages, or one PCID, or one page. vCPU thread only. */
+void mmu_flush_all(struct cpu *cpu);
+void mmu_flush_nonglobal(struct cpu *cpu);
+void mmu_flush_pcid(struct cpu *cpu, unsigned pcid);
+void mmu_flush_page(struct cpu *cpu, u64 lin);
+void mmu_flush_page_pcid(struct cpu *cpu, u64 lin, unsigned pcid);
+/** CR3 was loaded with `value` (bit 63: keep this PCID's entries). Handles PCID tagging. */
+void mmu_set_cr3(struct cpu *cpu, u64 value);
+/** Drops write permission of all cached pages (dirty log enabled or read out). vCPU thread only. */
+void mmu_flush_write(struct cpu *cpu);
+
+/* --- self-modifying code ---------------------------------------------------------------------- */
+
+/**
+ * The translator read code bytes [gpa, gpa+n): their 64-byte chunks are tracked from now on, for
+ * this vCPU; cached write permissions to the page are dropped on every vCPU.
+ */
+void mmu_code_add(struct cpu *cpu, u64 gpa, unsigned n);
+/** The translator holds no more blocks from this page. */
+void mmu_code_remove(struct cpu *cpu, u64 gpa);
+/** Handles messages of other vCPUs about code pages. Called with cpu->poll seen as 0. */
+void mmu_code_poll(struct cpu *cpu);
+
+/* --- hostmem: accesses to client memory that may fault in the host ------------------------------ */
+
+/** Copies with faults caught. 0, or -EFAULT when the client's mapping refused. */
+int hostmem_copy(void *dst, const void *src, size_t n);
+/** Atomic compare-and-exchange with faults caught: 0 or -EFAULT; *old updated, *done set. */
+int hostmem_cmpxchg(void *p, u64 *old, u64 new, unsigned n, bool *done);
+/** For the signal handler: where to continue when the host faulted at pc, or 0. */
+u64 hostmem_fixup(u64 pc);
+
+#endif

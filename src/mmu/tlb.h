@@ -1,0 +1,51 @@
+/*
+ * tlb.h - the software TLB as generated code sees it
+ *
+ * Direct-mapped, one table per privilege view. For a linear address A the index is
+ * PEXT(A, cpu->tlb_mask), and an access of n bytes hits when
+ *
+ *	(ntag[index] + A + n - 1) >> 12 == 1,   ntag = 4096 - page(A)
+ *
+ * which folds the page-crossing check into the tag compare and needs no flags: PEXT, LEA, PEXT
+ * and LOOP (or JRCXZ) leave the guest's flags alone. On a hit the host address is A + addend.
+ *
+ * An empty slot holds mmu_tlb_empty(index): 0 almost everywhere, so a fresh table costs no
+ * memory. Slots 0 and 1 need another value, because 0 is a valid tag for page 0x1000.
+ */
+#ifndef MMU_TLB_H
+#define MMU_TLB_H
+
+#include "base/types.h"
+
+/* Views: which one a block uses is part of its key. */
+enum {
+	MMU_TLB_KERNEL,    /* CPL < 3, user pages not accessible (SMAP with AC clear) */
+	MMU_TLB_KERNEL_AC, /* CPL < 3, SMAP off or overridden by AC */
+	MMU_TLB_USER,      /* CPL 3 */
+	MMU_TLB_COUNT,
+};
+
+#define MMU_TLB_BITS 12
+#define MMU_TLB_SIZE (1u << MMU_TLB_BITS)
+#define JIT_JC_BITS 12
+#define JIT_JC_SIZE (1u << JIT_JC_BITS)
+
+struct mmu_tlb {
+	u64 rtag[MMU_TLB_SIZE];
+	u64 wtag[MMU_TLB_SIZE];
+	s64 addend[MMU_TLB_SIZE];
+};
+
+/** The tag of a slot that matches nothing. */
+static inline u64 mmu_tlb_empty(unsigned index)
+{
+	return index < 2 ? 1ull << 62 : 0;
+}
+
+/** The tag that matches one page. */
+static inline u64 mmu_tlb_tag(u64 page)
+{
+	return 4096 - page;
+}
+
+#endif
