@@ -245,6 +245,8 @@ struct cpu {
 	bool msr_ready;  /* cpu->exit.msr answers the RDMSR/WRMSR that is being restarted */
 	bool msr_error;  /* … with #GP */
 	bool restart;    /* the next instruction finds answers above; one instruction only */
+	bool mmu_stepping; /* jit_step() runs one instruction: stores to running code, watchpoints proceed */
+	u64 pending_db;  /* DR6 bits of data watchpoints hit by this instruction: #DB behind it */
 
 	/* --- identity ------------------------------------------------------------------------ */
 	enum cpu_vendor vendor;

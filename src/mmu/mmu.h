@@ -10,7 +10,7 @@
 #define MMU_MMU_H
 
 #include <stdatomic.h>
-#include <pthread.h>
+#include "base/futex.h"
 #include "base/types.h"
 #include "cpu/cpu.h"
 
@@ -21,6 +21,9 @@
 #define MMU_SYSTEM 0x4u  /* implicit supervisor access (descriptor tables, TSS): CPL and AC ignored */
 #define MMU_AS_USER 0x8u /* checked as CPL 3, whatever CPL is */
 #define MMU_AS_VIEW 0x10u /* by cpu->mode's view: the default for ordinary data */
+#define MMU_STACK 0x20u  /* through SS: a non-canonical address is #SS(0) rather than #GP(0) */
+#define MMU_RMW 0x40u    /* with MMU_WRITE: the old value is needed. A plain store to MMIO must not
+			    read the device first, so generated code must tell the two apart */
 
 /* One page fault, from the walk to the exception or the exit (mission row 14). */
 struct mmu_fault {
@@ -56,9 +59,10 @@ struct mmu_code; /* which pages hold translated code; code.c */
 struct mmu_vm {
 	_Atomic(struct mmu_map *) map[2];
 	struct mmu_code *code;
-	pthread_mutex_t cpu_lock; /* protects cpus[] */
+	struct futex_lock cpu_lock; /* protects cpus[]; a vCPU's message lock may be taken inside */
 	struct cpu **cpus;
-	unsigned cpu_count;
+	unsigned cpu_count, cpu_room;
+	struct futex_lock split_lock; /* held by a locked access that crosses a page */
 	/* Called on the vCPU's thread for each first write to a page of a slot with a dirty log. */
 	void (*page_dirtied)(struct cpu *cpu, struct mmu_slot *slot, u64 page_index);
 	/* No slot, but the VM wants a memory fault rather than MMIO (private memory …); may be NULL. */
@@ -99,6 +103,12 @@ int mmu_read(struct cpu *cpu, u64 lin, void *buf, unsigned n, unsigned access);
 int mmu_write(struct cpu *cpu, u64 lin, const void *buf, unsigned n, unsigned access);
 /** Checks that an access would succeed, without doing it. */
 int mmu_probe(struct cpu *cpu, u64 lin, unsigned n, unsigned access);
+/*
+ * mmu_read() from MMIO that user space must answer returns CPU_EXIT with CPU_EXIT_MMIO, nothing
+ * done. mmu_write() to such MMIO queues it in cpu->mmio.write[], sets cpu->exit.reason to
+ * CPU_EXIT_MMIO and returns CPU_OK: the instruction commits and the caller then leaves.
+ */
+
 /**
  * Atomic compare-and-exchange of 1, 2, 4 or 8 bytes within one page of RAM.
  * *old is compared, and updated when it differs; *done says whether the store happened.
@@ -132,6 +142,11 @@ enum mmu_resolve_kind {
  * locked and must not be bounced within RAM (a crossing one is done under a VM-wide lock).
  */
 enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsigned access, bool lock);
+/**
+ * Where client memory at a host address is in guest-physical space, for the signal handler's
+ * report of a fault in generated code. False: in no slot.
+ */
+bool mmu_host_gpa(struct cpu *cpu, const void *host, u64 *gpa);
 /** Writes a bounced store back. 0; 1: leave the block behind this instruction (MMIO queued). */
 int mmu_bounce_commit(struct cpu *cpu);
 
@@ -151,7 +166,8 @@ void mmu_flush_nonglobal(struct cpu *cpu);
 void mmu_flush_pcid(struct cpu *cpu, unsigned pcid);
 void mmu_flush_page(struct cpu *cpu, u64 lin);
 void mmu_flush_page_pcid(struct cpu *cpu, u64 lin, unsigned pcid);
-/** CR3 was loaded with `value` (bit 63: keep this PCID's entries). Handles PCID tagging. */
+/** Loads CR3 with `value` (bit 63: keep this PCID's entries) and flushes accordingly. PDPTRs and
+ *  checks of the value are the caller's. */
 void mmu_set_cr3(struct cpu *cpu, u64 value);
 /** Drops write permission of all cached pages (dirty log enabled or read out). vCPU thread only. */
 void mmu_flush_write(struct cpu *cpu);
@@ -159,12 +175,15 @@ void mmu_flush_write(struct cpu *cpu);
 /* --- self-modifying code ---------------------------------------------------------------------- */
 
 /**
- * The translator read code bytes [gpa, gpa+n): their 64-byte chunks are tracked from now on, for
- * this vCPU; cached write permissions to the page are dropped on every vCPU.
+ * The translator is about to read code bytes [gpa, gpa+n) of one page: their 64-byte chunks are
+ * tracked from now on, for this vCPU; cached write permissions to the page are dropped on every
+ * vCPU. Called BEFORE the bytes are read, or a store in between is lost.
  */
 void mmu_code_add(struct cpu *cpu, u64 gpa, unsigned n);
 /** The translator holds no more blocks from this page. */
 void mmu_code_remove(struct cpu *cpu, u64 gpa);
+/** The translator holds no blocks at all (jit_flush). */
+void mmu_code_reset(struct cpu *cpu);
 /** Handles messages of other vCPUs about code pages. Called with cpu->poll seen as 0. */
 void mmu_code_poll(struct cpu *cpu);
 

@@ -10,7 +10,9 @@
  * and LOOP (or JRCXZ) leave the guest's flags alone. On a hit the host address is A + addend.
  *
  * An empty slot holds mmu_tlb_empty(index): 0 almost everywhere, so a fresh table costs no
- * memory. Slots 0 and 1 need another value, because 0 is a valid tag for page 0x1000.
+ * memory. A tag matches one page (and accesses that reach into it from the page before), so an
+ * empty tag must belong to a page whose neighbourhood has other indexes. 0 is the tag of page
+ * 0x1000; slots 0 and 1, which addresses near it select, hold the tag of page 0x800000 instead.
  */
 #ifndef MMU_TLB_H
 #define MMU_TLB_H
@@ -39,7 +41,7 @@ struct mmu_tlb {
 /** The tag of a slot that matches nothing. */
 static inline u64 mmu_tlb_empty(unsigned index)
 {
-	return index < 2 ? 1ull << 62 : 0;
+	return index < 2 ? 4096 - 0x800000ull : 0;
 }
 
 /** The tag that matches one page. */
