@@ -82,17 +82,16 @@ class Apt:
         matching = [n for n in self._names if re.fullmatch(pattern, n)]
         if not matching:
             return None
-        text = self._run("apt-cache", "policy", *matching)
-        found = re.findall(r"^(\S+):\n.*\n  Candidate: (?!\(none\))", text, re.M)
+        found = self.candidates(matching)
 
         def key(name):
             return [int(x) for x in re.findall(r"\d+", name)]
         return max(found, key=key, default=None)
 
-    def candidate(self, name):
-        text = self._run("apt-cache", "policy", name)
-        match = re.search(r"Candidate: (\S+)", text)
-        return match.group(1) if match and match.group(1) != "(none)" else None
+    def candidates(self, names):
+        """name -> version that apt would choose, for those that it knows."""
+        text = self._run("apt-cache", "policy", *names)
+        return dict(re.findall(r"^(\S+):\n.*\n  Candidate: (?!\(none\))(\S+)", text, re.M))
 
     def closure(self, names, leave_out):
         """`names` and everything they depend on, without what matches `leave_out`."""
@@ -103,25 +102,27 @@ class Apt:
         found = {x for x in text.splitlines() if re.fullmatch(r"[a-z0-9][a-z0-9+.-]+", x)}
         return sorted(n for n in found if n in names or not re.fullmatch(leave_out, n))
 
-    def download(self, name, folder):
-        """The path of the package file; fetched unless it is there already."""
+    def download(self, names, folder):
+        """The paths of the package files; those that are there already are not fetched."""
         os.makedirs(folder, exist_ok=True)
-        version = self.candidate(name)
-        if not version:
-            self.update()
-            version = self.candidate(name)
-        if not version:
-            raise AptError("package %s is not to be had from the sources in /etc/apt" % name)
-        stem = "%s_%s_" % (name, version.replace(":", "%3a"))
-        there = glob.glob(os.path.join(glob.escape(os.path.join(folder, stem)) + "*.deb"))
-        if there:
-            return there[0]
-        self.say("downloading " + name)
-        self._run("apt-get", "download", name, cwd=folder)
-        there = glob.glob(os.path.join(glob.escape(os.path.join(folder, stem)) + "*.deb"))
-        if not there:
-            raise AptError("apt-get downloaded %s but not as %s*.deb" % (name, stem))
-        return there[0]
+        self.update()
+        versions = self.candidates(names)
+        lost = [n for n in names if n not in versions]
+        if lost:
+            raise AptError("not to be had from the sources in /etc/apt: " + " ".join(lost))
+
+        def there(name):
+            stem = "%s_%s_" % (name, versions[name].replace(":", "%3a"))
+            return glob.glob(glob.escape(os.path.join(folder, stem)) + "*.deb")
+        missing = [n for n in names if not there(n)]
+        if missing:
+            self.say("downloading " + (" ".join(missing) if len(missing) < 4
+                                       else "%d packages" % len(missing)))
+            self._run("apt-get", "download", *missing, cwd=folder)
+        lost = [n for n in names if not there(n)]
+        if lost:
+            raise AptError("apt-get download left out: " + " ".join(lost))
+        return [there(n)[0] for n in names]
 
 
 def unpack(deb, folder):

@@ -91,6 +91,7 @@ class Tree:
 
     def write_folder(self, top):
         """The tree on disk, for a chroot."""
+        os.makedirs(top, exist_ok=True)
         for name in sorted(self.items):
             mode = self.items[name][0]
             path = os.path.join(top, name)
