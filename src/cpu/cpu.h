@@ -178,7 +178,7 @@ struct cpu_cpuid {
 	u32 leaf, index, flags, eax, ebx, ecx, edx;
 };
 #define CPU_CPUID_MAX 256
-#define CPU_FEATURE_WORDS 8 /* 64 features each */
+#define CPU_FEATURE_WORDS 16 /* 64 features each */
 
 enum cpu_vendor { CPU_VENDOR_INTEL, CPU_VENDOR_AMD };
 
