@@ -178,6 +178,13 @@ struct cpu_cpuid {
 	u32 leaf, index, flags, eax, ebx, ecx, edx;
 };
 #define CPU_CPUID_MAX 256
+
+/* Where a state component of XSAVE lies, as the host lays it out. */
+struct cpu_xcomp {
+	u16 offset, size; /* in the standard format, bytes */
+	bool align;       /* 64-byte aligned in the compacted format */
+};
+#define CPU_XCOMP_COUNT 10 /* x87, SSE … PKRU */
 #define CPU_FEATURE_WORDS 16 /* 64 features each */
 
 enum cpu_vendor { CPU_VENDOR_INTEL, CPU_VENDOR_AMD };
@@ -236,6 +243,7 @@ struct cpu {
 	struct cpu_exc exc;      /* raised, to be delivered before the next instruction */
 	bool nmi_masked;         /* an NMI handler runs */
 	bool smm;                /* in system-management mode */
+	bool smm_nmi_masked;     /* NMIs were masked when SMM began */
 	bool smi_pending, nmi_pending; /* kept by the run loop */
 	u8 monitor_armed;
 	u64 monitor_gpa;
@@ -254,6 +262,7 @@ struct cpu {
 	unsigned cpuid_count;
 	u64 features[CPU_FEATURE_WORDS]; /* guest CPUID as a bitmap over enum cpu_feature */
 	u32 index;                       /* vCPU number within the VM */
+	bool cpuid_mwait_follows;        /* CPUID shows MWAIT by MISC_ENABLE (a quirk is off) */
 
 	/* --- guest debugging (KVM_SET_GUEST_DEBUG) -------------------------------------------- */
 	u32 guest_debug;      /* KVM_GUESTDBG_* */
@@ -262,6 +271,8 @@ struct cpu {
 	/* --- FPU ------------------------------------------------------------------------------ */
 	void *xsave;          /* the guest's x87…AVX-512 state while it is not in the registers */
 	bool fpu_loaded;
+	struct cpu_xcomp xcomp[CPU_XCOMP_COUNT]; /* 0 and 1 are the legacy area */
+	u8 fpu_scratch[4096] __attribute__((aligned(64))); /* images of FXSAVE, XSAVE, … */
 	u32 host_mxcsr;
 	u16 host_fcw;
 
