@@ -1,0 +1,342 @@
+/*
+ * mmu_internal.h - what the files of src/mmu share
+ */
+#ifndef MMU_INTERNAL_H
+#define MMU_INTERNAL_H
+
+#include "base/futex.h"
+#include "base/mem.h"
+#include "cpu/mode.h"
+#include "mmu/hostmem.h"
+#include "mmu/mmu.h"
+
+#define ALWAYS_INLINE static inline __attribute__((always_inline))
+#define NOINLINE __attribute__((noinline))
+
+/* struct mmu_slot.flags are the API's KVM_MEM_* bits; the one that matters here. */
+#define MMU_SLOT_READONLY BIT(1)
+
+/* --- the TLB's bookkeeping (tlb.c) ------------------------------------------------------------ */
+
+/* info[] of a TLB slot: gfn << 8 | these. */
+#define TLB_VALID 0x01u
+#define TLB_GLOBAL 0x02u
+#define TLB_LARGE 0x04u    /* fragment of a 2M or 4M page */
+#define TLB_HUGE 0x08u     /* fragment of a 1G page */
+#define TLB_IN_LOCAL 0x10u /* the index is in the log of non-global fills */
+#define TLB_IN_GLOBAL 0x20u
+#define TLB_LOGGED (TLB_IN_LOCAL | TLB_IN_GLOBAL)
+
+/*
+ * Which slots of one view were filled since the last flush, so that a flush costs what was
+ * filled. A slot can be in both logs: what counts then is its TLB_GLOBAL bit.
+ */
+struct tlb_log {
+	unsigned local_count, global_count;
+	u64 large; /* bit (linear >> 22) & 63: a fragment of a large page is (was) cached there */
+	u64 huge;  /* bit (linear >> 30) & 63 */
+	u16 local[MMU_TLB_SIZE];
+	u16 global[MMU_TLB_SIZE];
+	u64 info[MMU_TLB_SIZE];
+};
+
+/* --- stashed address spaces (pcid.c) ------------------------------------------------------------ */
+
+#define STASH_COUNT 8
+#define STASH_ENTRIES 1024u
+
+struct stash_entry {
+	u64 tag, info; /* mmu_tlb_tag(page) */
+	s64 addend;
+	u16 index;
+	u8 view;
+	bool writable;
+};
+
+struct stash {
+	bool valid;
+	u16 pcid;
+	u64 cr3, used; /* `used`: moment of the last switch away, for LRU */
+	u64 wgen;
+	unsigned count;
+	u64 large[MMU_TLB_COUNT], huge[MMU_TLB_COUNT];
+	struct stash_entry *entry; /* [STASH_ENTRIES], mapped when first used */
+};
+
+/* --- instruction TLB (fetch.c) -------------------------------------------------------------------- */
+
+#define ITLB_SIZE 256u
+
+struct itlb_entry {
+	u64 page; /* linear */
+	u64 gpa;
+	const u8 *host;
+	u64 gen; /* 0: empty */
+	bool global;
+	u64 page_size;
+};
+
+/* --- code tracking (code.c) ------------------------------------------------------------------------ */
+
+#define CODE_CHUNK_SHIFT 6
+#define CODE_BUCKETS 16384u
+
+/* A guest page that holds, or held, translated code. Never freed while the VM lives. */
+struct code_page {
+	struct code_page *next;
+	u64 gfn;
+	u64 chunks;   /* read without a lock: bit n, 64-byte chunk n holds somebody's code */
+	u64 vcpus[4]; /* bit (index & 255): these vCPUs have code here */
+	u16 users[64]; /* vCPUs that have code in chunk n; under mmu_code.lock */
+};
+
+struct mmu_code {
+	struct futex_lock lock; /* counts, insertion, the slab. Outside mmu_vm.cpu_lock */
+	u8 *slab, *slab_end;    /* room for code_page structures */
+	u64 pages, bytes;       /* statistics */
+	struct code_page *bucket[CODE_BUCKETS];
+};
+
+/* A page in which this vCPU has code. Open addressing, linear probing; page == NULL: free. */
+struct code_own {
+	struct code_page *page;
+	u64 chunks;
+};
+
+enum code_msg_kind { CODE_MSG_DROP_WRITE, CODE_MSG_INVALIDATE };
+
+struct code_msg {
+	u64 gfn;
+	u64 chunks;
+	enum code_msg_kind kind;
+};
+
+#define CODE_MSGS 64u
+
+/* --- accesses in flight (resolve.c) --------------------------------------------------------------- */
+
+/* A bounced access covers up to this many pages (sizeof cpu->bounce, unaligned). */
+#define PEND_PARTS 5
+
+struct pend_part {
+	u64 gpa;
+	u32 len;
+	struct mmu_slot *slot; /* NULL: MMIO */
+	u8 *host;              /* NULL: MMIO */
+	bool rom;              /* RAM for reads, MMIO for writes */
+};
+
+struct mmu_cpu {
+	/* Last slots found, for code that looks up one guest-physical address after another. */
+	struct mmu_map *slot_map;
+	struct mmu_slot *slot_last[2];
+
+	u64 wgen;      /* moved when every cached write permission is dropped */
+	u64 itlb_gen, itlb_global_gen; /* entries of other generations are dead */
+	u64 exec_bloom[8]; /* pages fetched since the jump caches were emptied */
+	u64 exec_large, exec_huge;
+
+	/* The bounced store to be committed. */
+	unsigned pend_count;
+	bool pend_split; /* mmu_vm.split_lock is held */
+	struct pend_part pend[PEND_PARTS];
+
+	/* A direct store to a code page that could not be re-checked behind the store. */
+	u64 late_gpa;
+	unsigned late_len; /* 0: none */
+
+	/* Messages of other vCPUs. */
+	struct futex_lock msg_lock;
+	u32 msg_waiting; /* read without the lock */
+	bool msg_overflow;
+	unsigned msg_count;
+	struct code_msg msg[CODE_MSGS];
+
+	/* Own code. */
+	struct code_own *own;
+	unsigned own_count, own_size; /* own_size: a power of two, or 0 */
+
+	u64 stash_clock;
+	struct stash stash[STASH_COUNT];
+
+	struct itlb_entry itlb[2][ITLB_SIZE]; /* supervisor, user */
+	struct tlb_log log[MMU_TLB_COUNT];
+};
+
+/* tlb.c */
+ALWAYS_INLINE unsigned tlb_index(u64 lin)
+{
+	return (lin >> PAGE_SHIFT) & (MMU_TLB_SIZE - 1);
+}
+/**
+ * Enters a translation. `host` is the page's host address. True when write permission was cached
+ * as asked: the page may have become a code page while older messages were answered.
+ */
+bool tlb_fill(struct cpu *cpu, unsigned view, u64 lin, const struct mmu_walk *w, u8 *host,
+	      bool writable);
+/** Drops the live non-global entries. */
+void tlb_flush_local(struct cpu *cpu);
+/** Drops cached write permission to a guest page; true when there was one. */
+bool tlb_drop_write(struct cpu *cpu, u64 gfn);
+
+/* pcid.c */
+void stash_drop_all(struct cpu *cpu);
+void stash_drop_pcid(struct cpu *cpu, unsigned pcid);
+void stash_drop_page(struct cpu *cpu, u64 lin, unsigned pcid);
+bool stash_drop_write(struct cpu *cpu, u64 gfn);
+void stash_destroy(struct cpu *cpu);
+
+/* slots.c */
+struct mmu_slot *slot_find_slow(struct cpu *cpu, u64 gpa);
+
+ALWAYS_INLINE struct mmu_map *slot_map_now(struct cpu *cpu)
+{
+	struct mmu_map *map = NULL;
+
+	if (UNLIKELY(cpu->smm))
+		map = atomic_load_explicit(&cpu->mem->map[1], memory_order_acquire);
+	if (LIKELY(!map))
+		map = atomic_load_explicit(&cpu->mem->map[0], memory_order_acquire);
+	return map;
+}
+
+ALWAYS_INLINE struct mmu_slot *slot_find(struct cpu *cpu, u64 gpa)
+{
+	struct mmu_cpu *mc = cpu->mmu;
+
+	if (LIKELY(mc->slot_map == slot_map_now(cpu))) {
+		struct mmu_slot *s = mc->slot_last[0];
+
+		if (LIKELY(s && gpa - s->gpa < s->size))
+			return s;
+	}
+	return slot_find_slow(cpu, gpa);
+}
+
+/** Marks a page dirty in its slot's log, if it has one. Before the store. */
+void slot_dirty_slow(struct cpu *cpu, struct mmu_slot *slot, u64 gpa);
+ALWAYS_INLINE void slot_dirty(struct cpu *cpu, struct mmu_slot *slot, u64 gpa)
+{
+	if (UNLIKELY(slot->dirty))
+		slot_dirty_slow(cpu, slot, gpa);
+}
+
+/* walk.c */
+/** mmu_walk() with the view already chosen. Does not look at canonicality. */
+int walk_view(struct cpu *cpu, u64 lin, unsigned access, unsigned view, bool debug,
+	      struct mmu_walk *out, struct mmu_fault *fault);
+/** The view in which an access of these flags is checked. */
+ALWAYS_INLINE unsigned access_view(const struct cpu *cpu, unsigned access)
+{
+	if (access & MMU_SYSTEM)
+		return (cpu->cr4 & CR4_SMAP) ? MMU_TLB_KERNEL : MMU_TLB_KERNEL_AC;
+	if (access & MMU_AS_USER)
+		return MMU_TLB_USER;
+	return cpu_mode_view(cpu);
+}
+/** The page behind `lin`: wraps at 4 GiB outside IA-32e mode. */
+ALWAYS_INLINE u64 lin_wrap(const struct cpu *cpu, u64 lin)
+{
+	return cpu_is_long(cpu) ? lin : (u32)lin;
+}
+
+/* code.c */
+struct code_page *code_find(struct mmu_vm *vm, u64 gfn);
+/** The chunks that [gpa, gpa + n) touches; the range lies in one page. */
+ALWAYS_INLINE u64 code_chunks(u64 gpa, unsigned n)
+{
+	unsigned first = (gpa >> CODE_CHUNK_SHIFT) & 63;
+	unsigned last = ((gpa + n - 1) >> CODE_CHUNK_SHIFT) & 63;
+
+	return bits_get(~0ull, 63, 0) >> (63 - last) & ~0ull << first;
+}
+/** The tracked chunks of a page; 0: an ordinary page. */
+ALWAYS_INLINE u64 code_tracked(struct mmu_vm *vm, u64 gpa)
+{
+	struct code_page *p = code_find(vm, gpa >> PAGE_SHIFT);
+
+	return p ? __atomic_load_n(&p->chunks, __ATOMIC_ACQUIRE) : 0;
+}
+/** This vCPU's own chunks of a page. */
+u64 code_own_chunks(struct cpu *cpu, u64 gpa);
+/** Bytes of these chunks changed: drops code here and tells the others. */
+void code_changed(struct cpu *cpu, u64 gpa, unsigned n);
+/** Before write permissions vanish (flush, eviction): answers "stop writing" messages. */
+void code_poll_writes(struct cpu *cpu);
+/** Re-checks the last direct store to a code page. */
+void code_late_check(struct cpu *cpu);
+void code_cpu_destroy(struct cpu *cpu);
+int code_vm_init(struct mmu_vm *vm);
+void code_vm_destroy(struct mmu_vm *vm);
+
+/*
+ * A cached write permission is about to be forgotten. Messages that ask for it must be answered
+ * first, or its use is denied wrongly; the fence orders the guest's earlier stores before the look.
+ */
+ALWAYS_INLINE bool code_settle(struct cpu *cpu)
+{
+	if (cpu->mem->cpu_count < 2)
+		return false;
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	if (LIKELY(!__atomic_load_n(&cpu->mmu->msg_waiting, __ATOMIC_ACQUIRE)))
+		return false;
+	code_poll_writes(cpu);
+	return true;
+}
+
+/* watch.c: data breakpoints (DR7 or guest debug); called when cpu->mode has MODE_WATCH */
+/** DR6 bits of the breakpoints that an access hits. */
+u64 watch_hits(const struct cpu *cpu, u64 lin, unsigned n, bool write);
+/** True when some breakpoint lies in the page. */
+bool watch_page(const struct cpu *cpu, u64 lin);
+
+/* access.c */
+/** Checks canonicality, walks, and raises what fails. CPU_OK, CPU_EXC, CPU_EXIT. */
+int page_walk(struct cpu *cpu, u64 lin, unsigned access, unsigned view, struct mmu_walk *w);
+/**
+ * A RAM page was reached by an access that passed every check: marks it dirty (writes) and caches
+ * it. True when a write permission was cached, or none was wanted.
+ */
+bool page_enter(struct cpu *cpu, u64 lin, unsigned access, unsigned view, const struct mmu_walk *w,
+		struct mmu_slot *slot, bool tracked);
+/** Walks every page of an access and splits it. Number of parts, or minus CPU_EXC, CPU_EXIT. */
+int parts_walk(struct cpu *cpu, u64 lin, unsigned n, unsigned access, unsigned view,
+	       struct pend_part *part);
+/** #AC: true when an access of n bytes is not naturally aligned. */
+ALWAYS_INLINE bool misaligned(u64 lin, unsigned n)
+{
+	unsigned natural = n & (n - 1) ? (n == 10 ? 8 : 1) : MIN(n, 16u);
+
+	return lin & (natural - 1);
+}
+/** Stores to RAM by a helper, with dirty log and code tracking. False: host fault. */
+bool ram_store(struct cpu *cpu, struct mmu_slot *slot, u64 gpa, u8 *host, const void *src,
+	       unsigned n);
+
+/* mmio.c */
+/** Opens an access; mmio_end() forgets what was recorded when it is complete. */
+unsigned mmio_begin(struct cpu *cpu);
+void mmio_end(struct cpu *cpu, unsigned mark);
+/** One page's bytes of an MMIO read: CPU_OK or CPU_EXIT. */
+int mmio_read(struct cpu *cpu, u64 gpa, u8 *buf, unsigned n);
+/** Queues or performs one page's bytes of an MMIO write; true: queued for user space. */
+bool mmio_write(struct cpu *cpu, u64 gpa, const u8 *buf, unsigned n);
+/** CPU_OK when the queue has room for the MMIO parts of a write, or CPU_EXIT. */
+int mmio_room(struct cpu *cpu, const struct pend_part *part, unsigned count);
+/** How many queue entries an MMIO access of n bytes takes at most. */
+ALWAYS_INLINE unsigned mmio_frags(unsigned n)
+{
+	return (n + 7) / 8;
+}
+/** Stops with CPU_EXIT_INTERNAL. CPU_EXIT. */
+int mmu_internal(struct cpu *cpu, const char *why);
+/** Records a fault of the client's mapping, or a refused guest-physical address. CPU_EXIT. */
+int memfault(struct cpu *cpu, u64 gpa, unsigned size, unsigned access);
+/** True (with cpu->exit set) when an address in no slot is a memory fault rather than MMIO. */
+bool gpa_blocked(struct cpu *cpu, u64 gpa, unsigned size, unsigned access);
+
+/** Pages by raw system call: libc's allocator may use vector registers. NULL: no memory. */
+void *pages_map(size_t bytes);
+void pages_unmap(void *p, size_t bytes);
+
+#endif

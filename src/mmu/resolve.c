@@ -1,0 +1,208 @@
+/*
+ * resolve.c - data accesses of generated code that the software TLB did not answer
+ *
+ * Most misses end as MMU_DIRECT with the TLB filled. What is not one plain range of host memory is
+ * bounced: the instruction runs on cpu->bounce, and a store is carried out by mmu_bounce_commit().
+ * Every page of the access has been walked and checked by then, so the commit cannot fault in the
+ * guest; that the client's mapping takes the store is tried here too.
+ *
+ * A locked access is never bounced within RAM, or it would not be atomic. One that crosses a page
+ * is bounced under a lock that all such accesses of the VM take.
+ */
+#include "mmu/mmu_internal.h"
+
+static enum mmu_resolve_kind stopped(int ret)
+{
+	return ret == CPU_EXC ? MMU_STOP_EXC : MMU_STOP_EXIT;
+}
+
+static enum mmu_resolve_kind direct(struct cpu *cpu, u8 *host)
+{
+	cpu->jit_scratch[0] = (u64)host;
+	return MMU_DIRECT;
+}
+
+/* A store that cannot be watched to its end may meet code that is translated just now. */
+static void note_late(struct cpu *cpu, u64 gpa, unsigned n)
+{
+	cpu->mmu->late_gpa = gpa;
+	cpu->mmu->late_len = n;
+	__atomic_store_n(&cpu->poll, 0, __ATOMIC_RELAXED);
+}
+
+/* Does the client's mapping take stores? Tried without changing anything. */
+static bool takes_stores(u8 *host)
+{
+	u64 v = 0;
+	bool done;
+
+	return !hostmem_cmpxchg(host, &v, 0, 1, &done);
+}
+
+static enum mmu_resolve_kind bounce(struct cpu *cpu, unsigned access, bool lock,
+				    struct pend_part *part, unsigned count)
+{
+	struct mmu_cpu *mc = cpu->mmu;
+	bool write = access & MMU_WRITE, all_ram = true;
+	u8 *to = cpu->bounce;
+	unsigned mark;
+	int ret = CPU_OK;
+
+	for (unsigned i = 0; i < count; i++) {
+		struct pend_part *p = &part[i];
+
+		all_ram &= p->host && !p->rom;
+		if (!write || !p->host || p->rom)
+			continue;
+		if (UNLIKELY(code_tracked(cpu->mem, p->gpa)) && !cpu->mmu_stepping &&
+		    (code_own_chunks(cpu, p->gpa) & code_chunks(p->gpa, p->len)))
+			return MMU_STOP_STEP;
+		if (!takes_stores(p->host))
+			return stopped(memfault(cpu, p->gpa, p->len, access));
+	}
+	if (write) {
+		ret = mmio_room(cpu, part, count);
+		if (ret)
+			return stopped(ret);
+	}
+	mc->pend_split = lock && all_ram;
+	if (mc->pend_split)
+		futex_lock(&cpu->mem->split_lock);
+	mark = mmio_begin(cpu);
+	for (unsigned i = 0; i < count; to += part[i++].len) {
+		struct pend_part *p = &part[i];
+
+		if (p->host) {
+			if (!hostmem_get(to, p->host, p->len))
+				ret = memfault(cpu, p->gpa, p->len, access);
+		} else if (!write || (access & MMU_RMW)) {
+			ret = mmio_read(cpu, p->gpa, to, p->len);
+		} else {
+			mem_set(to, 0, p->len);
+		}
+		if (UNLIKELY(ret)) {
+			if (mc->pend_split)
+				futex_unlock(&cpu->mem->split_lock);
+			mc->pend_split = false;
+			return stopped(ret);
+		}
+	}
+	mmio_end(cpu, mark);
+	mc->pend_count = 0;
+	if (write) {
+		mc->pend_count = count;
+		for (unsigned i = 0; i < count; i++)
+			mc->pend[i] = part[i];
+	}
+	return MMU_BOUNCED;
+}
+
+/* A store within one page that holds translated code. */
+static enum mmu_resolve_kind store_code(struct cpu *cpu, unsigned size, unsigned access, bool lock,
+					struct pend_part *p, u64 tracked)
+{
+	u64 chunks = code_chunks(p->gpa, size);
+
+	if ((code_own_chunks(cpu, p->gpa) & chunks) && !cpu->mmu_stepping)
+		return MMU_STOP_STEP;
+	if (!lock) {
+		/* With one vCPU nobody can translate between this look and the store. */
+		if (!(tracked & chunks) && cpu->mem->cpu_count < 2)
+			return direct(cpu, p->host);
+		return bounce(cpu, access, false, p, 1);
+	}
+	if (tracked & chunks)
+		code_changed(cpu, p->gpa, size);
+	note_late(cpu, p->gpa, size);
+	return direct(cpu, p->host);
+}
+
+static enum mmu_resolve_kind resolve_parts(struct cpu *cpu, u64 lin, unsigned size, unsigned access,
+					   unsigned view, bool lock)
+{
+	struct pend_part part[PEND_PARTS];
+	int count;
+
+	if (size > sizeof(cpu->bounce))
+		return stopped(mmu_internal(cpu, "access larger than the bounce buffer"));
+	count = parts_walk(cpu, lin, size, access, view, part);
+	if (count < 0)
+		return stopped(-count);
+	if ((cpu->mode & MODE_ALIGN) && misaligned(lin, size))
+		return stopped(cpu_raise_err(cpu, EXC_AC, 0));
+	return bounce(cpu, access, lock, part, (unsigned)count);
+}
+
+enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsigned access, bool lock)
+{
+	unsigned view = access_view(cpu, access);
+	bool write = access & MMU_WRITE;
+	struct pend_part part;
+	struct mmu_walk w;
+	u64 tracked;
+	int ret;
+
+	lin = lin_wrap(cpu, lin);
+	if (UNLIKELY(cpu->mmu->late_len))
+		code_late_check(cpu);
+	if (UNLIKELY(cpu->mode & MODE_WATCH)) {
+		u64 hits = watch_hits(cpu, lin, size, write);
+
+		if (hits && !cpu->mmu_stepping)
+			return MMU_STOP_STEP;
+		cpu->pending_db |= hits;
+	}
+	if (UNLIKELY((lin & (PAGE_SIZE - 1)) + size > PAGE_SIZE))
+		return resolve_parts(cpu, lin, size, access, view, lock);
+
+	ret = page_walk(cpu, lin, access, view, &w);
+	if (UNLIKELY(ret))
+		return stopped(ret);
+	if (UNLIKELY(cpu->mode & MODE_ALIGN) && misaligned(lin, size))
+		return stopped(cpu_raise_err(cpu, EXC_AC, 0));
+	part.gpa = w.gpa;
+	part.len = size;
+	part.slot = slot_find(cpu, w.gpa);
+	part.host = NULL;
+	part.rom = false;
+	if (UNLIKELY(!part.slot)) {
+		if (gpa_blocked(cpu, w.gpa, size, access))
+			return MMU_STOP_EXIT;
+		return bounce(cpu, access, lock, &part, 1);
+	}
+	part.host = part.slot->hva + (w.gpa - part.slot->gpa);
+	if (UNLIKELY(write && (part.slot->flags & MMU_SLOT_READONLY))) {
+		part.rom = true;
+		return bounce(cpu, access, lock, &part, 1);
+	}
+	tracked = code_tracked(cpu->mem, w.gpa);
+	if (UNLIKELY(!page_enter(cpu, lin, access, view, &w, part.slot, tracked)))
+		tracked = code_tracked(cpu->mem, w.gpa);
+	if (UNLIKELY(write && tracked))
+		return store_code(cpu, size, access, lock, &part, tracked);
+	return direct(cpu, part.host);
+}
+
+int mmu_bounce_commit(struct cpu *cpu)
+{
+	struct mmu_cpu *mc = cpu->mmu;
+	const u8 *from = cpu->bounce;
+	bool leave = false;
+
+	for (unsigned i = 0; i < mc->pend_count; from += mc->pend[i++].len) {
+		struct pend_part *p = &mc->pend[i];
+
+		if (!p->host || p->rom) {
+			leave |= mmio_write(cpu, p->gpa, from, p->len);
+		} else if (UNLIKELY(!ram_store(cpu, p->slot, p->gpa, p->host, from, p->len))) {
+			memfault(cpu, p->gpa, p->len, MMU_WRITE);
+			leave = true;
+		}
+	}
+	mc->pend_count = 0;
+	if (mc->pend_split) {
+		mc->pend_split = false;
+		futex_unlock(&cpu->mem->split_lock);
+	}
+	return leave;
+}

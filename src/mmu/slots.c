@@ -1,0 +1,161 @@
+/*
+ * slots.c - guest-physical address → the client's memory
+ *
+ * A map is immutable once published. The API layer publishes a new one, then asks every vCPU for
+ * a flush and waits for the answers before it frees the old one; a vCPU therefore needs only an
+ * acquire load, and whatever it remembers about slots is forgotten in mmu_flush_all().
+ */
+#include "mmu/mmu_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+int mmu_vm_init(struct mmu_vm *vm)
+{
+	memset(vm, 0, sizeof(*vm));
+	return code_vm_init(vm);
+}
+
+void mmu_vm_destroy(struct mmu_vm *vm)
+{
+	code_vm_destroy(vm);
+	free(vm->cpus);
+	vm->cpus = NULL;
+	vm->cpu_count = vm->cpu_room = 0;
+}
+
+struct mmu_map *mmu_vm_set_map(struct mmu_vm *vm, unsigned as, struct mmu_map *map)
+{
+	return atomic_exchange_explicit(&vm->map[as], map, memory_order_acq_rel);
+}
+
+struct mmu_slot *slot_find_slow(struct cpu *cpu, u64 gpa)
+{
+	struct mmu_cpu *mc = cpu->mmu;
+	struct mmu_map *map = slot_map_now(cpu);
+	unsigned lo = 0, hi;
+
+	if (mc->slot_map != map) {
+		mc->slot_map = map;
+		mc->slot_last[0] = mc->slot_last[1] = NULL;
+	} else if (mc->slot_last[1] && gpa - mc->slot_last[1]->gpa < mc->slot_last[1]->size) {
+		struct mmu_slot *s = mc->slot_last[1];
+
+		mc->slot_last[1] = mc->slot_last[0];
+		mc->slot_last[0] = s;
+		return s;
+	}
+	if (!map)
+		return NULL;
+	for (hi = map->count; lo < hi;) {
+		unsigned mid = lo + (hi - lo) / 2;
+		struct mmu_slot *s = &map->slot[mid];
+
+		if (gpa < s->gpa) {
+			hi = mid;
+		} else if (gpa - s->gpa >= s->size) {
+			lo = mid + 1;
+		} else {
+			mc->slot_last[1] = mc->slot_last[0];
+			mc->slot_last[0] = s;
+			return s;
+		}
+	}
+	return NULL;
+}
+
+struct mmu_slot *mmu_slot_find(struct cpu *cpu, u64 gpa)
+{
+	return slot_find(cpu, gpa);
+}
+
+void slot_dirty_slow(struct cpu *cpu, struct mmu_slot *slot, u64 gpa)
+{
+	u64 page = (gpa - slot->gpa) >> PAGE_SHIFT;
+	u64 bit = BIT64(page & 63);
+	u64 *word = &slot->dirty[page >> 6];
+
+	if (__atomic_load_n(word, __ATOMIC_RELAXED) & bit)
+		return;
+	if (!(__atomic_fetch_or(word, bit, __ATOMIC_SEQ_CST) & bit) && cpu->mem->page_dirtied)
+		cpu->mem->page_dirtied(cpu, slot, page);
+}
+
+bool mmu_host_gpa(struct cpu *cpu, const void *host, u64 *gpa)
+{
+	struct mmu_map *map = slot_map_now(cpu);
+
+	for (unsigned i = 0; map && i < map->count; i++) {
+		u64 off = (u64)host - (u64)map->slot[i].hva;
+
+		if (off < map->slot[i].size) {
+			*gpa = map->slot[i].gpa + off;
+			return true;
+		}
+	}
+	return false;
+}
+
+int mmu_phys_read(struct cpu *cpu, u64 gpa, void *buf, unsigned n)
+{
+	u8 *p = buf;
+
+	while (n) {
+		struct mmu_slot *s = slot_find(cpu, gpa);
+		unsigned part = (unsigned)MIN((u64)n, PAGE_SIZE - (gpa & (PAGE_SIZE - 1)));
+
+		if (!s || !hostmem_get(p, s->hva + (gpa - s->gpa), part))
+			return -1;
+		gpa += part;
+		p += part;
+		n -= part;
+	}
+	return 0;
+}
+
+int mmu_phys_write(struct cpu *cpu, u64 gpa, const void *buf, unsigned n)
+{
+	const u8 *p = buf;
+
+	while (n) {
+		struct mmu_slot *s = slot_find(cpu, gpa);
+		unsigned part = (unsigned)MIN((u64)n, PAGE_SIZE - (gpa & (PAGE_SIZE - 1)));
+
+		if (!s || (s->flags & MMU_SLOT_READONLY) ||
+		    !ram_store(cpu, s, gpa, s->hva + (gpa - s->gpa), p, part))
+			return -1;
+		gpa += part;
+		p += part;
+		n -= part;
+	}
+	return 0;
+}
+
+/* The bare instruction: mmap() and munmap() of libc are safe too, but nothing promises it. */
+static long pages_call(long nr, void *addr, size_t bytes, long prot)
+{
+	register long r10 __asm__("r10") = MAP_PRIVATE | MAP_ANONYMOUS;
+	register long r8 __asm__("r8") = -1;
+	register long r9 __asm__("r9") = 0;
+	long ret;
+
+	__asm__ volatile("syscall"
+			 : "=a"(ret)
+			 : "0"(nr), "D"(addr), "S"(bytes), "d"(prot), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+	return ret;
+}
+
+void *pages_map(size_t bytes)
+{
+	long ret = pages_call(SYS_mmap, NULL, bytes, PROT_READ | PROT_WRITE);
+
+	return ret < 0 && ret > -4096 ? NULL : (void *)ret;
+}
+
+void pages_unmap(void *p, size_t bytes)
+{
+	if (p)
+		pages_call(SYS_munmap, p, bytes, 0);
+}

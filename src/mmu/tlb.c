@@ -1,0 +1,319 @@
+/*
+ * tlb.c - filling and emptying the software TLB
+ *
+ * Generated code looks at tags and addends only (tlb.h). Everything else about a slot - the guest
+ * page it leads to, whether it is global, whether it is a fragment of a large page - is in a
+ * parallel word here, together with two logs of filled indexes: a flush walks a log and so costs
+ * what was filled since the last one, not the size of the table.
+ *
+ * Large pages are cached as 4 KiB fragments. INVLPG must drop all of them: two 64-bit summaries
+ * say whether there can be any around an address, and only then the logs are searched.
+ */
+#include "mmu/mmu_internal.h"
+#include "jit/jit.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+ALWAYS_INLINE u64 slot_page(const struct mmu_tlb *t, unsigned i)
+{
+	return PAGE_SIZE - t->rtag[i];
+}
+
+ALWAYS_INLINE void slot_empty(struct mmu_tlb *t, struct tlb_log *log, unsigned i)
+{
+	t->rtag[i] = t->wtag[i] = mmu_tlb_empty(i);
+	log->info[i] &= TLB_LOGGED;
+}
+
+bool tlb_fill(struct cpu *cpu, unsigned view, u64 lin, const struct mmu_walk *w, u8 *host,
+	      bool writable)
+{
+	struct tlb_log *log = &cpu->mmu->log[view];
+	struct mmu_tlb *t = &cpu->tlb[view];
+	unsigned i = tlb_index(lin);
+	u64 info = log->info[i], flags = TLB_VALID;
+	u64 tag = mmu_tlb_tag(lin & PAGE_MASK);
+
+	if ((info & TLB_VALID) && t->wtag[i] == t->rtag[i] && !(t->rtag[i] == tag && writable)) {
+		if (code_settle(cpu)) {
+			info = log->info[i];
+			writable = writable && !code_tracked(cpu->mem, w->gpa);
+		}
+	}
+	if (w->global) {
+		flags |= TLB_GLOBAL | TLB_IN_GLOBAL;
+		if (!(info & TLB_IN_GLOBAL))
+			log->global[log->global_count++] = (u16)i;
+	} else {
+		flags |= TLB_IN_LOCAL;
+		if (!(info & TLB_IN_LOCAL))
+			log->local[log->local_count++] = (u16)i;
+	}
+	if (w->page_size > PAGE_SIZE) {
+		if (w->page_size > (4u << 20)) {
+			flags |= TLB_HUGE;
+			log->huge |= BIT64((lin >> 30) & 63);
+		} else {
+			flags |= TLB_LARGE;
+			log->large |= BIT64((lin >> 22) & 63);
+		}
+	}
+	log->info[i] = (w->gpa >> PAGE_SHIFT) << 8 | (info & TLB_LOGGED) | flags;
+	t->addend[i] = (s64)((u64)host - (lin & PAGE_MASK));
+	t->rtag[i] = tag;
+	t->wtag[i] = writable ? tag : mmu_tlb_empty(i);
+	return writable;
+}
+
+static void view_flush_local(struct cpu *cpu, unsigned view)
+{
+	struct tlb_log *log = &cpu->mmu->log[view];
+	struct mmu_tlb *t = &cpu->tlb[view];
+
+	for (unsigned k = 0; k < log->local_count; k++) {
+		unsigned i = log->local[k];
+
+		log->info[i] &= ~(u64)TLB_IN_LOCAL;
+		if (!(log->info[i] & TLB_GLOBAL))
+			slot_empty(t, log, i);
+	}
+	log->local_count = 0;
+	if (!log->global_count)
+		log->large = log->huge = 0;
+}
+
+static void view_flush_global(struct cpu *cpu, unsigned view)
+{
+	struct tlb_log *log = &cpu->mmu->log[view];
+	struct mmu_tlb *t = &cpu->tlb[view];
+
+	for (unsigned k = 0; k < log->global_count; k++) {
+		unsigned i = log->global[k];
+
+		log->info[i] &= ~(u64)TLB_IN_GLOBAL;
+		if (log->info[i] & TLB_GLOBAL)
+			slot_empty(t, log, i);
+	}
+	log->global_count = 0;
+	log->large = log->huge = 0;
+}
+
+/* Linear addresses may mean other code now. */
+static void flush_code_paths(struct cpu *cpu, bool global)
+{
+	struct mmu_cpu *mc = cpu->mmu;
+
+	mc->itlb_gen++;
+	if (global)
+		mc->itlb_global_gen++;
+	for (unsigned i = 0; i < ARRAY_SIZE(mc->exec_bloom); i++)
+		mc->exec_bloom[i] = 0;
+	mc->exec_large = mc->exec_huge = 0;
+	jit_jump_cache_flush(cpu);
+}
+
+void tlb_flush_local(struct cpu *cpu)
+{
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
+		view_flush_local(cpu, v);
+	flush_code_paths(cpu, false);
+}
+
+void mmu_flush_all(struct cpu *cpu)
+{
+	struct mmu_cpu *mc = cpu->mmu;
+
+	code_settle(cpu);
+	mc->slot_map = NULL;
+	mc->slot_last[0] = mc->slot_last[1] = NULL;
+	stash_drop_all(cpu);
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
+		view_flush_local(cpu, v);
+		view_flush_global(cpu, v);
+	}
+	flush_code_paths(cpu, true);
+}
+
+void mmu_flush_nonglobal(struct cpu *cpu)
+{
+	code_settle(cpu);
+	stash_drop_all(cpu);
+	tlb_flush_local(cpu);
+}
+
+static void view_drop_page(struct cpu *cpu, unsigned view, u64 page)
+{
+	struct tlb_log *log = &cpu->mmu->log[view];
+	struct mmu_tlb *t = &cpu->tlb[view];
+	unsigned i = tlb_index(page);
+
+	if (t->rtag[i] == mmu_tlb_tag(page))
+		slot_empty(t, log, i);
+	if (LIKELY(!(log->large & BIT64((page >> 22) & 63)) && !(log->huge & BIT64((page >> 30) & 63))))
+		return;
+	/* 2 MiB and 4 MiB pages are not told apart: the wider region is dropped. */
+	for (unsigned g = 0; g < 2; g++) {
+		const u16 *list = g ? log->global : log->local;
+		unsigned n = g ? log->global_count : log->local_count;
+
+		for (unsigned k = 0; k < n; k++) {
+			u64 p = slot_page(t, list[k]);
+			u64 info = log->info[list[k]];
+
+			if (((info & TLB_LARGE) && !((p ^ page) >> 22)) ||
+			    ((info & TLB_HUGE) && !((p ^ page) >> 30)))
+				slot_empty(t, log, list[k]);
+		}
+	}
+}
+
+/* True when code may have been fetched from the page since the jump caches were emptied. */
+static bool page_was_fetched(const struct mmu_cpu *mc, u64 page)
+{
+	unsigned h = (page >> PAGE_SHIFT) & 511;
+
+	return (mc->exec_bloom[h >> 6] >> (h & 63) & 1) || (mc->exec_large >> ((page >> 22) & 63) & 1) ||
+	       (mc->exec_huge >> ((page >> 30) & 63) & 1);
+}
+
+void mmu_flush_page(struct cpu *cpu, u64 lin)
+{
+	u64 page = lin_wrap(cpu, lin) & PAGE_MASK;
+
+	code_settle(cpu);
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
+		view_drop_page(cpu, v, page);
+	if (page_was_fetched(cpu->mmu, page))
+		flush_code_paths(cpu, true);
+}
+
+static unsigned current_pcid(const struct cpu *cpu)
+{
+	return (cpu->cr4 & CR4_PCIDE) ? cpu->cr3 & 0xfff : 0;
+}
+
+void mmu_flush_page_pcid(struct cpu *cpu, u64 lin, unsigned pcid)
+{
+	code_settle(cpu);
+	if (pcid == current_pcid(cpu))
+		mmu_flush_page(cpu, lin);
+	else
+		stash_drop_page(cpu, lin_wrap(cpu, lin) & PAGE_MASK, pcid);
+}
+
+void mmu_flush_pcid(struct cpu *cpu, unsigned pcid)
+{
+	code_settle(cpu);
+	stash_drop_pcid(cpu, pcid);
+	if (pcid == current_pcid(cpu))
+		tlb_flush_local(cpu);
+}
+
+void mmu_flush_write(struct cpu *cpu)
+{
+	code_settle(cpu);
+	cpu->mmu->wgen++;
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
+		struct tlb_log *log = &cpu->mmu->log[v];
+
+		for (unsigned k = 0; k < log->local_count; k++)
+			cpu->tlb[v].wtag[log->local[k]] = mmu_tlb_empty(log->local[k]);
+		for (unsigned k = 0; k < log->global_count; k++)
+			cpu->tlb[v].wtag[log->global[k]] = mmu_tlb_empty(log->global[k]);
+	}
+}
+
+bool tlb_drop_write(struct cpu *cpu, u64 gfn)
+{
+	bool had = stash_drop_write(cpu, gfn);
+
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
+		struct tlb_log *log = &cpu->mmu->log[v];
+		struct mmu_tlb *t = &cpu->tlb[v];
+
+		for (unsigned g = 0; g < 2; g++) {
+			const u16 *list = g ? log->global : log->local;
+			unsigned n = g ? log->global_count : log->local_count;
+
+			for (unsigned k = 0; k < n; k++) {
+				unsigned i = list[k];
+
+				if ((log->info[i] >> 8) != gfn || !(log->info[i] & TLB_VALID) ||
+				    t->wtag[i] != t->rtag[i])
+					continue;
+				t->wtag[i] = mmu_tlb_empty(i);
+				had = true;
+			}
+		}
+	}
+	return had;
+}
+
+/* Joins the vCPU to the list that messages are sent along. Set-up: libc's allocator is allowed. */
+static int vm_add_cpu(struct mmu_vm *vm, struct cpu *cpu)
+{
+	int ret = 0;
+
+	futex_lock(&vm->cpu_lock);
+	if (vm->cpu_count == vm->cpu_room) {
+		unsigned room = vm->cpu_room ? vm->cpu_room * 2 : 8;
+		struct cpu **list = realloc(vm->cpus, room * sizeof(*list));
+
+		if (!list) {
+			ret = -ENOMEM;
+			goto out;
+		}
+		vm->cpus = list;
+		vm->cpu_room = room;
+	}
+	vm->cpus[vm->cpu_count] = cpu;
+	__atomic_store_n(&vm->cpu_count, vm->cpu_count + 1, __ATOMIC_SEQ_CST);
+out:
+	futex_unlock(&vm->cpu_lock);
+	return ret;
+}
+
+int mmu_cpu_init(struct cpu *cpu, struct mmu_vm *vm)
+{
+	int ret;
+
+	cpu->mmu = pages_map(sizeof(struct mmu_cpu));
+	if (!cpu->mmu)
+		return -ENOMEM;
+	cpu->mem = vm;
+	cpu->mmu->itlb_gen = cpu->mmu->itlb_global_gen = 1;
+	cpu->tlb_mask = (MMU_TLB_SIZE - 1ull) << PAGE_SHIFT;
+	cpu->page_mask = PAGE_MASK;
+	/* Only the slots whose empty tag is not 0: untouched pages of the tables cost nothing. */
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
+		for (unsigned i = 0; i < 2; i++)
+			cpu->tlb[v].rtag[i] = cpu->tlb[v].wtag[i] = mmu_tlb_empty(i);
+	ret = vm_add_cpu(vm, cpu);
+	if (ret) {
+		pages_unmap(cpu->mmu, sizeof(struct mmu_cpu));
+		cpu->mmu = NULL;
+	}
+	return ret;
+}
+
+void mmu_cpu_destroy(struct cpu *cpu)
+{
+	struct mmu_vm *vm = cpu->mem;
+
+	if (!cpu->mmu)
+		return;
+	futex_lock(&vm->cpu_lock);
+	for (unsigned i = 0; i < vm->cpu_count; i++)
+		if (vm->cpus[i] == cpu) {
+			vm->cpus[i] = vm->cpus[vm->cpu_count - 1];
+			vm->cpu_count--;
+			break;
+		}
+	futex_unlock(&vm->cpu_lock);
+	code_cpu_destroy(cpu);
+	stash_destroy(cpu);
+	pages_unmap(cpu->mmu, sizeof(struct mmu_cpu));
+	cpu->mmu = NULL;
+}
