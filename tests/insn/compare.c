@@ -1,0 +1,263 @@
+/*
+ * compare.c - are the two outcomes the same?
+ */
+#include <stdio.h>
+#include <string.h>
+#include "insn.h"
+#include "memory.h"
+
+static const struct {
+	u16 mnemonic;
+	u32 flags;
+} undefined[] = {
+	{ZYDIS_MNEMONIC_INVALID, 0},
+#define UNDEF(m, flags, why) {ZYDIS_MNEMONIC_##m, flags},
+#include "insn_undef.def"
+#undef UNDEF
+};
+
+static const char *const gpr_name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
+					 "r8",	"r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
+
+/*
+ * A component that is in its initial state may be left out of the image; and what does not take
+ * part in the comparison is cleared: reserved bytes, and the x87's last instruction and data
+ * pointers and opcode, which point into translated code on the engine's side when the last x87
+ * instruction was copied from there (TODO when the engine tracks them: --fip).
+ */
+static void xsave_normalize(u8 *x)
+{
+	u64 bv;
+
+	memcpy(&bv, x + 512, 8);
+	if (!(bv & 1)) {
+		memset(x, 0, 24);
+		x[0] = 0x7f;
+		x[1] = 0x03;
+		memset(x + 32, 0, 128);
+	}
+	memset(x + 5, 0, 19);
+	for (unsigned i = 0; i < 8; i++)
+		memset(x + 32 + 16 * i + 10, 0, 6);
+	if (!(bv & 2))
+		memset(x + 160, 0, 256);
+	if (!(bv & 4) && insn_xsave_offset[2])
+		memset(x + insn_xsave_offset[2], 0, 256);
+	if (!(bv & 0x20) && insn_xsave_offset[5])
+		memset(x + insn_xsave_offset[5], 0, 64);
+	if (!(bv & 0x40) && insn_xsave_offset[6])
+		memset(x + insn_xsave_offset[6], 0, 512);
+	if (!(bv & 0x80) && insn_xsave_offset[7])
+		memset(x + insn_xsave_offset[7], 0, 1024);
+	memset(x + 28, 0, 4);
+	memset(x + 416, 0, 160);
+}
+
+static const char *xsave_differ(const u8 *a, const u8 *b, char *text, size_t size)
+{
+	unsigned i = 0;
+	const char *name = "?";
+	unsigned n = 0, unit = 1;
+
+	while (i < insn_xsave_size && a[i] == b[i])
+		i++;
+	if (i == insn_xsave_size)
+		return NULL;
+	if (i < 32) {
+		name = i < 2 ? "fcw" : i < 4 ? "fsw" : i < 6 ? "ftw" : i < 24 ? "fip/fdp" : "mxcsr";
+		i &= i < 6 ? ~1u : ~3u;
+		unit = i < 6 ? 2 : 4;
+	} else if (i < 160) {
+		name = "st(phys)";
+		n = (i - 32) / 16;
+		i = 32 + 16 * n;
+		unit = 10;
+	} else if (i < 416) {
+		name = "xmm";
+		n = (i - 160) / 16;
+		i = 160 + 16 * n;
+		unit = 16;
+	} else {
+		static const u8 comp[] = {2, 5, 6, 7}, each[] = {16, 8, 32, 64}, count[] = {16, 8, 16, 16};
+		static const char *const names[] = {"ymm high ", "k", "zmm high ", "zmm 16+"};
+
+		for (unsigned c = 0; c < 4; c++) {
+			unsigned off = insn_xsave_offset[comp[c]];
+
+			if (!off || i < off || i >= off + each[c] * count[c])
+				continue;
+			name = names[c];
+			unit = each[c];
+			n = (i - off) / unit;
+			i = off + n * unit;
+		}
+	}
+	n = snprintf(text, size, "%s%u: native ", name, n);
+	for (unsigned k = unit; k-- && n < size;)
+		n += snprintf(text + n, size - n, "%02x", a[i + k]);
+	if (n < size)
+		n += snprintf(text + n, size - n, " engine ");
+	for (unsigned k = unit; k-- && n < size;)
+		n += snprintf(text + n, size - n, "%02x", b[i + k]);
+	return text;
+}
+
+static u32 flags_mask(const struct insn_case *c)
+{
+	u32 mask = ~0u;
+
+	for (unsigned i = 0; i < c->count; i++)
+		for (unsigned k = 1; k < ARRAY_SIZE(undefined); k++)
+			if (c->item[i].mnemonic == undefined[k].mnemonic)
+				mask &= ~undefined[k].flags;
+	return mask;
+}
+
+static const char *vector_name(u32 v, char *buf, size_t size)
+{
+	if (v == INSN_VEC_DONE)
+		return "end";
+	if (v == INSN_VEC_TIMEOUT)
+		return "timeout";
+	snprintf(buf, size, "vector %u", v);
+	return buf;
+}
+
+const char *compare(const struct insn_case *c, struct insn_result *nat, struct insn_result *eng,
+		    char *text, size_t size)
+{
+	u32 err = ~0u, mask;
+	char v1[24], v2[24];
+
+	if (eng->vector == INSN_VEC_BROKEN) {
+		snprintf(text, size, "engine: %s", eng->why);
+		return text;
+	}
+	if (nat->vector != eng->vector) {
+		snprintf(text, size, "outcome: native %s at %llx (cr2 %llx), engine %s at %llx (error %x cr2 %llx)",
+			 vector_name(nat->vector, v1, sizeof(v1)), (unsigned long long)nat->regs.rip,
+			 (unsigned long long)nat->cr2, vector_name(eng->vector, v2, sizeof(v2)),
+			 (unsigned long long)eng->regs.rip, eng->error, (unsigned long long)eng->cr2);
+		return text;
+	}
+	if (nat->regs.rip != eng->regs.rip) {
+		snprintf(text, size, "rip: native %llx engine %llx", (unsigned long long)nat->regs.rip,
+			 (unsigned long long)eng->regs.rip);
+		return text;
+	}
+	/* The host's kernel hides whether its own half of the address space is mapped. */
+	if (nat->vector == 14 && nat->cr2 >> 63)
+		err = ~1u;
+	if ((nat->error ^ eng->error) & err) {
+		snprintf(text, size, "error code of vector %u: native %x engine %x", nat->vector,
+			 nat->error, eng->error);
+		return text;
+	}
+	if (nat->cr2 != eng->cr2) {
+		snprintf(text, size, "cr2: native %llx engine %llx (error %x)",
+			 (unsigned long long)nat->cr2, (unsigned long long)eng->cr2, nat->error);
+		return text;
+	}
+	for (unsigned i = 0; i < 16; i++)
+		if (nat->regs.gpr[i] != eng->regs.gpr[i]) {
+			snprintf(text, size, "%s: native %llx engine %llx", gpr_name[i],
+				 (unsigned long long)nat->regs.gpr[i],
+				 (unsigned long long)eng->regs.gpr[i]);
+			return text;
+		}
+	mask = flags_mask(c);
+	if ((nat->regs.rflags ^ eng->regs.rflags) & mask) {
+		snprintf(text, size, "rflags: native %llx engine %llx",
+			 (unsigned long long)nat->regs.rflags, (unsigned long long)eng->regs.rflags);
+		return text;
+	}
+	if (nat->regs.fs_base != eng->regs.fs_base || nat->regs.gs_base != eng->regs.gs_base) {
+		snprintf(text, size, "fs/gs base: native %llx/%llx engine %llx/%llx",
+			 (unsigned long long)nat->regs.fs_base, (unsigned long long)nat->regs.gs_base,
+			 (unsigned long long)eng->regs.fs_base, (unsigned long long)eng->regs.gs_base);
+		return text;
+	}
+	xsave_normalize(nat->xsave);
+	xsave_normalize(eng->xsave);
+	if (memcmp(nat->xsave, eng->xsave, insn_xsave_size))
+		return xsave_differ(nat->xsave, eng->xsave, text, size);
+	for (unsigned n = 0; n < INSN_DATA_PAGES; n++) {
+		const u8 *a = insn_memory.native + n * PAGE_SIZE;
+		const u8 *b = insn_memory.engine + n * PAGE_SIZE;
+		unsigned i = 0;
+
+		if (memory_page(n) == PAGE_ABSENT || !memcmp(a, b, PAGE_SIZE))
+			continue;
+		while (a[i] == b[i])
+			i++;
+		snprintf(text, size, "memory at %llx: native %02x engine %02x (before: %02x)",
+			 (unsigned long long)INSN_DATA_VA + n * PAGE_SIZE + i, a[i], b[i],
+			 insn_memory.baseline[n * PAGE_SIZE + i]);
+		return text;
+	}
+	return NULL;
+}
+
+void compare_restore(void)
+{
+	for (unsigned n = 0; n < INSN_DATA_PAGES; n++) {
+		const u8 *base = insn_memory.baseline + n * PAGE_SIZE;
+		u8 *a = insn_memory.native + n * PAGE_SIZE, *b = insn_memory.engine + n * PAGE_SIZE;
+
+		if (memory_page(n) == PAGE_RW && memcmp(a, base, PAGE_SIZE))
+			memcpy(a, base, PAGE_SIZE);
+		if (memory_page(n) != PAGE_ABSENT && memcmp(b, base, PAGE_SIZE))
+			memcpy(b, base, PAGE_SIZE);
+	}
+}
+
+static void print_regs(const char *name, const struct insn_regs *g)
+{
+	printf("#  %s\n", name);
+	for (unsigned i = 0; i < 16; i++)
+		printf("%s%3s=%016llx%s", i % 4 ? " " : "#    ", gpr_name[i],
+		       (unsigned long long)g->gpr[i], i % 4 == 3 ? "\n" : "");
+	printf("#    rip=%llx rflags=%llx fs=%llx gs=%llx\n", (unsigned long long)g->rip,
+	       (unsigned long long)g->rflags, (unsigned long long)g->fs_base,
+	       (unsigned long long)g->gs_base);
+}
+
+void report_case(const struct insn_case *c, const struct insn_result *nat,
+		 const struct insn_result *eng, const char *what)
+{
+	ZydisFormatter f;
+	u64 at = c->code_va;
+	u32 mxcsr;
+
+	memcpy(&mxcsr, c->in.xsave + 24, 4);
+	ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
+	printf("# DIFFERENCE %s\n#  replay: --seed %#llx --case %#llx\n", what,
+	       (unsigned long long)c->seed, (unsigned long long)c->number);
+	while (at < c->code_va + c->code_len) {
+		const u8 *p = insn_memory.code + (at - INSN_CODE_VA);
+		ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+		ZydisDecodedInstruction in;
+		char text[128] = "?";
+
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&insn_decoder[c->mode], p, 15, &in,
+							 op)))
+			break;
+		ZydisFormatterFormatInstruction(&f, &in, op, in.operand_count_visible, text,
+						sizeof(text), at, NULL);
+		printf("#    %llx ", (unsigned long long)at);
+		for (unsigned i = 0; i < in.length; i++)
+			printf(" %02x", p[i]);
+		printf("%*s%s\n", (int)(36 - 3 * in.length > 0 ? 36 - 3 * in.length : 1), "", text);
+		at += in.length;
+	}
+	print_regs("before", &c->in.regs);
+	printf("#    fcw=%02x%02x fsw=%02x%02x ftw=%02x mxcsr=%x\n", c->in.xsave[1], c->in.xsave[0],
+	       c->in.xsave[3], c->in.xsave[2], c->in.xsave[4], mxcsr);
+	print_regs("native", &nat->regs);
+	printf("#    vector %x error %x cr2 %llx\n", nat->vector, nat->error,
+	       (unsigned long long)nat->cr2);
+	print_regs("engine", &eng->regs);
+	printf("#    vector %x error %x cr2 %llx %s\n", eng->vector, eng->error,
+	       (unsigned long long)eng->cr2, eng->why);
+	fflush(stdout);
+}

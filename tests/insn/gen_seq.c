@@ -1,0 +1,224 @@
+/*
+ * gen_seq.c - whole cases: sequences of instructions with control flow, laid out in memory
+ *
+ * The translator works on blocks, and what goes wrong in blocks is state that should have been
+ * kept across something: flags across a memory access, a register that the translator borrowed, a
+ * fault in the middle. So sequences mix all classes, and keep the pointers in registers alive most
+ * of the time, because a case ends at its first fault.
+ */
+#include <string.h>
+#include "insn.h"
+#include "gen_internal.h"
+#include "memory.h"
+
+static u32 pick_template(struct rng *r, enum gen_mode mode)
+{
+	static const u8 weight[2][CLASS_COUNT] = {
+		{30, 12, 14, 18, 24, 2}, /* random */
+		{70, 6, 8, 7, 8, 1},     /* sequences */
+	};
+	const u8 *w = weight[mode == GEN_SEQ];
+	u32 k = rng_below(r, 100), cls = 0;
+	const struct catalog_mnem *m;
+
+	while (k >= w[cls])
+		k -= w[cls++];
+	m = &catalog.cls[cls].mnem[rng_below(r, catalog.cls[cls].count)];
+	return catalog.order[m->first + rng_below(r, m->count)];
+}
+
+static void item_set(struct insn_item *it, const u8 *bytes, unsigned len, unsigned link_size,
+		     unsigned link)
+{
+	memset(it, 0, sizeof(*it));
+	memcpy(it->bytes, bytes, len);
+	it->len = len;
+	it->link_size = link_size;
+	it->link = link;
+	it->tmpl = ~0u;
+}
+
+/* A forward branch or call, RET, or an indirect jump over LEA. Returns the number of items. */
+static unsigned control_flow(struct rng *r, struct insn_case *c, unsigned i, unsigned count)
+{
+	unsigned to = i + 1 + rng_below(r, 4);
+	u8 reg = rng_below(r, c->mode == INSN_LONG ? 16 : 8), cc = rng_below(r, 16);
+	struct insn_item *it = &c->item[i];
+	u8 modrm = 5 | (reg & 7) << 3;
+
+	switch (rng_below(r, 12)) {
+	case 0:
+	case 1:
+	case 2:
+		item_set(it, (u8[]){0x70 | cc, 0}, 2, 1, to);
+		return 1;
+	case 3:
+	case 4:
+		item_set(it, (u8[]){0x0f, 0x80 | cc, 0, 0, 0, 0}, 6, 4, to);
+		return 1;
+	case 5:
+		if (rng_percent(r, 50))
+			item_set(it, (u8[]){0xeb, 0}, 2, 1, to);
+		else
+			item_set(it, (u8[]){0xe9, 0, 0, 0, 0}, 5, 4, to);
+		return 1;
+	case 6:
+		if (rng_percent(r, 20))
+			item_set(it, (u8[]){0x67, 0xe0 | (cc & 3), 0}, 3, 1, to);
+		else
+			item_set(it, (u8[]){0xe0 | (cc & 3), 0}, 2, 1, to);
+		return 1;
+	case 7:
+	case 8:
+		item_set(it, (u8[]){0xe8, 0, 0, 0, 0}, 5, 4, to);
+		return 1;
+	case 9:
+		if (rng_percent(r, 80))
+			item_set(it, (u8[]){0xc3}, 1, 0, 0);
+		else
+			item_set(it, (u8[]){0xc2, rng_below(r, 16) * 8, 0}, 3, 0, 0);
+		return 1;
+	default:
+		if (c->mode != INSN_LONG || i + 1 >= count || i + 1 >= INSN_ITEM_MAX)
+			return 0;
+		/* LEA reg, [rip + item]; then JMP, CALL, or PUSH and later RET. */
+		item_set(it, (u8[]){0x48 | (reg >> 3) << 2, 0x8d, modrm, 0, 0, 0, 0}, 7, 0, to + 1);
+		it->rip_off = 3;
+		it->rip_link = true;
+		it++;
+		switch (rng_below(r, 5)) {
+		case 0:
+		case 1:
+			item_set(it, (u8[]){0x41 & -(reg >> 3), 0xff, 0xe0 | (reg & 7)}, 3, 0, 0);
+			break;
+		case 2:
+			item_set(it, (u8[]){0x41 & -(reg >> 3), 0xff, 0xd0 | (reg & 7)}, 3, 0, 0);
+			break;
+		case 3:
+			item_set(it, (u8[]){0x41 & -(reg >> 3), 0x50 | (reg & 7)}, 2, 0, 0);
+			break;
+		case 4:
+			/* Through memory: PUSH reg, then JMP or CALL [rsp]. */
+			item_set(it, (u8[]){0x41 & -(reg >> 3), 0x50 | (reg & 7)}, 2, 0, 0);
+			if (i + 2 < count && i + 2 < INSN_ITEM_MAX) {
+				c->item[i].link++;
+				item_set(it + 1, (u8[]){0xff, cc & 1 ? 0x24 : 0x14, 0x24}, 3, 0, 0);
+			}
+			if (!it->bytes[0]) {
+				memmove(it->bytes, it->bytes + 1, 14);
+				it->len--;
+			}
+			return i + 2 < count && i + 2 < INSN_ITEM_MAX ? 3 : 2;
+		}
+		if (!it->bytes[0]) {
+			memmove(it->bytes, it->bytes + 1, 14);
+			it->len--;
+		}
+		return 2;
+	}
+}
+
+static void sequence(struct rng *r, struct insn_case *c)
+{
+	unsigned count = 1 + rng_below(r, 12), i = 0, tries = 0;
+	unsigned loop_at = 0;
+	u32 protect = c->ptr_mask | c->small_mask;
+	bool loop = rng_percent(r, 8) && count >= 3;
+
+	if (loop) {
+		/* MOV ECX, n; body; LOOP body. */
+		item_set(&c->item[0], (u8[]){0xb9, 1 + rng_below(r, 5), 0, 0, 0}, 5, 0, 0);
+		i = loop_at = 1;
+		count--;
+	}
+	while (i < count && tries++ < 60) {
+		u32 mask = rng_percent(r, 80) ? protect : 0;
+
+		if (loop)
+			mask |= 2;
+		if (!loop && rng_percent(r, 14)) {
+			i += control_flow(r, c, i, count);
+			continue;
+		}
+		if (gen_insn_masked(r, c, pick_template(r, GEN_SEQ), mask, &c->item[i]))
+			i++;
+	}
+	if (loop && i > loop_at)
+		item_set(&c->item[i++], (u8[]){0xe2, 0}, 2, 1, loop_at);
+	c->count = i;
+}
+
+void gen_case(struct insn_case *c, enum gen_mode mode, u64 seed, u64 number)
+{
+	struct rng r = rng_derive(seed, number);
+
+	c->seed = seed;
+	c->number = number;
+	c->mode = INSN_LONG;
+	state_random(&r, c);
+	c->trap_end = rng_percent(&r, 3);
+	c->count = 0;
+	switch (mode) {
+	case GEN_ENUM:
+		for (u64 k = number; !c->count; k++) {
+			const struct tmpl *t = &catalog.tmpl[k % catalog.count];
+
+			if (!t->excluded && !t->unsupported)
+				c->count = gen_insn(&r, c, k % catalog.count, &c->item[0]);
+		}
+		break;
+	case GEN_SEQ:
+		sequence(&r, c);
+		break;
+	default:
+		while (!c->count)
+			c->count = gen_insn(&r, c, pick_template(&r, mode), &c->item[0]);
+		break;
+	}
+	/* Where in its slot: anywhere, and every eighth slot lies across a page boundary. */
+	c->code_va = rng_below(&r, 256);
+}
+
+static u64 item_va(const struct insn_case *c, u64 va, unsigned n)
+{
+	for (unsigned i = 0; i < n && i < c->count; i++)
+		va += c->item[i].len;
+	return va;
+}
+
+void gen_layout(struct insn_case *c, u64 va)
+{
+	u8 *p = insn_memory.code + (va - INSN_CODE_VA), *start = p;
+	u64 at = va;
+
+	for (unsigned i = 0; i < c->count; i++) {
+		const struct insn_item *it = &c->item[i];
+		u64 next = at + it->len;
+		s32 d;
+
+		memcpy(p, it->bytes, it->len);
+		if (it->link_size) {
+			d = item_va(c, va, it->link) - next;
+			memcpy(p + it->len - it->link_size, &d, it->link_size);
+		}
+		if (it->rip_off) {
+			d = (it->rip_link ? item_va(c, va, it->link) : it->rip_target) - next;
+			memcpy(p + it->rip_off, &d, 4);
+		}
+		p += it->len;
+		at = next;
+	}
+	if (c->trap_end || c->mode != INSN_LONG) {
+		*p++ = 0xcc;
+	} else {
+		s32 d = INSN_CODE_VA - (at + 6);
+
+		*p++ = 0xff;
+		*p++ = 0x25;
+		memcpy(p, &d, 4);
+		p += 4;
+	}
+	*p++ = 0xcc;
+	c->code_va = va;
+	c->code_len = p - start;
+}

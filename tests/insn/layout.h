@@ -1,0 +1,39 @@
+/*
+ * layout.h - where things lie in memory, for C and for the assembly
+ *
+ * The stub and what is native only lies at an odd place far from everything, so that a random
+ * address does not meet it by chance.
+ */
+#ifndef INSN_LAYOUT_H
+#define INSN_LAYOUT_H
+
+#define INSN_DATA_VA 0x10000000
+#define INSN_DATA_PAGES 12
+#define INSN_CODE_VA 0x20000000
+#define INSN_CODE_SIZE 0x100000
+#define INSN_SLOT_SIZE 512
+#define INSN_SLOT_FIRST 256 /* the bytes before hold the stub's address at offset 0 */
+#define INSN_STUB_VA 0x3b1d57000000
+#define INSN_CTX_VA (INSN_STUB_VA + 0x1000) /* struct native_ctx, native only */
+#define INSN_ALT_VA (INSN_STUB_VA + 0x100000)
+#define INSN_ALT_SIZE 0x10000
+
+/* Offsets in struct native_ctx. */
+#define CTX_IN 0      /* struct insn_regs */
+#define CTX_OUT 160
+#define CTX_HOST_RSP 320
+#define CTX_HOST_FS 328
+#define CTX_HOST_GS 336
+#define CTX_ACTIVE 344
+#define CTX_MASK 352
+#define CTX_XIN 0x400
+#define CTX_XOUT 0x1400
+#define REGS_RIP 128
+#define REGS_RFLAGS 136
+#define REGS_FS 144
+#define REGS_GS 152
+
+/* Offset of native_enter in the stub page; the exit is at its beginning. */
+#define STUB_ENTER 0x400
+
+#endif

@@ -1,0 +1,77 @@
+/*
+ * memory.c - the memory that native code and guest code see
+ *
+ * The code area is one shared mapping, written here and executed there, never both. The data area
+ * exists twice; the native copy is private to its fixed address, with absent and read-only pages.
+ */
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "insn.h"
+#include "memory.h"
+
+struct insn_memory insn_memory;
+
+enum insn_page_kind memory_page(unsigned n)
+{
+	static const u8 kind[INSN_DATA_PAGES] = {
+		PAGE_ABSENT, PAGE_RW, PAGE_RW, PAGE_RO, PAGE_RW, PAGE_ABSENT,
+		PAGE_RW,     PAGE_RO, PAGE_ABSENT, PAGE_RW, PAGE_RW, PAGE_ABSENT,
+	};
+
+	return n < INSN_DATA_PAGES ? kind[n] : PAGE_ABSENT;
+}
+
+static u8 *map_fixed(u64 va, size_t size, int prot, int flags, int fd)
+{
+	void *p = mmap((void *)va, size, prot, flags | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd, 0);
+
+	if (p == MAP_FAILED || (u64)p != va) {
+		printf("Bail out! cannot map %#llx\n", (unsigned long long)va);
+		return NULL;
+	}
+	return p;
+}
+
+int memory_init(void)
+{
+	const size_t size = INSN_DATA_PAGES * PAGE_SIZE;
+	int fd = memfd_create("insn-code", MFD_CLOEXEC);
+
+	if (fd < 0 || ftruncate(fd, INSN_CODE_SIZE) < 0)
+		return -1;
+	insn_memory.code = mmap(NULL, INSN_CODE_SIZE, PROT_READ | PROT_WRITE,
+				MAP_SHARED | MAP_POPULATE, fd, 0);
+	if (insn_memory.code == MAP_FAILED)
+		return -1;
+	if (!map_fixed(INSN_CODE_VA, INSN_CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd))
+		return -1;
+	close(fd);
+	insn_memory.native = map_fixed(INSN_DATA_VA, size, PROT_READ | PROT_WRITE,
+				       MAP_PRIVATE | MAP_ANONYMOUS, -1);
+	insn_memory.engine = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
+				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (!insn_memory.native || insn_memory.engine == MAP_FAILED)
+		return -1;
+	insn_memory.baseline = insn_memory.engine + size;
+	memset(insn_memory.code, 0xcc, INSN_CODE_SIZE);
+	*(u64 *)insn_memory.code = INSN_STUB_VA;
+	memory_rebase();
+	return 0;
+}
+
+void memory_rebase(void)
+{
+	for (unsigned n = 0; n < INSN_DATA_PAGES; n++) {
+		u8 *page = insn_memory.native + n * PAGE_SIZE;
+		int prot[] = {PROT_NONE, PROT_READ | PROT_WRITE, PROT_READ};
+
+		if (memory_page(n) == PAGE_ABSENT)
+			memset(insn_memory.baseline + n * PAGE_SIZE, 0, PAGE_SIZE);
+		mprotect(page, PAGE_SIZE, PROT_READ | PROT_WRITE);
+		memcpy(page, insn_memory.baseline + n * PAGE_SIZE, PAGE_SIZE);
+		mprotect(page, PAGE_SIZE, prot[memory_page(n)]);
+	}
+	memcpy(insn_memory.engine, insn_memory.baseline, INSN_DATA_PAGES * PAGE_SIZE);
+}

@@ -1,0 +1,281 @@
+/*
+ * run.c - running many cases in several processes
+ *
+ * A case's number says everything about it: bits 40 and up the generator, the rest the index.
+ * Cases come in chunks; a chunk uses every code slot at most once, so the engine forgets its
+ * translations between chunks only. Jobs are processes, since a case owns signal handlers and
+ * fixed addresses; the parent watches them, wakes the one that hangs and replaces the one that
+ * dies.
+ */
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+#include "run.h"
+#include "memory.h"
+#include "native.h"
+
+#define SLOTS ((INSN_CODE_SIZE - INSN_SLOT_FIRST) / INSN_SLOT_SIZE)
+
+static const char *execute(const struct engine_ops *engine, struct insn_case *c,
+			   struct insn_result *nat, struct insn_result *eng, bool *skipped)
+{
+	static char text[512];
+	const char *what;
+
+	*skipped = false;
+	native_run(c, nat);
+	if (nat->vector == INSN_VEC_TIMEOUT || nat->vector == INSN_VEC_SYSCALL) {
+		*skipped = true;
+		compare_restore();
+		return NULL;
+	}
+	eng->why[0] = 0;
+	engine->run(c, eng);
+	what = compare(c, nat, eng, text, sizeof(text));
+	compare_restore();
+	return what;
+}
+
+const char *run_one(const struct engine_ops *engine, u64 seed, u64 number, struct insn_case *c,
+		    struct insn_result *nat, struct insn_result *eng, bool *skipped)
+{
+	static u64 epoch = ~0ull;
+	u64 index = number & ((1ull << 40) - 1);
+	u64 now = (number >> 40) << 40 | index >> 12;
+
+	if (epoch != now) {
+		struct rng r = rng_derive(seed, ~now);
+
+		state_memory(&r);
+		memory_rebase();
+		epoch = now;
+	}
+	gen_case(c, number >> 40, seed, number);
+	gen_layout(c, INSN_CODE_VA + INSN_SLOT_FIRST + index % SLOTS * INSN_SLOT_SIZE + c->code_va);
+	return execute(engine, c, nat, eng, skipped);
+}
+
+/* Takes out item n; links across it stay with their targets. */
+static void item_remove(struct insn_case *c, unsigned n)
+{
+	memmove(&c->item[n], &c->item[n + 1], (c->count - n - 1) * sizeof(c->item[0]));
+	c->count--;
+	for (unsigned i = 0; i < c->count; i++)
+		if (c->item[i].link > n)
+			c->item[i].link--;
+}
+
+static void class_count(struct run_shared *sh, const struct insn_case *c, const char *what)
+{
+	char key[96];
+	unsigned i, n = 0;
+
+	for (unsigned k = 0; k < c->count && k < 3; k++)
+		n += snprintf(key + n, sizeof(key) - n, "%s ",
+			      c->item[k].tmpl == ~0u ? "branch" :
+						      ZydisMnemonicGetString(c->item[k].mnemonic));
+	snprintf(key + n, sizeof(key) - n, "| %.*s", (int)strcspn(what, "0123456789:"), what);
+	while (__atomic_exchange_n(&sh->lock, 1, __ATOMIC_ACQUIRE))
+		;
+	for (i = 0; i < RUN_CLASSES - 1; i++)
+		if (!sh->cls[i].count || !strcmp(sh->cls[i].key, key))
+			break;
+	if (!sh->cls[i].count) {
+		strcpy(sh->cls[i].key, key);
+		sh->cls[i].example = c->number;
+	}
+	sh->cls[i].count++;
+	__atomic_store_n(&sh->lock, 0, __ATOMIC_RELEASE);
+}
+
+void run_report(const struct engine_ops *engine, struct insn_case *c, const char *what,
+		struct run_shared *sh)
+{
+	static struct insn_case small;
+	static struct insn_result nat, eng;
+	u64 va = c->code_va;
+	char first[512], kept[512];
+	const char *again;
+	bool skipped;
+
+	snprintf(first, sizeof(first), "%s", what);
+	engine->flush();
+	again = execute(engine, c, &nat, &eng, &skipped);
+	if (!again) {
+		char text[600];
+
+		snprintf(text, sizeof(text), "(not repeatable alone) %s", first);
+		class_count(sh, c, text);
+		report_case(c, &nat, &eng, text);
+		return;
+	}
+	small = *c;
+	snprintf(kept, sizeof(kept), "%s", again);
+	for (unsigned i = 0; i < small.count && small.count > 1;) {
+		struct insn_case try = small;
+
+		item_remove(&try, i);
+		gen_layout(&try, va);
+		engine->flush();
+		again = execute(engine, &try, &nat, &eng, &skipped);
+		if (again) {
+			small = try;
+			snprintf(kept, sizeof(kept), "%s", again);
+			i = 0;
+		} else {
+			i++;
+		}
+	}
+	gen_layout(&small, va);
+	engine->flush();
+	again = execute(engine, &small, &nat, &eng, &skipped);
+	class_count(sh, &small, kept);
+	report_case(&small, &nat, &eng, again ? again : kept);
+	engine->flush();
+}
+
+static u64 now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return t.tv_sec * 1000ull + t.tv_nsec / 1000000;
+}
+
+/* Chunk k of the run: which mode, and the first index. */
+static enum gen_mode chunk_mode(unsigned modes, u64 k, u64 *index)
+{
+	unsigned list[GEN_COUNT], n = 0;
+
+	for (unsigned m = 0; m < GEN_COUNT; m++)
+		if (modes >> m & 1)
+			list[n++] = m;
+	*index = k / n * RUN_CHUNK;
+	return list[k % n];
+}
+
+static void job_run(const struct run_options *o, struct run_shared *sh, unsigned n, u64 deadline)
+{
+	static struct insn_case c;
+	static struct insn_result nat, eng;
+	struct run_job *job = &sh->job[n];
+	u64 chunks = (o->count + RUN_CHUNK - 1) / RUN_CHUNK;
+	unsigned reports = 0;
+	bool skipped;
+
+	for (; !o->count || job->chunk < chunks; job->chunk += o->jobs) {
+		u64 index;
+		enum gen_mode mode = chunk_mode(o->modes, job->chunk, &index);
+		u64 from = job->progress > ((u64)mode << 40 | index) &&
+					   job->progress < ((u64)mode << 40 | (index + RUN_CHUNK)) ?
+				   job->progress & ((1ull << 40) - 1) : index;
+
+		o->engine->flush();
+		for (u64 i = from; i < index + RUN_CHUNK; i++) {
+			u64 number = (u64)mode << 40 | i;
+			const char *what;
+
+			job->progress = number + 1;
+			job->ticks++;
+			what = run_one(o->engine, o->seed, number, &c, &nat, &eng, &skipped);
+			job->cases[mode]++;
+			job->skipped += skipped;
+			job->faults += nat.vector < 32;
+			if (nat.vector != 6)
+				for (unsigned k = 0; k < c.count; k++)
+					if (c.item[k].tmpl != ~0u)
+						sh->hits[c.item[k].tmpl]++;
+			if (!what)
+				continue;
+			job->differences[mode]++;
+			if (reports++ < o->reports)
+				run_report(o->engine, &c, what, sh);
+			else
+				class_count(sh, &c, what);
+			if (o->stop)
+				return;
+		}
+		if (deadline && now_ms() >= deadline)
+			break;
+	}
+	job->done = true;
+}
+
+static pid_t job_start(const struct run_options *o, struct run_shared *sh, unsigned n, u64 deadline)
+{
+	pid_t pid;
+
+	fflush(stdout);
+	pid = fork();
+	if (pid == 0) {
+		job_run(o, sh, n, deadline);
+		fflush(stdout);
+		_exit(0);
+	}
+	return pid;
+}
+
+static void watch(const struct run_options *o, struct run_shared *sh, u64 deadline)
+{
+	pid_t pid[RUN_JOBS_MAX];
+	u64 seen[RUN_JOBS_MAX] = {0}, still[RUN_JOBS_MAX] = {0};
+	unsigned alive = o->jobs;
+
+	for (unsigned n = 0; n < o->jobs; n++)
+		pid[n] = job_start(o, sh, n, deadline);
+	while (alive) {
+		usleep(50000);
+		for (unsigned n = 0; n < o->jobs; n++) {
+			struct run_job *job = &sh->job[n];
+			int status;
+
+			if (!pid[n])
+				continue;
+			if (waitpid(pid[n], &status, WNOHANG) == pid[n]) {
+				pid[n] = 0;
+				if (WIFEXITED(status) && !WEXITSTATUS(status)) {
+					alive--;
+					continue;
+				}
+				printf("# CRASH: job %u died (status %x) at --seed %#llx --case %#llx\n", n,
+				       status, (unsigned long long)o->seed,
+				       (unsigned long long)job->progress - 1);
+				sh->crashes++;
+				if (o->stop || sh->crashes > 50) {
+					alive--;
+					continue;
+				}
+				pid[n] = job_start(o, sh, n, deadline);
+				continue;
+			}
+			if (job->ticks != seen[n]) {
+				seen[n] = job->ticks;
+				still[n] = 0;
+			} else if (++still[n] % 6 == 0 && still[n] < 60) {
+				kill(pid[n], SIGUSR1);
+			} else if (still[n] > 120) {
+				kill(pid[n], SIGKILL);
+			}
+		}
+	}
+}
+
+struct run_shared *run_cases(const struct run_options *o)
+{
+	size_t size = sizeof(struct run_shared) + catalog.count * sizeof(u32);
+	struct run_shared *sh = mmap(NULL, size, PROT_READ | PROT_WRITE,
+				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	u64 deadline = o->seconds ? now_ms() + o->seconds * 1000 : 0;
+
+	if (sh == MAP_FAILED)
+		return NULL;
+	for (unsigned n = 0; n < o->jobs; n++)
+		sh->job[n].chunk = n;
+	watch(o, sh, deadline);
+	return sh;
+}

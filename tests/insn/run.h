@@ -1,0 +1,52 @@
+/* run.h - running many cases in several processes */
+#ifndef INSN_RUN_H
+#define INSN_RUN_H
+
+#include "insn.h"
+
+#define RUN_JOBS_MAX 64
+#define RUN_CLASSES 256
+#define RUN_CHUNK 1024 /* cases between two flushes of the code area */
+
+struct run_options {
+	const struct engine_ops *engine;
+	u64 seed;
+	u64 count;    /* cases, or 0: no limit */
+	u64 seconds;  /* or 0 */
+	unsigned jobs;
+	unsigned modes; /* bit mask over enum gen_mode */
+	unsigned reports; /* detailed reports printed at most, per job */
+	bool stop;    /* at the first difference */
+};
+
+/* Shared between the jobs. */
+struct run_shared {
+	struct run_job {
+		u64 progress; /* number of the running case + 1 */
+		u64 ticks;    /* cases started */
+		u64 cases[GEN_COUNT], skipped, faults, differences[GEN_COUNT];
+		u64 chunk;    /* the running chunk */
+		bool done;
+	} job[RUN_JOBS_MAX];
+	struct run_class {
+		char key[96];
+		u64 count, example;
+	} cls[RUN_CLASSES];
+	int lock;
+	u64 crashes;
+	u32 hits[];
+};
+
+/** Runs cases as the options say; returns the shared results (kept until the next call). */
+struct run_shared *run_cases(const struct run_options *o);
+/**
+ * Makes and runs one case. NULL when both agree (or it cannot be compared: *skipped), else the
+ * first difference.
+ */
+const char *run_one(const struct engine_ops *engine, u64 seed, u64 number, struct insn_case *c,
+		    struct insn_result *nat, struct insn_result *eng, bool *skipped);
+/** Finds the smallest part of a case that still differs, and reports it. */
+void run_report(const struct engine_ops *engine, struct insn_case *c, const char *what,
+		struct run_shared *sh);
+
+#endif
