@@ -32,4 +32,7 @@ void jit_jump_cache_flush(struct cpu *cpu);
  */
 int jit_signal_install(void);
 
+/** Guest RIP of the instruction that a host address in the code cache belongs to, or 0. */
+u64 jit_guest_pc(struct cpu *cpu, u64 host_pc);
+
 #endif

@@ -1,0 +1,271 @@
+/*
+ * cache.c - the code cache and what is known about the blocks in it
+ *
+ * One memfd, mapped twice: writable at rw, executable at rx (decision D9). Code and the records
+ * about it (blocks, links, marks, decoded instructions) are only ever appended; when either area
+ * is full everything is dropped at once. A block that is invalidated leaves the tables at once,
+ * the jumps to it are turned back to their stubs, but its bytes stay, because it may be running.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
+#include "jit/jit_internal.h"
+#include "mmu/mmu.h"
+
+int jit_cache_init(struct jit *jit, size_t size)
+{
+	int fd = memfd_create("anykvm-code", MFD_CLOEXEC);
+	int err = 0;
+
+	if (fd < 0)
+		return -errno;
+	jit->size = size;
+	if (ftruncate(fd, (off_t)size) < 0) {
+		err = -errno;
+		goto out;
+	}
+	jit->rw = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (jit->rw == MAP_FAILED) {
+		jit->rw = NULL;
+		err = -errno;
+		goto out;
+	}
+	jit->rx = mmap(NULL, size, PROT_READ | PROT_EXEC, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (jit->rx == MAP_FAILED) {
+		jit->rx = NULL;
+		err = -errno;
+		goto out;
+	}
+	jit->meta = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (jit->meta == MAP_FAILED) {
+		jit->meta = NULL;
+		err = -errno;
+		goto out;
+	}
+	jit->meta_next = jit->meta;
+	jit->meta_end = jit->meta + size;
+	jit->block_max = (u32)(size / 128);
+	jit->by_address = mmap(NULL, jit->block_max * sizeof(void *), PROT_READ | PROT_WRITE,
+			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (jit->by_address == MAP_FAILED) {
+		jit->by_address = NULL;
+		err = -errno;
+		goto out;
+	}
+	jit->hash = calloc(JIT_HASH_SIZE, sizeof(*jit->hash));
+	jit->page = calloc(JIT_PAGE_HASH_SIZE, sizeof(*jit->page));
+	if (!jit->hash || !jit->page)
+		err = -ENOMEM;
+out:
+	close(fd);
+	if (err)
+		jit_cache_destroy(jit);
+	return err;
+}
+
+void jit_cache_destroy(struct jit *jit)
+{
+	if (jit->rw)
+		munmap(jit->rw, jit->size);
+	if (jit->rx)
+		munmap(jit->rx, jit->size);
+	if (jit->meta)
+		munmap(jit->meta, jit->size);
+	if (jit->by_address)
+		munmap(jit->by_address, jit->block_max * sizeof(void *));
+	free(jit->hash);
+	free(jit->page);
+	jit->rw = jit->rx = jit->meta = NULL;
+	jit->by_address = NULL;
+	jit->hash = jit->page = NULL;
+}
+
+/** Memory that lives as long as the code; NULL when the area is full. */
+void *jit_meta_alloc(struct jit *jit, size_t n)
+{
+	u8 *p = jit->meta_next;
+
+	n = align_up(n, 16);
+	if ((size_t)(jit->meta_end - p) < n)
+		return NULL;
+	jit->meta_next = p + n;
+	return p;
+}
+
+static u32 hash_of(u64 gpa, u64 rip, u32 mode)
+{
+	u64 h = (gpa ^ (u64)mode << 40 ^ rip << 7) * 0x9e3779b97f4a7c15ull;
+
+	return (u32)(h >> (64 - JIT_HASH_BITS));
+}
+
+static u32 page_hash(u64 gpa)
+{
+	return (u32)((gpa >> PAGE_SHIFT) * 0x9e3779b1u) % JIT_PAGE_HASH_SIZE;
+}
+
+/** Drops all blocks. The caller is not inside generated code. */
+void jit_cache_reset(struct cpu *cpu)
+{
+	struct jit *jit = cpu->jit;
+
+	for (u32 i = 0; i < JIT_HASH_SIZE; i++)
+		jit->hash[i] = NULL;
+	for (u32 i = 0; i < JIT_PAGE_HASH_SIZE; i++)
+		jit->page[i] = NULL;
+	jit->code_next = jit->code_start;
+	jit->meta_next = jit->meta;
+	jit->block_count = 0;
+	jit->crossing = NULL;
+	jit->flush_wanted = false;
+	jit->stat_flushes++;
+	jit_jump_cache_flush(cpu);
+	mmu_code_reset(cpu);
+}
+
+struct jit_block *jit_block_find(struct jit *jit, u64 gpa, u64 rip, u32 mode)
+{
+	struct jit_block *b = jit->hash[hash_of(gpa, rip, mode)];
+
+	while (b && (b->gpa != gpa || b->rip != rip || b->mode != mode))
+		b = b->hash_next;
+	return b;
+}
+
+void jit_block_add(struct jit *jit, struct jit_block *b)
+{
+	struct jit_block **head = &jit->hash[hash_of(b->gpa, b->rip, b->mode)];
+
+	b->hash_next = *head;
+	*head = b;
+	head = &jit->page[page_hash(b->gpa)];
+	b->page_next = *head;
+	*head = b;
+	jit->by_address[jit->block_count++] = b;
+}
+
+struct jit_block *jit_block_by_host(struct jit *jit, u64 host_pc)
+{
+	u32 lo = 0, hi = jit->block_count;
+	u8 *p = jit->rw + (host_pc - (u64)jit->rx);
+
+	if (host_pc < (u64)jit->rx || host_pc >= (u64)jit->rx + jit->size)
+		return NULL;
+	while (lo < hi) {
+		u32 mid = (lo + hi) / 2;
+
+		if (jit->by_address[mid]->code <= p)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	if (!lo || p >= jit->by_address[lo - 1]->code + jit->by_address[lo - 1]->host_len)
+		return NULL;
+	return jit->by_address[lo - 1];
+}
+
+const struct jit_mark *jit_mark_find(const struct jit *jit, const struct jit_block *b, u64 host_pc)
+{
+	u32 off = (u32)(jit->rw + (host_pc - (u64)jit->rx) - b->code);
+	u32 lo = 0, hi = b->mark_count;
+
+	while (lo < hi) {
+		u32 mid = (lo + hi) / 2;
+
+		if (b->mark[mid].host <= off)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo ? &b->mark[lo - 1] : NULL;
+}
+
+/** Makes a link's jump lead straight to a block of the same page and mode. */
+void jit_link_patch(struct jit_link *link, struct jit_block *to)
+{
+	emit_patch_rel32(link->site, to->code);
+	link->to = to;
+	link->next_in = to->in;
+	link->prev_in = &to->in;
+	if (to->in)
+		to->in->prev_in = &link->next_in;
+	to->in = link;
+}
+
+static void link_unpatch(struct jit_link *link)
+{
+	if (!link->to)
+		return;
+	emit_patch_rel32(link->site, link->stub);
+	*link->prev_in = link->next_in;
+	if (link->next_in)
+		link->next_in->prev_in = link->prev_in;
+	link->to = NULL;
+}
+
+static void block_kill(struct jit *jit, struct jit_block *b)
+{
+	struct jit_block **p = &jit->hash[hash_of(b->gpa, b->rip, b->mode)];
+
+	while (*p != b)
+		p = &(*p)->hash_next;
+	*p = b->hash_next;
+	while (b->in)
+		link_unpatch(b->in);
+	for (struct jit_link *l = b->out; l; l = l->next_out)
+		link_unpatch(l);
+	b->dead = true;
+}
+
+/** Drops the blocks translated from any byte of [gpa, gpa + n), which lies in one page. */
+void jit_invalidate(struct cpu *cpu, u64 gpa, unsigned n)
+{
+	struct jit *jit = cpu->jit;
+	struct jit_block **p = &jit->page[page_hash(gpa)];
+	bool any = false, left = false;
+
+	if (!jit->hash)
+		return;
+	while (*p) {
+		struct jit_block *b = *p;
+
+		if ((b->gpa & PAGE_MASK) != (gpa & PAGE_MASK)) {
+			p = &b->page_next;
+		} else if (b->gpa < gpa + n && gpa < b->gpa + b->guest_len) {
+			*p = b->page_next;
+			block_kill(jit, b);
+			any = true;
+		} else {
+			left = true;
+			p = &b->page_next;
+		}
+	}
+	/* Blocks whose one instruction reaches into this page are few: they hang on a list. */
+	for (p = &jit->crossing; *p;) {
+		struct jit_block *b = *p;
+		u32 first = (u32)(PAGE_SIZE - (b->gpa & ~PAGE_MASK));
+
+		if (b->dead) {
+			*p = b->cross_next;
+		} else if ((b->gpa2 & PAGE_MASK) == (gpa & PAGE_MASK) && b->gpa2 < gpa + n &&
+			   gpa < b->gpa2 + b->guest_len - first) {
+			struct jit_block **q = &jit->page[page_hash(b->gpa)];
+
+			*p = b->cross_next;
+			while (*q != b)
+				q = &(*q)->page_next;
+			*q = b->page_next;
+			block_kill(jit, b);
+			any = true;
+		} else {
+			left |= (b->gpa2 & PAGE_MASK) == (gpa & PAGE_MASK);
+			p = &b->cross_next;
+		}
+	}
+	if (!left)
+		mmu_code_remove(cpu, gpa & PAGE_MASK);
+	if (any)
+		jit_jump_cache_flush(cpu);
+}

@@ -1,0 +1,228 @@
+/*
+ * classify.c - which instructions the host may execute for the guest
+ *
+ * Returns an enum cpu_op with *out filled for those that C executes, CPU_OP_NONE for those that
+ * are copied, jumps or stack operations.
+ */
+#include "jit/jit_internal.h"
+
+static const u16 table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
+#define OP(mnemonic, op) [ZYDIS_MNEMONIC_##mnemonic] = CPU_OP_##op + 1,
+#include "jit/classify.def"
+#undef OP
+};
+
+static bool is_class(ZydisRegister r, ZydisRegisterClass c)
+{
+	return ZydisRegisterGetClass(r) == c;
+}
+
+/* Mnemonics of which only some forms are special. */
+static unsigned special_form(const struct trans *t)
+{
+	const ZydisDecodedInstruction *in = &t->in;
+	const ZydisDecodedOperand *op = t->op;
+
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_MOV:
+		if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER) {
+			if (is_class(op[0].reg.value, ZYDIS_REGCLASS_SEGMENT))
+				return CPU_OP_MOV_TO_SREG;
+			if (is_class(op[0].reg.value, ZYDIS_REGCLASS_CONTROL))
+				return CPU_OP_MOV_TO_CR;
+			if (is_class(op[0].reg.value, ZYDIS_REGCLASS_DEBUG))
+				return CPU_OP_MOV_TO_DR;
+		}
+		if (op[1].type == ZYDIS_OPERAND_TYPE_REGISTER) {
+			if (is_class(op[1].reg.value, ZYDIS_REGCLASS_SEGMENT))
+				return CPU_OP_MOV_FROM_SREG;
+			if (is_class(op[1].reg.value, ZYDIS_REGCLASS_CONTROL))
+				return CPU_OP_MOV_FROM_CR;
+			if (is_class(op[1].reg.value, ZYDIS_REGCLASS_DEBUG))
+				return CPU_OP_MOV_FROM_DR;
+			if (is_class(op[1].reg.value, ZYDIS_REGCLASS_TEST))
+				return CPU_OP_UD;
+		}
+		if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && is_class(op[0].reg.value, ZYDIS_REGCLASS_TEST))
+			return CPU_OP_UD;
+		return CPU_OP_NONE;
+	case ZYDIS_MNEMONIC_PUSH:
+		if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && is_class(op[0].reg.value, ZYDIS_REGCLASS_SEGMENT))
+			return CPU_OP_PUSH_SREG;
+		return CPU_OP_NONE;
+	case ZYDIS_MNEMONIC_POP:
+		if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && is_class(op[0].reg.value, ZYDIS_REGCLASS_SEGMENT))
+			return CPU_OP_POP_SREG;
+		return CPU_OP_NONE;
+	case ZYDIS_MNEMONIC_MOVSD:
+		return in->meta.category == ZYDIS_CATEGORY_STRINGOP ? CPU_OP_MOVS : CPU_OP_NONE;
+	case ZYDIS_MNEMONIC_CMPSD:
+		return in->meta.category == ZYDIS_CATEGORY_STRINGOP ? CPU_OP_CMPS : CPU_OP_NONE;
+	case ZYDIS_MNEMONIC_JMP:
+		return in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ? CPU_OP_JMP_FAR : CPU_OP_NONE;
+	case ZYDIS_MNEMONIC_CALL:
+		return in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ? CPU_OP_CALL_FAR : CPU_OP_NONE;
+	case ZYDIS_MNEMONIC_RET:
+		return in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ? CPU_OP_RET_FAR : CPU_OP_NONE;
+	default:
+		return CPU_OP_NONE;
+	}
+}
+
+static unsigned segment_of(ZydisRegister r)
+{
+	return r >= ZYDIS_REGISTER_ES && r <= ZYDIS_REGISTER_GS ? r - ZYDIS_REGISTER_ES : SEG_DS;
+}
+
+static int gpr_or_none(ZydisRegister r)
+{
+	return r == ZYDIS_REGISTER_NONE || r == ZYDIS_REGISTER_RIP || r == ZYDIS_REGISTER_EIP
+		       ? -1
+		       : (int)jit_gpr_index(r);
+}
+
+static void fill_memory(const struct trans *t, const ZydisDecodedOperand *op, struct cpu_insn *out)
+{
+	out->seg = (u8)segment_of(op->mem.segment);
+	out->base = (s8)gpr_or_none(op->mem.base);
+	out->index = (s8)gpr_or_none(op->mem.index);
+	out->scale = op->mem.scale;
+	out->disp = op->mem.disp.value;
+	if (op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP)
+		out->disp += (s64)t->next_pc;
+}
+
+static u8 override_of(const ZydisDecodedInstruction *in)
+{
+	if (in->attributes & ZYDIS_ATTRIB_HAS_SEGMENT_CS)
+		return SEG_CS;
+	if (in->attributes & ZYDIS_ATTRIB_HAS_SEGMENT_SS)
+		return SEG_SS;
+	if (in->attributes & ZYDIS_ATTRIB_HAS_SEGMENT_ES)
+		return SEG_ES;
+	if (in->attributes & ZYDIS_ATTRIB_HAS_SEGMENT_FS)
+		return SEG_FS;
+	if (in->attributes & ZYDIS_ATTRIB_HAS_SEGMENT_GS)
+		return SEG_GS;
+	return SEG_DS;
+}
+
+/* The two bytes of immediate fields whose meaning differs by instruction. */
+static void fill_extra(const struct trans *t, struct cpu_insn *out)
+{
+	const ZydisDecodedInstruction *in = &t->in;
+
+	switch (out->op) {
+	case CPU_OP_LOAD_FAR_PTR:
+		out->imm2 = in->mnemonic == ZYDIS_MNEMONIC_LDS   ? SEG_DS
+			    : in->mnemonic == ZYDIS_MNEMONIC_LES ? SEG_ES
+			    : in->mnemonic == ZYDIS_MNEMONIC_LSS ? SEG_SS
+			    : in->mnemonic == ZYDIS_MNEMONIC_LFS ? SEG_FS
+								 : SEG_GS;
+		break;
+	case CPU_OP_PUSH_SREG:
+	case CPU_OP_POP_SREG:
+		out->reg = (u8)segment_of(t->op[0].reg.value);
+		break;
+	case CPU_OP_MOV_TO_SREG:
+		out->reg = (u8)segment_of(t->op[0].reg.value);
+		break;
+	case CPU_OP_MOV_FROM_SREG:
+		out->reg = (u8)segment_of(t->op[1].reg.value);
+		break;
+	case CPU_OP_RDFSGSBASE:
+	case CPU_OP_WRFSGSBASE:
+		out->imm2 = in->mnemonic == ZYDIS_MNEMONIC_RDFSBASE || in->mnemonic == ZYDIS_MNEMONIC_WRFSBASE
+				    ? SEG_FS
+				    : SEG_GS;
+		break;
+	case CPU_OP_JMP_FAR:
+	case CPU_OP_CALL_FAR:
+		if (t->op[0].type == ZYDIS_OPERAND_TYPE_POINTER) {
+			out->imm = t->op[0].ptr.offset;
+			out->imm2 = t->op[0].ptr.segment;
+		}
+		break;
+	case CPU_OP_ENTER:
+		out->imm2 = (u16)in->raw.imm[1].value.u;
+		break;
+	case CPU_OP_IN:
+	case CPU_OP_OUT:
+		out->imm2 = in->raw.imm[0].size != 0;
+		break;
+	case CPU_OP_XSAVE:
+	case CPU_OP_XRSTOR: {
+		const char *name = ZydisMnemonicGetString(in->mnemonic);
+		char last = out->op == CPU_OP_XSAVE ? name[5] : name[6];
+
+		out->opcode = last == 's' ? 'S' : last == 'c' ? 'C' : last == 'o' ? 'O' : 'X';
+		out->opsize = in->raw.rex.W ? 8 : 4;
+		break;
+	}
+	case CPU_OP_FXSAVE:
+	case CPU_OP_FXRSTOR:
+		out->opsize = in->raw.rex.W ? 8 : 4;
+		break;
+	case CPU_OP_HYPERCALL:
+		out->opcode = in->mnemonic == ZYDIS_MNEMONIC_VMCALL ? 0xc1 : 0xd9;
+		break;
+	default:
+		break;
+	}
+}
+
+unsigned jit_classify(struct trans *t, struct cpu_insn *out)
+{
+	const ZydisDecodedInstruction *in = &t->in;
+	unsigned op = table[in->mnemonic] ? table[in->mnemonic] - 1u : special_form(t);
+
+	if (op == CPU_OP_NONE)
+		return op;
+	*out = (struct cpu_insn){
+		.op = (u16)op,
+		.len = in->length,
+		.opsize = (u8)(in->operand_width / 8),
+		.addrsize = (u8)(in->address_width / 8),
+		.reg = (u8)(in->raw.modrm.reg | in->raw.rex.R << 3),
+		.has_modrm = in->attributes & ZYDIS_ATTRIB_HAS_MODRM,
+		.rm = (u8)(in->raw.modrm.rm | in->raw.rex.B << 3),
+		.rex = in->attributes & ZYDIS_ATTRIB_HAS_REX,
+		.seg = override_of(in),
+		.base = -1,
+		.index = -1,
+		.opcode = in->opcode,
+	};
+	if (!out->has_modrm)
+		out->reg = (u8)((in->opcode & 7) | in->raw.rex.B << 3);
+	/* the byte, not Zydis's attribute: the string functions want to know which it was */
+	for (unsigned i = 0; i < in->raw.prefix_count; i++) {
+		switch (in->raw.prefixes[i].value) {
+		case 0xf3:
+			out->prefix = (u8)((out->prefix & ~CPU_PREFIX_REPNE) | CPU_PREFIX_REP);
+			break;
+		case 0xf2:
+			out->prefix = (u8)((out->prefix & ~CPU_PREFIX_REP) | CPU_PREFIX_REPNE);
+			break;
+		case 0xf0:
+			out->prefix |= CPU_PREFIX_LOCK;
+			break;
+		case 0x66:
+			out->prefix |= CPU_PREFIX_66;
+			break;
+		default:
+			break;
+		}
+	}
+	if (out->has_modrm && in->raw.modrm.mod != 3 && op != CPU_OP_MOV_TO_CR && op != CPU_OP_MOV_FROM_CR &&
+	    op != CPU_OP_MOV_TO_DR && op != CPU_OP_MOV_FROM_DR) {
+		out->mem = true;
+		for (unsigned i = 0; i < in->operand_count; i++)
+			if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+			    t->op[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM)
+				fill_memory(t, &t->op[i], out);
+	}
+	if (in->raw.imm[0].size)
+		out->imm = in->raw.imm[0].is_signed ? (u64)in->raw.imm[0].value.s : in->raw.imm[0].value.u;
+	fill_extra(t, out);
+	return op;
+}

@@ -1,0 +1,565 @@
+/*
+ * dispatch.c - the loop around generated code
+ *
+ * Finds or makes the block for (RIP, mode), enters it, and looks at why it came back: to go on
+ * elsewhere, to have an instruction executed in C, because an access could not complete, because
+ * somebody wants this vCPU (poll), or because the host faulted. Exceptions are delivered here.
+ *
+ * Single steps (RFLAGS.TF, guest debugging, instruction breakpoints, interrupt shadows, restarts
+ * after user-space I/O) use blocks of one instruction, keyed by MODE_STEP.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <linux/kvm.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/syscall.h>
+#include <asm/prctl.h>
+#include <unistd.h>
+#include "cpu/fpu.h"
+#include "jit/jit_internal.h"
+#include "mmu/mmu.h"
+
+#define DR6_BS BIT64(14)
+
+/* --- GS base -------------------------------------------------------------------------------- */
+
+static bool have_fsgsbase(void)
+{
+	return getauxval(AT_HWCAP2) & 2;
+}
+
+static u64 gs_swap(const struct jit *jit, u64 base)
+{
+	u64 old;
+
+	if (jit->fsgsbase) {
+		__asm__ volatile("rdgsbase %0" : "=r"(old));
+		__asm__ volatile("wrgsbase %0" : : "r"(base));
+	} else {
+		syscall(SYS_arch_prctl, ARCH_GET_GS, &old);
+		syscall(SYS_arch_prctl, ARCH_SET_GS, base);
+	}
+	return old;
+}
+
+/* --- called from thunks ------------------------------------------------------------------------ */
+
+/**
+ * A data access missed the TLB. Returns MMU_DIRECT or MMU_BOUNCED with the host address in
+ * jit_scratch[0], or another enum mmu_resolve_kind to stop.
+ */
+u64 jit_resolve(struct cpu *cpu, u64 lin, u32 desc)
+{
+	unsigned size = desc & DESC_SIZE, seg = (desc & DESC_SEG) >> DESC_SEG_SHIFT;
+	unsigned access = desc & DESC_WRITE ? MMU_WRITE : MMU_READ;
+	struct jit *jit = cpu->jit;
+	enum mmu_resolve_kind kind;
+
+	if (desc & DESC_RMW)
+		access |= MMU_RMW;
+	if (desc & DESC_CHECK) {
+		int ret = cpu_linear(cpu, seg, lin, size, access, &lin);
+
+		if (ret)
+			return ret == CPU_EXC ? MMU_STOP_EXC : MMU_STOP_EXIT;
+	}
+	if (seg == SEG_SS)
+		access |= MMU_STACK;
+	kind = mmu_resolve(cpu, lin, size, access, desc & DESC_LOCK);
+	if (kind == MMU_BOUNCED) {
+		/* At the operand's own alignment, so that aligned forms fault as they should. */
+		jit->bounce_at = jit->bounce + (lin & 63);
+		jit->bounce_size = size;
+		mem_copy(jit->bounce_at, cpu->bounce, size);
+		cpu->jit_scratch[0] = (u64)jit->bounce_at;
+	}
+	return kind;
+}
+
+/** A bounced store was done. Nonzero: leave the block behind this instruction. */
+u64 jit_commit(struct cpu *cpu)
+{
+	struct jit *jit = cpu->jit;
+
+	mem_copy(cpu->bounce, jit->bounce_at, jit->bounce_size);
+	return (u64)mmu_bounce_commit(cpu);
+}
+
+u64 jit_guest_pc(struct cpu *cpu, u64 host_pc)
+{
+	struct jit_block *b = jit_block_by_host(cpu->jit, host_pc);
+	const struct jit_mark *m = b ? jit_mark_find(cpu->jit, b, host_pc) : NULL;
+
+	return m ? b->rip + m->guest : 0;
+}
+
+/* --- finding code --------------------------------------------------------------------------- */
+
+static u64 code_linear(const struct cpu *cpu, u64 rip)
+{
+	return cpu->mode & MODE_LONG ? rip : (u32)(cpu->seg[SEG_CS].base + rip);
+}
+
+/* Block for cpu->rip in `mode`, translated if need be. NULL with *ret set. */
+static struct jit_block *find_block(struct cpu *cpu, u32 mode, int *ret)
+{
+	struct jit *jit = cpu->jit;
+	u64 lin = code_linear(cpu, cpu->rip), gpa;
+	struct jit_block *b;
+	const u8 *host;
+
+	if (!(mode & MODE_LONG) && cpu->rip > cpu->seg[SEG_CS].limit) {
+		*ret = cpu_raise_err(cpu, EXC_GP, 0);
+		return NULL;
+	}
+	*ret = mmu_fetch(cpu, lin, &gpa, &host);
+	if (*ret)
+		return NULL;
+	b = jit_block_find(jit, gpa, cpu->rip, mode);
+	if (b && b->gpa2 != ~0ull) {
+		u64 gpa2;
+
+		*ret = mmu_fetch(cpu, (lin & PAGE_MASK) + PAGE_SIZE, &gpa2, &host);
+		if (*ret)
+			return NULL;
+		if (gpa2 != b->gpa2) {
+			jit_invalidate(cpu, b->gpa, b->guest_len);
+			b = NULL;
+			*ret = mmu_fetch(cpu, lin, &gpa, &host);
+			if (*ret)
+				return NULL;
+		}
+	}
+	if (b)
+		return b;
+	cpu_fpu_save(cpu);
+	b = jit_translate(cpu, gpa, host, cpu->rip, mode, ret);
+	if (!b && *ret == CPU_OK) {
+		jit_cache_reset(cpu);
+		b = jit_translate(cpu, gpa, host, cpu->rip, mode, ret);
+	}
+	cpu_fpu_load(cpu);
+	return b;
+}
+
+static u32 jc_index(u64 rip)
+{
+	u64 i;
+
+	__asm__("pext %2, %1, %0" : "=r"(i) : "r"(rip), "r"(JIT_JC_MASK));
+	return (u32)i;
+}
+
+static void jc_flush_view(struct cpu *cpu, unsigned view)
+{
+	struct jit *jit = cpu->jit;
+	struct jit_jump_cache *jc = &cpu->jc[view];
+
+	for (u32 i = 0; i < jit->jc_log_count[view]; i++)
+		jc->ntag[jit->jc_log[view][i]] = JIT_JC_EMPTY;
+	jit->jc_log_count[view] = 0;
+}
+
+void jit_jump_cache_flush(struct cpu *cpu)
+{
+	if (!cpu->jit)
+		return;
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
+		jc_flush_view(cpu, v);
+}
+
+static void jc_fill(struct cpu *cpu, u32 mode, struct jit_block *b)
+{
+	struct jit *jit = cpu->jit;
+	unsigned view = (mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
+	struct jit_jump_cache *jc = &cpu->jc[view];
+	u32 i = jc_index(b->rip);
+
+	if (jc->ntag[i] == JIT_JC_EMPTY)
+		jit->jc_log[view][jit->jc_log_count[view]++] = (u16)i;
+	jc->ntag[i] = 1 - b->rip;
+	jc->code[i] = jit_exec(jit, b->code);
+}
+
+/* --- reasons to stop ------------------------------------------------------------------------- */
+
+/* The instruction that a return address into a cold stub belongs to. */
+static const struct jit_mark *stopped_at(struct cpu *cpu)
+{
+	struct jit_block *b = jit_block_by_host(cpu->jit, cpu->jit_scratch[1] - 1);
+	const struct jit_mark *m = jit_mark_find(cpu->jit, b, cpu->jit_scratch[1] - 1);
+
+	cpu->rip = b->rip + m->guest;
+	return m;
+}
+
+/* A host signal in generated code → the guest's exception. enum cpu_ret. */
+static int host_fault(struct cpu *cpu)
+{
+	struct jit *jit = cpu->jit;
+	u64 rip = jit_guest_pc(cpu, jit->fault.pc);
+
+	cpu->rip = rip;
+	switch (jit->fault.trapno) {
+	case EXC_DE:
+		return cpu_raise(cpu, EXC_DE);
+	case EXC_MF:
+		return cpu_raise(cpu, EXC_MF);
+	case EXC_XM:
+		return cpu_raise(cpu, cpu->cr4 & CR4_OSXMMEXCPT ? EXC_XM : EXC_UD);
+	case EXC_UD:
+		return cpu_raise(cpu, EXC_UD);
+	case EXC_AC:
+		return cpu_raise_err(cpu, EXC_AC, 0);
+	case EXC_GP:
+	case EXC_SS:
+		return cpu_raise_err(cpu, EXC_GP, 0);
+	default:
+		break;
+	}
+	cpu->exit.reason = CPU_EXIT_MEMFAULT;
+	cpu->exit.mem.gpa = ~0ull;
+	cpu->exit.mem.size = PAGE_SIZE;
+	cpu->exit.mem.write = jit->fault.error & 2;
+	cpu->exit.mem.exec = false;
+	mmu_host_gpa(cpu, (const void *)jit->fault.address, &cpu->exit.mem.gpa);
+	return CPU_EXIT;
+}
+
+/* #DB and #BP that the debugger of the VM wants. */
+static bool debug_exit(struct cpu *cpu)
+{
+	const struct cpu_exc *exc = &cpu->exc;
+	bool wanted = false;
+
+	if (exc->vector == EXC_BP && exc->kind != EVENT_INTR)
+		wanted = cpu->guest_debug & KVM_GUESTDBG_USE_SW_BP;
+	else if (exc->vector == EXC_DB && exc->kind != EVENT_INTR && exc->kind != EVENT_SW_INT)
+		wanted = cpu->guest_debug & (KVM_GUESTDBG_USE_HW_BP | KVM_GUESTDBG_SINGLESTEP);
+	if (!(cpu->guest_debug & KVM_GUESTDBG_ENABLE) || !wanted)
+		return false;
+	cpu->exit.reason = CPU_EXIT_DEBUG;
+	cpu->exit.debug.vector = exc->vector;
+	cpu->exit.debug.pc = code_linear(cpu, cpu->rip);
+	cpu->exit.debug.dr6 = exc->vector == EXC_DB ? exc->payload | 0xffff0ff0 : 0;
+	cpu->exit.debug.dr7 = cpu->guest_debug & KVM_GUESTDBG_USE_HW_BP ? cpu->guest_dr7 : cpu->dr7;
+	cpu->exc.pending = false;
+	return true;
+}
+
+/* DR6 bits of the instruction breakpoints that match here; 0: none. */
+static u64 code_breakpoint(const struct cpu *cpu)
+{
+	bool host = cpu->guest_debug & KVM_GUESTDBG_USE_HW_BP;
+	u64 dr7 = host ? cpu->guest_dr7 : cpu->dr7, lin = code_linear(cpu, cpu->rip), hit = 0;
+
+	for (unsigned i = 0; i < 4; i++)
+		if ((dr7 >> (2 * i) & 3) && !(dr7 >> (16 + 4 * i) & 3) &&
+		    (host ? cpu->guest_dr[i] : cpu->dr[i]) == lin)
+			hit |= BIT64(i);
+	return hit;
+}
+
+static void restart_done(struct cpu *cpu)
+{
+	cpu->mmio.done_count = cpu->mmio.done_next = 0;
+	cpu->pio.ready = false;
+	cpu->msr_ready = false;
+	cpu->restart = false;
+}
+
+/* --- the loop -------------------------------------------------------------------------------- */
+
+enum outcome {
+	OUT_DONE,   /* an instruction (or a block) completed */
+	OUT_AGAIN,  /* nothing completed: an exception is pending, or try again */
+	OUT_STEP,   /* the instruction has to run alone */
+	OUT_EXIT,   /* cpu->exit is set */
+};
+
+static enum outcome from_ret(int ret)
+{
+	return ret == CPU_OK ? OUT_DONE : ret == CPU_EXC ? OUT_AGAIN : OUT_EXIT;
+}
+
+static enum outcome enter_block(struct cpu *cpu, struct jit_block *b, struct jit_link **link)
+{
+	struct jit *jit = cpu->jit;
+	u64 code = jit_exec(jit, b->code);
+	const struct cpu_insn *in;
+	const struct jit_mark *m;
+	unsigned stop;
+
+resume:
+	stop = ((unsigned (*)(struct cpu *, u64))jit_exec(jit, jit->thunk.enter))(cpu, code);
+	switch ((enum jit_stop)stop) {
+	case JIT_NEXT:
+		return OUT_DONE;
+	case JIT_LINK:
+		*link = (struct jit_link *)cpu->jit_scratch[2];
+		cpu->rip = (*link)->target;
+		return OUT_DONE;
+	case JIT_INSN:
+		in = (const struct cpu_insn *)cpu->jit_scratch[2];
+		jit->stat_cinsn[in->op]++;
+		return from_ret(cpu_insn_table[in->op](cpu, in));
+	case JIT_RESOLVE:
+		stopped_at(cpu);
+		switch ((enum mmu_resolve_kind)cpu->jit_scratch[3]) {
+		case MMU_STOP_EXC:
+			return OUT_AGAIN;
+		case MMU_STOP_STEP:
+			return OUT_STEP;
+		default:
+			return OUT_EXIT;
+		}
+	case JIT_COMMIT:
+		m = stopped_at(cpu);
+		if (m->len & JIT_MARK_FLOW) {
+			__atomic_store_n(&cpu->poll, 0, __ATOMIC_RELAXED);
+			code = cpu->jit_scratch[1];
+			goto resume;
+		}
+		cpu->rip += m->len;
+		if (!(cpu->mode & MODE_LONG))
+			cpu->rip = (u32)cpu->rip;
+		return OUT_DONE;
+	case JIT_FAULT:
+		return from_ret(host_fault(cpu));
+	case JIT_POLL:
+		stopped_at(cpu);
+		return OUT_AGAIN;
+	}
+	__builtin_unreachable();
+}
+
+/* After a completed single instruction: traps. True: cpu->exc is pending. */
+static void after_step(struct cpu *cpu, bool tf, u8 shadow)
+{
+	u64 bits = cpu->pending_db;
+
+	cpu->pending_db = 0;
+	if (cpu->shadow == shadow)
+		cpu->shadow = 0;
+	if (tf)
+		bits |= DR6_BS;
+	if (bits && !(cpu->shadow & CPU_SHADOW_MOV_SS))
+		cpu_raise_db(cpu, bits);
+}
+
+static void run(struct cpu *cpu, bool once)
+{
+	struct jit *jit = cpu->jit;
+	struct jit_link *link = NULL;
+	bool step_next = false;
+
+	cpu->exit.reason = CPU_EXIT_NONE;
+	if (once) {
+		cpu->mmio.done_next = 0;
+		cpu->mmio.read_wanted = false;
+	}
+	for (;;) {
+		u32 mode = cpu->mode;
+		struct jit_block *b;
+		enum outcome out;
+		bool step, tf = false;
+		u64 flushes;
+		u8 shadow = 0;
+		int ret;
+
+		if (cpu->exc.pending) {
+			if (debug_exit(cpu) || cpu_exc_deliver(cpu) == CPU_EXIT)
+				break;
+			if (once)
+				break;
+			link = NULL;
+			continue;
+		}
+		if (!once && !__atomic_load_n(&cpu->poll, __ATOMIC_SEQ_CST)) {
+			cpu->exit.reason = CPU_EXIT_POLL;
+			break;
+		}
+		if (jit->flush_wanted) {
+			jit_cache_reset(cpu);
+			link = NULL;
+		}
+		step = once || step_next || cpu->shadow || (mode & MODE_STEP);
+		if (step) {
+			mode |= MODE_STEP;
+			link = NULL;
+			shadow = cpu->shadow;
+			tf = (cpu->rflags & FLAG_TF) ||
+			     (cpu->guest_debug & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_ENABLE)) ==
+				     (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_ENABLE);
+			cpu->mmu_stepping = true;
+			if (!(cpu->rflags & FLAG_RF) && !cpu->restart && !(shadow & CPU_SHADOW_MOV_SS)) {
+				u64 hit = code_breakpoint(cpu);
+
+				if (hit) {
+					cpu_raise_db(cpu, hit);
+					continue;
+				}
+			}
+		}
+		flushes = jit->stat_flushes;
+		b = find_block(cpu, mode, &ret);
+		if (!b) {
+			if (ret == CPU_EXIT)
+				break;
+			link = NULL;
+			continue;
+		}
+		if (!step) {
+			unsigned view = (mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
+
+			if (jit->jc_mode[view] != mode) {
+				jc_flush_view(cpu, view);
+				jit->jc_mode[view] = mode;
+			}
+			if (mode & MODE_FLAT)
+				jc_fill(cpu, mode, b);
+			if (link && flushes == jit->stat_flushes && !link->to && !link->from->dead &&
+			    b->gpa2 == ~0ull && link->from->mode == mode) {
+				jit_link_patch(link, b);
+				jit->stat_links++;
+			}
+			cpu->rflags &= ~FLAG_RF;
+		}
+		link = NULL;
+		jit->stat_dispatch++;
+		u64 rf = cpu->rflags & FLAG_RF;
+
+		out = enter_block(cpu, b, &link);
+		cpu->mmu_stepping = false;
+		step_next = out == OUT_STEP;
+		if (step && out == OUT_DONE) {
+			if (b->mode & MODE_STEP && rf && cpu->rip != b->rip)
+				cpu->rflags &= ~FLAG_RF;
+			after_step(cpu, tf, shadow);
+			if (cpu->irq_window == 0 && cpu->intf && !cpu->shadow)
+				__atomic_store_n(&cpu->poll, 0, __ATOMIC_RELAXED);
+		}
+		if (out == OUT_EXIT)
+			break;
+		if (out == OUT_DONE && cpu->mmio.write_count) {
+			cpu->exit.reason = CPU_EXIT_MMIO;
+			break;
+		}
+		if (once && out == OUT_DONE && !cpu->exc.pending)
+			break;
+	}
+	if (once) {
+		bool more = cpu->exit.reason == CPU_EXIT_MMIO && cpu->mmio.read_wanted;
+
+		if (!more)
+			restart_done(cpu);
+		if (cpu->exit.reason == CPU_EXIT_NONE)
+			cpu->exit.reason = CPU_EXIT_POLL;
+	}
+}
+
+static void run_guarded(struct cpu *cpu, bool once)
+{
+	u64 gs = gs_swap(cpu->jit, (u64)cpu);
+
+	jit_signal_enter(cpu);
+	run(cpu, once);
+	jit_signal_leave();
+	gs_swap(cpu->jit, gs);
+}
+
+void jit_run(struct cpu *cpu)
+{
+	run_guarded(cpu, false);
+}
+
+void jit_step(struct cpu *cpu)
+{
+	run_guarded(cpu, true);
+}
+
+void jit_flush(struct cpu *cpu)
+{
+	cpu->jit->flush_wanted = true;
+}
+
+/* --- life -------------------------------------------------------------------------------------- */
+
+static void decoders_init(struct cpu *cpu)
+{
+	static const struct {
+		ZydisMachineMode mode;
+		ZydisStackWidth stack;
+	} kind[] = {
+		{ ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64 },
+		{ ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32 },
+		{ ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16 },
+		{ ZYDIS_MACHINE_MODE_REAL_16, ZYDIS_STACK_WIDTH_16 },
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(kind); i++) {
+		ZydisDecoder *d = &cpu->jit->decoder[i];
+
+		ZydisDecoderInit(d, kind[i].mode, kind[i].stack);
+		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
+		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_AMD_BRANCHES, cpu->vendor == CPU_VENDOR_AMD);
+	}
+}
+
+static bool host_is_amd(void)
+{
+	u32 a = 0, b, c = 0, d;
+
+	__asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+	return b == 0x68747541 || b == 0x6f677948; /* "Auth", "Hygo" */
+}
+
+static bool host_has_bmi2(void)
+{
+	u32 a = 7, b, c = 0, d;
+
+	__asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
+	return b & BIT(8);
+}
+
+int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
+{
+	struct jit *jit;
+	int err;
+
+	if (!host_has_bmi2())
+		return -EOPNOTSUPP;
+	jit = aligned_alloc(64, align_up(sizeof(*jit), 64));
+	if (!jit)
+		return -ENOMEM;
+	mem_set(jit, 0, sizeof(*jit));
+	err = jit_cache_init(jit, cache_bytes);
+	if (err) {
+		free(jit);
+		return err;
+	}
+	cpu->jit = jit;
+	jit->use_loop = host_is_amd();
+	jit->fsgsbase = have_fsgsbase();
+	cpu->jc_mask = JIT_JC_MASK;
+	cpu->page_mask = PAGE_MASK;
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
+		for (unsigned i = 0; i < JIT_JC_SIZE; i++)
+			cpu->jc[v].ntag[i] = JIT_JC_EMPTY;
+	decoders_init(cpu);
+	jit_thunks_emit(cpu);
+	jit->code_next = jit->code_start;
+	return 0;
+}
+
+void jit_cpu_destroy(struct cpu *cpu)
+{
+	if (!cpu->jit)
+		return;
+	jit_cache_destroy(cpu->jit);
+	free(cpu->jit);
+	cpu->jit = NULL;
+}

@@ -1,0 +1,233 @@
+/*
+ * flow.c - near jumps, calls and returns
+ *
+ * A block leaves to a static target in its own page through a patched JMP (a link); to another
+ * page, or to a computed address, through the jump cache, which is emptied whenever a linear
+ * address may have changed its meaning. Jumps backward look at cpu->poll first.
+ */
+#include "jit/jit_internal.h"
+#include "mmu/mmu.h"
+
+#define SCRATCH(n) ((u32)(offsetof(struct cpu, jit_scratch) + 8 * (n)))
+
+/** Emits cpu->rip = rip; destroys A. */
+void jit_emit_store_rip(struct trans *t, u64 rip)
+{
+	emit_mov_imm(&t->e, REG_A, rip);
+	emit_gs_store(&t->e, REG_A, GS(rip));
+}
+
+static bool linkable(const struct trans *t, u64 target)
+{
+	return (t->mode & MODE_FLAT) && !(t->mode & MODE_STEP) && ((target ^ t->block->rip) & PAGE_MASK) == 0;
+}
+
+/* A JMP or Jcc rel32 is to lead to `target`: its field is `from`. */
+static void side_exit(struct trans *t, u8 *from, u64 target)
+{
+	struct cold *c = &t->cold[t->cold_count++];
+
+	*c = (struct cold){ .from = from, .kind = COLD_LINK, .insn = (u16)(t->insn_count - 1), .target = target };
+	if (linkable(t, target)) {
+		struct jit_link *link = jit_meta_alloc(t->jit, sizeof(*link));
+
+		if (!link) {
+			t->e.full = true;
+			return;
+		}
+		*link = (struct jit_link){ .site = from, .target = target, .from = t->block,
+					   .next_out = t->block->out };
+		t->block->out = link;
+		c->link = link;
+	}
+}
+
+void jit_emit_goto(struct trans *t, u64 target)
+{
+	if (linkable(t, target)) {
+		emit8(&t->e, 0xe9);
+		side_exit(t, t->e.p, target);
+		emit32(&t->e, 0);
+	} else {
+		emit_mov_imm(&t->e, REG_A, target);
+		jit_emit_goto_a(t);
+	}
+	t->ended = true;
+}
+
+void jit_emit_goto_a(struct trans *t)
+{
+	if (!(t->mode & MODE_FLAT) || (t->mode & MODE_STEP)) {
+		emit_gs_store(&t->e, REG_A, GS(rip));
+		emit_rel32(&t->e, 0xe9, t->jit->thunk.next);
+	} else {
+		emit_rel32(&t->e, 0xe9, t->jit->thunk.indirect[(t->mode & MODE_VIEW) >> MODE_VIEW_SHIFT]);
+	}
+	t->ended = true;
+}
+
+static u64 branch_target(const struct trans *t)
+{
+	u64 target = t->next_pc + (u64)t->in.raw.imm[0].value.s;
+
+	if (t->in.operand_width == 16)
+		return (u16)target;
+	return t->mode & MODE_LONG ? target : (u32)target;
+}
+
+static void emit_jcc(struct trans *t)
+{
+	u64 target = branch_target(t);
+
+	if (target <= t->pc && !(t->mode & MODE_STEP))
+		jit_emit_poll(t);
+	emit8(&t->e, 0x0f);
+	emit8(&t->e, 0x80 | (t->in.opcode & 15));
+	side_exit(t, t->e.p, target);
+	emit32(&t->e, 0);
+	/* the block goes on with the path not taken */
+}
+
+/* JCXZ family and LOOPs: decide by T, which holds the counter. */
+static void emit_counter_branch(struct trans *t)
+{
+	struct emit *e = &t->e;
+	u64 target = branch_target(t);
+	unsigned width = t->in.address_width;
+	bool loop = t->in.opcode != 0xe3;
+
+	if (target <= t->pc && !(t->mode & MODE_STEP))
+		jit_emit_poll(t);
+	emit_lea(e, width == 64, REG_T, jit_home[RCX], -1, 0, loop ? -1 : 0);
+	if (loop && width != 16)
+		emit_mov(e, width == 64, jit_home[RCX], REG_T);
+	if (width == 16) {
+		if (loop) {
+			emit8(e, 0x66);
+			emit_mov(e, false, jit_home[RCX], REG_T);
+		}
+		emit_zext16(e, REG_T, REG_T);
+	}
+	if (!loop) {
+		emit8(e, 0xe3); /* jrcxz over the short jump to the long one */
+		emit8(e, 2);
+		emit8(e, 0xeb);
+		emit8(e, 5);
+	} else {
+		bool conditional = t->in.opcode != 0xe2;
+
+		emit8(e, 0xe3); /* counter is 0: not taken */
+		emit8(e, conditional ? 7 : 5);
+		if (conditional) {
+			emit8(e, t->in.opcode == 0xe1 ? 0x75 : 0x74); /* LOOPE leaves on NE */
+			emit8(e, 5);
+		}
+	}
+	emit8(e, 0xe9);
+	side_exit(t, e->p, target);
+	emit32(e, 0);
+}
+
+static void emit_call(struct trans *t)
+{
+	const ZydisDecodedOperand *op = &t->op[0];
+	unsigned size = t->in.operand_width / 8;
+	struct emit *e = &t->e;
+	struct cold *c;
+	u32 desc;
+
+	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		jit_emit_address(t, op, 0, &desc);
+		c = jit_emit_access(t, size, MMU_READ, false, desc);
+		emit_load(e, size, REG_T, REG_A, REG_B);
+		emit_gs_store(e, REG_T, SCRATCH(8));
+		jit_access_end(t, c);
+	} else if (op->type == ZYDIS_OPERAND_TYPE_REGISTER) {
+		jit_emit_reg_load(t, REG_A, jit_gpr_index(op->reg.value));
+		if (size != 8)
+			size == 4 ? emit_mov(e, false, REG_A, REG_A) : emit_zext16(e, REG_A, REG_A);
+		emit_gs_store(e, REG_A, SCRATCH(8));
+	}
+	jit_emit_sp_address(t, -(int)size, &desc);
+	c = jit_emit_access(t, size, MMU_WRITE, false, desc);
+	emit_mov_imm(e, REG_T, size == 8 ? t->next_pc : size == 4 ? (u32)t->next_pc : (u16)t->next_pc);
+	emit_store(e, size, REG_T, REG_A, REG_B);
+	jit_emit_sp_add(t, -(int)size);
+	jit_access_end(t, c);
+	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+		jit_emit_goto(t, branch_target(t));
+	} else {
+		emit_gs_load(e, REG_A, SCRATCH(8));
+		jit_emit_goto_a(t);
+	}
+}
+
+static void emit_ret(struct trans *t)
+{
+	unsigned size = t->in.operand_width / 8;
+	unsigned release = t->in.raw.imm[0].size ? (u16)t->in.raw.imm[0].value.u : 0;
+	struct cold *c;
+	u32 desc;
+
+	jit_emit_sp_address(t, 0, &desc);
+	c = jit_emit_access(t, size, MMU_READ, false, desc);
+	emit_load(&t->e, size, REG_T, REG_A, REG_B);
+	jit_access_end(t, c);
+	jit_emit_sp_add(t, (int)(size + release));
+	emit_mov(&t->e, true, REG_A, REG_T);
+	jit_emit_goto_a(t);
+}
+
+static void emit_jmp(struct trans *t)
+{
+	const ZydisDecodedOperand *op = &t->op[0];
+	unsigned size = t->in.operand_width / 8;
+
+	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+		u64 target = branch_target(t);
+
+		if (target <= t->pc && linkable(t, target))
+			jit_emit_poll(t);
+		jit_emit_goto(t, target);
+		return;
+	}
+	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		struct cold *c;
+		u32 desc;
+
+		jit_emit_address(t, op, 0, &desc);
+		c = jit_emit_access(t, size, MMU_READ, false, desc);
+		emit_load(&t->e, size, REG_A, REG_A, REG_B);
+		jit_access_end(t, c);
+	} else {
+		jit_emit_reg_load(t, REG_A, jit_gpr_index(op->reg.value));
+		if (size == 4)
+			emit_mov(&t->e, false, REG_A, REG_A);
+		else if (size == 2)
+			emit_zext16(&t->e, REG_A, REG_A);
+	}
+	jit_emit_goto_a(t);
+}
+
+bool jit_emit_flow(struct trans *t)
+{
+	switch (t->in.meta.category) {
+	case ZYDIS_CATEGORY_COND_BR:
+		if (t->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && t->in.opcode >= 0xe0 && t->in.opcode <= 0xe3)
+			emit_counter_branch(t);
+		else
+			emit_jcc(t);
+		return true;
+	case ZYDIS_CATEGORY_UNCOND_BR:
+		emit_jmp(t);
+		return true;
+	case ZYDIS_CATEGORY_CALL:
+		emit_call(t);
+		return true;
+	case ZYDIS_CATEGORY_RET:
+		emit_ret(t);
+		return true;
+	default:
+		return false;
+	}
+}

@@ -1,0 +1,219 @@
+/*
+ * jit_internal.h - shared by the translator's files
+ *
+ * Register mapping (host ← guest):
+ *	rax rdx rbx rbp rsi rdi r8 r9 r12 r13   the guest's register of the same name
+ *	r14                                      guest RSP
+ *	r15                                      guest RCX
+ *	%gs:gpr[n]                               guest R10 R11 R14 R15 ("memory-homed")
+ *	r10, r11, rcx                            scratch: address A, index/addend B, test T
+ *	rsp                                      the host's stack, 16-byte aligned inside blocks
+ * RCX is scratch because LOOP and JRCXZ are the only branches that need no flags.
+ */
+#ifndef JIT_JIT_INTERNAL_H
+#define JIT_JIT_INTERNAL_H
+
+#include <Zydis/Zydis.h>
+#include "cpu/cpu.h"
+#include "cpu/insn.h"
+#include "cpu/mode.h"
+#include "jit/emit.h"
+#include "jit/jit.h"
+
+#define REG_A H_R10
+#define REG_B H_R11
+#define REG_T H_RCX
+#define REG_MEMORY 0xff
+
+#define GS(field) ((u32)offsetof(struct cpu, field))
+#define GS_GPR(n) ((u32)(offsetof(struct cpu, gpr) + 8 * (n)))
+
+/* Why generated code came back to the dispatcher (value of jit_enter). */
+enum jit_stop {
+	JIT_NEXT,     /* cpu->rip says where to go on */
+	JIT_LINK,     /* jit_scratch[2] = struct jit_link: go to its target and patch it */
+	JIT_INSN,     /* jit_scratch[2] = struct cpu_insn to execute in C; cpu->rip is at it */
+	JIT_RESOLVE,  /* jit_scratch[1] = return address into a cold stub, [3] = mmu_resolve_kind */
+	JIT_COMMIT,   /* likewise, a bounced store is done: go on behind the instruction */
+	JIT_FAULT,    /* the host raised a signal: struct jit.fault */
+	JIT_POLL,     /* jit_scratch[1] = return address: the instruction is yet to run */
+};
+
+struct jit_link;
+
+/* One host address range ↔ one guest instruction, for faults and stops in its middle. */
+struct jit_mark {
+	u32 host;  /* offset from the block's entry; hot marks ascend, cold ones follow, ascending */
+	u16 guest; /* offset from the block's first byte */
+	u16 len;   /* guest bytes of the instruction */
+};
+
+struct jit_block {
+	u64 gpa, rip;
+	u32 mode, guest_len;
+	u8 *code;          /* entry, writable view */
+	u32 host_len;
+	u32 mark_count;
+	struct jit_mark *mark;
+	struct jit_link *in;        /* patched jumps that lead here */
+	struct jit_link *out;       /* this block's links */
+	struct jit_block *hash_next, *page_next, *cross_next;
+	u64 gpa2;          /* second page of a block whose only instruction crosses pages, or ~0 */
+	bool dead;
+};
+
+struct jit_link {
+	u8 *site;               /* the rel32 field, writable view */
+	u8 *stub;               /* where it leads while unpatched */
+	u64 target;             /* guest RIP */
+	struct jit_block *from, *to;
+	struct jit_link *next_out;
+	struct jit_link *next_in, **prev_in;
+};
+
+/*
+ * Jump cache: 12 bits of RIP make the index. No RIP has the empty tag: it would be 1 + 2^62.
+ * Skipping bits 11 and 12 keeps functions at like offsets of neighbouring pages apart.
+ */
+#define JIT_JC_MASK 0x67feull
+#define JIT_JC_EMPTY (1ull << 62)
+
+#define JIT_HASH_BITS 15
+#define JIT_HASH_SIZE (1u << JIT_HASH_BITS)
+#define JIT_PAGE_HASH_SIZE 4096u
+
+struct jit {
+	u8 *rw, *rx;           /* the cache, two views of one memfd */
+	size_t size;
+	u8 *code_start;        /* behind the thunks */
+	u8 *code_next;
+	u8 *meta, *meta_next, *meta_end;   /* blocks, links, marks, insns: reset with the cache */
+	struct jit_block **by_address;     /* ascending host address, for lookups by host PC */
+	u32 block_count, block_max;
+	struct jit_block **hash;           /* JIT_HASH_SIZE, by gpa, rip, mode */
+	struct jit_block **page;           /* JIT_PAGE_HASH_SIZE, by gfn */
+	struct jit_block *crossing;        /* blocks that reach into a second page */
+	ZydisDecoder decoder[4];           /* 64-bit, 32-bit, 16-bit protected, real mode */
+	u32 jc_mode[MMU_TLB_COUNT];        /* the mode whose blocks a jump cache holds */
+	bool flush_wanted;
+	bool fsgsbase;         /* the host lets user mode write GS base */
+	bool use_loop;         /* LOOP is fast (AMD); else JRCXZ over a jump */
+	struct { u8 *enter, *next, *link, *insn, *resolve_read, *resolve_write, *commit, *fault, *poll,
+		*indirect[MMU_TLB_COUNT]; } thunk;
+	struct { int signo, trapno, code; u64 pc, address, error; } fault;
+	u8 bounce[192] __attribute__((aligned(64))); /* a bounced access at its own alignment */
+	u8 *bounce_at;
+	u32 bounce_size;
+	u32 jc_log_count[MMU_TLB_COUNT];
+	u16 jc_log[MMU_TLB_COUNT][JIT_JC_SIZE];
+	u64 stat_blocks, stat_insns, stat_flushes, stat_links, stat_dispatch, stat_cinsn[CPU_OP_COUNT];
+};
+
+/* What the translator holds while it makes one block. */
+#define JIT_MARK_FLOW 0x8000u /* in jit_mark.len: a commit resumes in the block (CALL) */
+#define JIT_BLOCK_INSNS 48
+#define JIT_COLD_MAX 160
+
+struct cold {
+	u8 *from;      /* jump field to fill in with this stub's address (rel32) */
+	u8 *hot;       /* where to continue */
+	u8 *hot_end;   /* end of the instruction's bytes to repeat on a bounced store; NULL: read */
+	u32 desc;
+	u16 insn;      /* index into marks */
+	enum { COLD_ACCESS, COLD_LINK, COLD_POLL } kind;
+	struct jit_link *link;
+	u64 target;    /* COLD_LINK: guest RIP */
+};
+
+struct trans {
+	struct emit e;
+	struct cpu *cpu;
+	struct jit *jit;
+	struct jit_block *block;
+	u32 mode;
+	u64 pc, next_pc;             /* of the current instruction */
+	ZydisDecodedInstruction in;
+	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	const u8 *bytes;             /* of the current instruction */
+	struct cold cold[JIT_COLD_MAX];
+	unsigned cold_count;
+	struct jit_mark mark[JIT_BLOCK_INSNS + JIT_COLD_MAX];
+	unsigned insn_count, mark_count;
+	bool ended;                  /* the last instruction left the block */
+};
+
+/* cache.c */
+int jit_cache_init(struct jit *jit, size_t size);
+void jit_cache_destroy(struct jit *jit);
+void *jit_meta_alloc(struct jit *jit, size_t n);
+void jit_cache_reset(struct cpu *cpu);
+struct jit_block *jit_block_find(struct jit *jit, u64 gpa, u64 rip, u32 mode);
+void jit_block_add(struct jit *jit, struct jit_block *b);
+struct jit_block *jit_block_by_host(struct jit *jit, u64 host_pc);
+void jit_link_patch(struct jit_link *link, struct jit_block *to);
+/** Guest RIP offset mark for a host PC within a block. */
+const struct jit_mark *jit_mark_find(const struct jit *jit, const struct jit_block *b, u64 host_pc);
+/** Executable-view address of a writable-view address. */
+static inline u64 jit_exec(const struct jit *jit, const u8 *p)
+{
+	return (u64)(p - jit->rw + jit->rx);
+}
+
+/* thunks.c */
+void jit_thunks_emit(struct cpu *cpu);
+
+/* signal.c: the vCPU whose generated code this thread runs, for the handlers. */
+void jit_signal_enter(struct cpu *cpu);
+void jit_signal_leave(void);
+
+/* translate.c: returns the block, or NULL with *ret CPU_EXC/CPU_EXIT, or cache full (*ret CPU_OK). */
+struct jit_block *jit_translate(struct cpu *cpu, u64 gpa, const u8 *host, u64 rip, u32 mode, int *ret);
+
+/* classify.c: CPU_OP_NONE: an ordinary instruction, to be copied. */
+unsigned jit_classify(struct trans *t, struct cpu_insn *out);
+/* isa.c: CPU_OP_NONE when the guest's CPU has the instruction and may use it now, else UD or NM. */
+unsigned jit_isa_check(const struct cpu *cpu, u32 mode, const ZydisDecodedInstruction *in,
+		       const ZydisDecodedOperand *op);
+
+/* memory.c */
+/** Host register that holds a guest register, or REG_MEMORY. */
+extern const u8 jit_home[16];
+/** Emits the address of a memory operand into A: linear, or the offset when segments are not flat. */
+void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra_disp, u32 *desc);
+/** The second half of jit_emit_address, for an offset already in A. */
+void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u32 *desc);
+/** Emits translation of A into host A+B (T destroyed); desc from jit_emit_address, size, access. */
+struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u32 desc);
+/** The instruction's own bytes begin here (after jit_emit_access) and end there. */
+void jit_access_end(struct trans *t, struct cold *c);
+void jit_emit_reg_load(struct trans *t, unsigned host, unsigned guest);
+void jit_emit_reg_store(struct trans *t, unsigned guest, unsigned host);
+unsigned jit_gpr_index(ZydisRegister r);
+#define DESC_SIZE 0xffffu
+#define DESC_WRITE BIT(16)
+#define DESC_LOCK BIT(17)
+#define DESC_SEG_SHIFT 18
+#define DESC_SEG (7u << DESC_SEG_SHIFT)
+#define DESC_RMW BIT(22)
+#define DESC_CHECK BIT(21) /* A is an offset: C code checks the segment */
+
+/* rewrite.c: ordinary instructions. False: not expressible (a #UD is due). */
+bool jit_emit_ordinary(struct trans *t);
+/* flow.c, stack.c: true when the mnemonic was handled. */
+bool jit_emit_flow(struct trans *t);
+bool jit_emit_stack(struct trans *t);
+/** Ends the block with a jump to a static guest address. */
+void jit_emit_goto(struct trans *t, u64 target);
+/** Ends the block: guest RIP in A. */
+void jit_emit_goto_a(struct trans *t);
+void jit_emit_poll(struct trans *t);
+/** A = stack pointer + disp (stack.c); and RSP += n. */
+void jit_emit_sp_address(struct trans *t, int disp, u32 *desc);
+void jit_emit_sp_add(struct trans *t, int n);
+void jit_emit_store_rip(struct trans *t, u64 rip);
+
+/* dispatch.c */
+u64 jit_resolve(struct cpu *cpu, u64 lin, u32 desc);
+u64 jit_commit(struct cpu *cpu);
+
+#endif

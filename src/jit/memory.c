@@ -1,0 +1,194 @@
+/*
+ * memory.c - memory operands of generated code
+ *
+ * An access is: address into A; index and tag compare with T; addend into B; then the guest's own
+ * instruction with the operand [A + B]. None of it changes flags. A miss leaves through an island
+ * hidden inside a NOP (the SIB byte E9 and the displacement are a JMP rel32), because LOOP reaches
+ * only 127 bytes; the cold stub calls a thunk and comes back with A = host address and B = 0. A
+ * store that cannot be one plain host access comes back instead to a second copy of the
+ * instruction that works on a bounce buffer, followed by a call that commits it.
+ */
+#include "jit/jit_internal.h"
+#include "mmu/mmu.h"
+
+const u8 jit_home[16] = {
+	[RAX] = H_RAX, [RCX] = H_R15, [RDX] = H_RDX, [RBX] = H_RBX, [RSP] = H_R14, [RBP] = H_RBP,
+	[RSI] = H_RSI, [RDI] = H_RDI, [R8] = H_R8,   [R9] = H_R9,   [R10] = REG_MEMORY,
+	[R11] = REG_MEMORY, [R12] = H_R12, [R13] = H_R13, [R14] = REG_MEMORY, [R15] = REG_MEMORY,
+};
+
+/** Number of the general register that r is a part of; AH..BH give 4..7 (see callers). */
+unsigned jit_gpr_index(ZydisRegister r)
+{
+	if (r >= ZYDIS_REGISTER_AL && r <= ZYDIS_REGISTER_BL)
+		return r - ZYDIS_REGISTER_AL;
+	if (r >= ZYDIS_REGISTER_AH && r <= ZYDIS_REGISTER_BH)
+		return r - ZYDIS_REGISTER_AH;
+	if (r >= ZYDIS_REGISTER_SPL && r <= ZYDIS_REGISTER_R15B)
+		return r - ZYDIS_REGISTER_SPL + 4;
+	if (r >= ZYDIS_REGISTER_AX && r <= ZYDIS_REGISTER_R15W)
+		return r - ZYDIS_REGISTER_AX;
+	if (r >= ZYDIS_REGISTER_EAX && r <= ZYDIS_REGISTER_R15D)
+		return r - ZYDIS_REGISTER_EAX;
+	return r - ZYDIS_REGISTER_RAX;
+}
+
+void jit_emit_reg_load(struct trans *t, unsigned host, unsigned guest)
+{
+	if (jit_home[guest] == REG_MEMORY)
+		emit_gs_load(&t->e, host, GS_GPR(guest));
+	else if (jit_home[guest] != host)
+		emit_mov(&t->e, true, host, jit_home[guest]);
+}
+
+void jit_emit_reg_store(struct trans *t, unsigned guest, unsigned host)
+{
+	if (jit_home[guest] == REG_MEMORY)
+		emit_gs_store(&t->e, host, GS_GPR(guest));
+	else if (jit_home[guest] != host)
+		emit_mov(&t->e, true, jit_home[guest], host);
+}
+
+static unsigned segment_number(ZydisRegister r)
+{
+	switch (r) {
+	case ZYDIS_REGISTER_ES:
+		return SEG_ES;
+	case ZYDIS_REGISTER_CS:
+		return SEG_CS;
+	case ZYDIS_REGISTER_SS:
+		return SEG_SS;
+	case ZYDIS_REGISTER_FS:
+		return SEG_FS;
+	case ZYDIS_REGISTER_GS:
+		return SEG_GS;
+	default:
+		return SEG_DS;
+	}
+}
+
+/** The offset is in A: adds the segment's base, or says in *desc that C must check the segment. */
+void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u32 *desc)
+{
+	unsigned seg = segment_number(op->mem.segment);
+	bool special = seg == SEG_FS || seg == SEG_GS;
+
+	*desc = seg << DESC_SEG_SHIFT;
+	if (!(t->mode & (special ? MODE_FSGS_FLAT : MODE_FLAT))) {
+		*desc |= DESC_CHECK;
+	} else if (special) {
+		emit_gs_load(&t->e, REG_B, (u32)(offsetof(struct cpu, seg) + seg * sizeof(struct cpu_seg)));
+		emit_lea(&t->e, t->mode & MODE_LONG, REG_A, REG_A, REG_B, 0, 0);
+	}
+}
+
+void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra, u32 *desc)
+{
+	struct emit *e = &t->e;
+	unsigned width = t->in.address_width;
+	bool w = width == 64;
+	s64 disp = op->mem.disp.value + extra;
+	int base = -1, index = -1;
+	unsigned scale = op->mem.scale == 8 ? 3 : op->mem.scale == 4 ? 2 : op->mem.scale == 2 ? 1 : 0;
+
+	if (op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP) {
+		disp += (s64)t->next_pc;
+	} else if (op->mem.base != ZYDIS_REGISTER_NONE) {
+		unsigned g = jit_gpr_index(op->mem.base);
+
+		base = jit_home[g];
+		if (base == REG_MEMORY) {
+			emit_gs_load(e, REG_A, GS_GPR(g));
+			base = REG_A;
+		}
+	}
+	if (op->mem.index != ZYDIS_REGISTER_NONE) {
+		unsigned g = jit_gpr_index(op->mem.index);
+
+		index = jit_home[g];
+		if (index == REG_MEMORY) {
+			emit_gs_load(e, REG_B, GS_GPR(g));
+			index = REG_B;
+		}
+	}
+	if (base < 0 && index < 0)
+		emit_mov_imm(e, REG_A, width == 64 ? (u64)disp : width == 32 ? (u32)disp : (u16)disp);
+	else if (index < 0 && disp == 0 && width != 16)
+		emit_mov(e, w, REG_A, base);
+	else
+		emit_lea(e, w, REG_A, base, index, scale, (s32)disp);
+	if (width == 16 && (base >= 0 || index >= 0))
+		emit_zext16(e, REG_A, REG_A);
+	jit_emit_segment(t, op, desc);
+}
+
+/* LOOP (or JRCXZ) on T to a JMP rel32 whose displacement field is returned. */
+static u8 *emit_branch_miss(struct trans *t)
+{
+	struct emit *e = &t->e;
+	u8 *field;
+
+	if (t->jit->use_loop) {
+		emit8(e, 0xe2);
+		emit8(e, 3);
+		emit8(e, 0x0f);
+		emit8(e, 0x1f);
+		emit8(e, 0x84);
+		emit8(e, 0xe9);
+	} else {
+		emit8(e, 0xe3);
+		emit8(e, 5);
+		emit8(e, 0xe9);
+	}
+	field = e->p;
+	emit32(e, 0);
+	return field;
+}
+
+static struct cold *cold_add(struct trans *t, u8 *from, unsigned kind)
+{
+	struct cold *c = &t->cold[t->cold_count++];
+
+	*c = (struct cold){ .from = from, .kind = kind, .insn = (u16)(t->insn_count - 1) };
+	return c;
+}
+
+struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u32 desc)
+{
+	struct emit *e = &t->e;
+	unsigned view = (t->mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
+	bool write = access & MMU_WRITE;
+	struct cold *c;
+
+	if ((desc & DESC_CHECK) || (t->mode & MODE_ALIGN)) {
+		emit8(e, 0xe9);
+		c = cold_add(t, e->p, COLD_ACCESS);
+		emit32(e, 0);
+	} else {
+		u32 tlb = (u32)offsetof(struct cpu, tlb) + view * (u32)sizeof(struct mmu_tlb);
+		u32 tag = (u32)(write ? offsetof(struct mmu_tlb, wtag) : offsetof(struct mmu_tlb, rtag));
+
+		emit_pext_gs(e, REG_B, REG_A, GS(tlb_mask));
+		emit_gs_load_index(e, REG_T, REG_B, tlb + tag);
+		emit_lea(e, true, REG_T, REG_A, REG_T, 0, (s32)size - 1 - (t->jit->use_loop ? 0 : 4096));
+		emit_pext_gs(e, REG_T, REG_T, GS(page_mask));
+		c = cold_add(t, emit_branch_miss(t), COLD_ACCESS);
+		emit_gs_load_index(e, REG_B, REG_B, tlb + (u32)offsetof(struct mmu_tlb, addend));
+	}
+	c->hot = e->p;
+	c->desc = desc | size | (write ? DESC_WRITE : 0) | (access & MMU_RMW ? DESC_RMW : 0) | (lock ? DESC_LOCK : 0);
+	return c;
+}
+
+void jit_access_end(struct trans *t, struct cold *c)
+{
+	if (c->desc & DESC_WRITE)
+		c->hot_end = t->e.p;
+}
+
+/** Leaves at an instruction boundary when cpu->poll is 0: the current instruction is yet to run. */
+void jit_emit_poll(struct trans *t)
+{
+	emit_gs_load(&t->e, REG_T, GS(poll));
+	cold_add(t, emit_branch_miss(t), COLD_POLL);
+}

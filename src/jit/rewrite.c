@@ -1,0 +1,591 @@
+/*
+ * rewrite.c - ordinary instructions: copy and patch
+ *
+ * The host executes the guest's own opcode. What changes is where its operands are: a memory
+ * operand becomes [A + B] after jit_emit_access, general registers become their hosts (RCX is
+ * r15, RSP is r14), memory-homed ones pass through a scratch register, AH..BH pass through one
+ * where the new encoding needs REX. 16- and 32-bit guest code is re-encoded for 64-bit mode,
+ * which turns the 0x66 prefix round for 16-bit code and replaces the encodings that 64-bit mode
+ * gave to REX.
+ *
+ * Order of one instruction: address and translation (may stop; nothing is committed), scratch
+ * registers loaded, the instruction itself (may fault in the host; nothing is committed), results
+ * stored from scratch registers (cannot fail).
+ */
+#include "jit/jit_internal.h"
+#include "mmu/mmu.h"
+
+/* A register operand field of the encoding. */
+struct field {
+	bool used;
+	bool high;       /* AH..BH */
+	bool write, read;
+	u8 guest;        /* GPR number */
+	u8 host;         /* what goes into the encoding */
+	u8 size;         /* bytes */
+};
+
+struct rewrite {
+	struct field reg, rm, vvvv, opc;
+	bool mem;
+	unsigned mem_op;
+	unsigned mem_size;
+	unsigned access; /* MMU_* */
+	bool bit_string;       /* BT family with a register bit offset on memory */
+	int base, index;       /* the host memory operand */
+	bool rcx_in, rcx_out;  /* RCX is an implicit operand */
+	bool rdi_mem;          /* MASKMOV: implicit [rDI] */
+	unsigned free[3], free_count;
+};
+
+static bool is_gpr(ZydisRegister r)
+{
+	ZydisRegisterClass c = ZydisRegisterGetClass(r);
+
+	return c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
+	       c == ZYDIS_REGCLASS_GPR64;
+}
+
+static bool collect(struct trans *t, struct rewrite *w)
+{
+	for (unsigned i = 0; i < t->in.operand_count; i++) {
+		const ZydisDecodedOperand *op = &t->op[i];
+		struct field *f;
+
+		if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+			if (op->mem.type != ZYDIS_MEMOP_TYPE_MEM)
+				return false;
+			if (op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN) {
+				w->rdi_mem = true;
+				w->mem_op = i;
+				continue;
+			}
+			w->mem = true;
+			w->mem_op = i;
+			w->mem_size = op->size / 8;
+			if (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+				w->access = MMU_WRITE;
+			if (w->access && (op->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)))
+				w->access |= MMU_RMW;
+			continue;
+		}
+		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || !is_gpr(op->reg.value))
+			continue;
+		switch (op->encoding) {
+		case ZYDIS_OPERAND_ENCODING_MODRM_REG:
+			f = &w->reg;
+			break;
+		case ZYDIS_OPERAND_ENCODING_MODRM_RM:
+			f = &w->rm;
+			break;
+		case ZYDIS_OPERAND_ENCODING_NDSNDD:
+			f = &w->vvvv;
+			break;
+		case ZYDIS_OPERAND_ENCODING_OPCODE:
+			f = &w->opc;
+			break;
+		default:
+			if (jit_gpr_index(op->reg.value) == RCX) {
+				w->rcx_in = true;
+				w->rcx_out |= !!(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+			} else if (jit_gpr_index(op->reg.value) == RSP ||
+				   jit_home[jit_gpr_index(op->reg.value)] == REG_MEMORY) {
+				return false;
+			}
+			continue;
+		}
+		f->used = true;
+		f->guest = (u8)jit_gpr_index(op->reg.value);
+		f->high = op->reg.value >= ZYDIS_REGISTER_AH && op->reg.value <= ZYDIS_REGISTER_BH;
+		f->size = (u8)(op->size / 8);
+		f->write = op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+		f->read = true; /* partial writes keep the rest, conditional ones the whole */
+		f->host = jit_home[f->guest];
+	}
+	return true;
+}
+
+static unsigned take(struct rewrite *w)
+{
+	return w->free[--w->free_count];
+}
+
+/* Gives a memory-homed field a scratch register and fills it. */
+static void assign(struct trans *t, struct rewrite *w, struct field *f)
+{
+	if (!f->used || f->high || f->host != REG_MEMORY)
+		return;
+	/* the same register twice: one scratch for both */
+	struct field *const all[] = { &w->reg, &w->rm, &w->vvvv, &w->opc };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(all); i++) {
+		if (all[i] != f && all[i]->used && !all[i]->high && all[i]->guest == f->guest &&
+		    all[i]->host != REG_MEMORY) {
+			f->host = all[i]->host;
+			return;
+		}
+	}
+	f->host = (u8)take(w);
+	emit_gs_load(&t->e, f->host, GS_GPR(f->guest));
+}
+
+static void store_back(struct trans *t, const struct field *f)
+{
+	if (f->used && !f->high && f->write && jit_home[f->guest] == REG_MEMORY)
+		emit_gs_store(&t->e, f->host, GS_GPR(f->guest));
+}
+
+/* movzx %ah-like, T; CH comes from r15 through T. */
+static void high_load(struct trans *t, const struct field *f, unsigned host)
+{
+	struct emit *e = &t->e;
+
+	if (f->guest == RCX)
+		emit_mov(e, false, REG_T, jit_home[RCX]);
+	emit8(e, 0x0f);
+	emit8(e, 0xb6);
+	emit8(e, 0xc0 | REG_T << 3 | (4 + f->guest));
+	if (host != REG_T)
+		emit_mov(e, false, host, REG_T);
+}
+
+/* The low byte of host (T or B) into AH..BH. */
+static void high_store(struct trans *t, const struct field *f)
+{
+	struct emit *e = &t->e;
+
+	if (f->guest == RCX) {
+		emit_rorx(e, H_R15, H_R15, 8);
+		emit_rex(e, false, f->host, 0, H_R15, true);
+		emit8(e, 0x88);
+		emit8(e, 0xc0 | (f->host & 7) << 3 | (H_R15 & 7));
+		emit_rorx(e, H_R15, H_R15, 56);
+		return;
+	}
+	if (f->host != REG_T)
+		emit_mov(e, false, REG_T, f->host);
+	emit8(e, 0x88);
+	emit8(e, 0xc0 | REG_T << 3 | (4 + f->guest));
+}
+
+/* AH..BH: leave them where the encoding can have no REX, else work on a copy of the byte. */
+static void assign_high(struct trans *t, struct rewrite *w)
+{
+	bool rex = w->mem || (w->reg.used && !w->reg.high && (w->reg.host >= 8)) ||
+		   (w->rm.used && !w->rm.high && w->rm.host >= 8) || (w->reg.high && w->reg.guest == RCX) ||
+		   (w->rm.high && w->rm.guest == RCX);
+	struct field *const f[] = { &w->reg, &w->rm };
+
+	for (unsigned i = 0; i < 2; i++) {
+		if (!f[i]->used || !f[i]->high)
+			continue;
+		if (!rex) {
+			f[i]->host = (u8)(4 + f[i]->guest);
+			continue;
+		}
+		/* the second one goes through T as well, so the first may not stay there */
+		f[i]->host = i == 0 && w->rm.high ? REG_B : REG_T;
+		high_load(t, f[i], f[i]->host);
+		for (unsigned k = 0; k < w->free_count; k++)
+			if (w->free[k] == f[i]->host)
+				w->free[k] = w->free[--w->free_count];
+	}
+	if (!rex)
+		w->reg.high = w->rm.high = false;
+}
+
+/* 0x66 selects 16-bit operands in 64-bit mode for these, whatever the guest's default was. */
+static bool width_by_prefix(const struct trans *t)
+{
+	switch (t->in.meta.isa_ext) {
+	case ZYDIS_ISA_EXT_BASE:
+	case ZYDIS_ISA_EXT_LONGMODE:
+	case ZYDIS_ISA_EXT_LZCNT:
+	case ZYDIS_ISA_EXT_BMI1:
+	case ZYDIS_ISA_EXT_MOVBE:
+		return true;
+	default:
+		return t->in.mnemonic == ZYDIS_MNEMONIC_POPCNT || t->in.mnemonic == ZYDIS_MNEMONIC_CRC32;
+	}
+}
+
+static void emit_modrm(struct trans *t, const struct rewrite *w)
+{
+	struct emit *e = &t->e;
+	unsigned reg = w->reg.used ? w->reg.host & 7u : t->in.raw.modrm.reg;
+
+	if (w->mem || (w->rdi_mem && !t->in.raw.modrm.offset)) {
+		emit_mem(e, reg, w->base, w->index, 0, 0);
+	} else {
+		unsigned rm = w->rm.used ? w->rm.host & 7u : t->in.raw.modrm.rm;
+
+		emit8(e, 0xc0 | reg << 3 | rm);
+	}
+}
+
+static void emit_immediates(struct trans *t)
+{
+	for (unsigned i = 0; i < 2; i++) {
+		unsigned n = t->in.raw.imm[i].size / 8;
+
+		if (n)
+			for (unsigned k = 0; k < n; k++)
+				emit8(&t->e, t->bytes[t->in.raw.imm[i].offset + k]);
+	}
+}
+
+static void emit_legacy(struct trans *t, const struct rewrite *w)
+{
+	struct emit *e = &t->e;
+	const ZydisDecodedInstruction *in = &t->in;
+	u8 opcode = in->opcode;
+	bool opsize_mandatory = false;
+	bool rexw = in->raw.rex.W;
+	bool moffs = w->mem && !in->raw.modrm.offset && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+		     (opcode & 0xfc) == 0xa0;
+
+	for (unsigned i = 0; i < in->raw.prefix_count; i++) {
+		u8 p = in->raw.prefixes[i].value;
+
+		if (p == 0x66 && in->raw.prefixes[i].type == ZYDIS_PREFIX_TYPE_MANDATORY)
+			opsize_mandatory = true;
+		/* without LZCNT and TZCNT the guest's CPU ignores F3 and runs BSR and BSF */
+		if (p == 0xf0 || p == 0xf2 ||
+		    (p == 0xf3 && in->mnemonic != ZYDIS_MNEMONIC_BSR && in->mnemonic != ZYDIS_MNEMONIC_BSF))
+			emit8(e, p);
+	}
+	if (opsize_mandatory || (width_by_prefix(t) && in->operand_width == 16))
+		emit8(e, 0x66);
+	else if (!width_by_prefix(t) && (in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && (t->mode & MODE_LONG))
+		emit8(e, 0x66);
+
+	unsigned r = w->reg.used ? w->reg.host : in->raw.rex.R << 3;
+	unsigned x = 0, b;
+	bool low_byte = false; /* SPL..DIL need a REX even when it is empty */
+	const struct field *const f[] = { &w->reg, &w->rm, &w->opc };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(f); i++)
+		if (f[i]->used && f[i]->size == 1 && f[i]->host >= 4 &&
+		    !(f[i]->guest < 4 && f[i]->host == 4 + f[i]->guest && !f[i]->high))
+			low_byte = true;
+	if (w->mem) {
+		b = (unsigned)w->base;
+		x = w->index < 0 ? 0 : (unsigned)w->index;
+	} else {
+		b = w->rm.used ? w->rm.host : w->opc.used ? w->opc.host : in->raw.rex.B << 3;
+	}
+	emit_rex(e, rexw, r, x, b, low_byte);
+
+	if (!(t->mode & MODE_LONG) && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (opcode & 0xf0) == 0x40) {
+		emit8(e, 0xff); /* INC/DEC r: the one-byte form is REX now */
+		emit8(e, 0xc0 | (opcode & 8) | (w->opc.host & 7));
+		return;
+	}
+	if (in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+		emit8(e, 0x0f);
+	if (in->opcode_map == ZYDIS_OPCODE_MAP_0F38)
+		emit8(e, 0x38);
+	else if (in->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
+		emit8(e, 0x3a);
+	if (moffs) {
+		emit8(e, 0x88 | (opcode & 1) | (opcode & 2 ? 0 : 2)); /* A0,A1 loads; A2,A3 stores */
+		emit_mem(e, H_RAX, w->base, w->index, 0, 0);
+		return;
+	}
+	if (opcode == 0x82 && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
+		opcode = 0x80; /* the alias that 64-bit mode lost */
+	emit8(e, w->opc.used ? (opcode & 0xf8) | (w->opc.host & 7) : opcode);
+	if (in->raw.modrm.offset)
+		emit_modrm(t, w);
+	emit_immediates(t);
+}
+
+static void emit_vex_xop(struct trans *t, const struct rewrite *w)
+{
+	struct emit *e = &t->e;
+	const ZydisDecodedInstruction *in = &t->in;
+	const u8 *p;
+	u8 b1, b2;
+
+	if (in->encoding == ZYDIS_INSTRUCTION_ENCODING_XOP) {
+		p = t->bytes + in->raw.xop.offset;
+		b1 = p[1];
+		b2 = p[2];
+	} else {
+		p = t->bytes + in->raw.vex.offset;
+		if (p[0] == 0xc5) {
+			b1 = (p[1] & 0x80) | 0x61;
+			b2 = p[1] & 0x7f;
+		} else {
+			b1 = p[1];
+			b2 = p[2];
+		}
+	}
+	if (!(t->mode & MODE_LONG))
+		b1 |= 0xe0; /* no register extensions in legacy code; these bits were fixed */
+	if (w->reg.used)
+		b1 = (u8)((b1 & ~0x80) | (w->reg.host & 8 ? 0 : 0x80));
+	if (w->rm.used)
+		b1 = (u8)((b1 & ~0x20) | (w->rm.host & 8 ? 0 : 0x20));
+	if (w->mem)
+		b1 = (u8)((b1 & ~0x60) | (w->index >= 0 && (w->index & 8) ? 0 : 0x40) | (w->base & 8 ? 0 : 0x20));
+	if (w->vvvv.used)
+		b2 = (u8)((b2 & ~0x78) | (~w->vvvv.host & 15) << 3);
+	if (!(t->mode & MODE_LONG) && !w->vvvv.used)
+		b2 |= 0x40; /* vvvv's top bit is ignored there, not here */
+	emit8(e, p[0] == 0xc5 ? 0xc4 : p[0]);
+	emit8(e, b1);
+	emit8(e, b2);
+	emit8(e, in->opcode);
+	if (in->raw.modrm.offset)
+		emit_modrm(t, w);
+	emit_immediates(t);
+}
+
+static void emit_evex(struct trans *t, const struct rewrite *w)
+{
+	struct emit *e = &t->e;
+	const u8 *p = t->bytes + t->in.raw.evex.offset;
+	u8 p0 = p[1], p1 = p[2], p2 = p[3];
+
+	if (!(t->mode & MODE_LONG)) {
+		p0 |= 0xf0;
+		p2 |= 0x08;
+		p1 |= w->vvvv.used ? 0 : 0x40;
+	}
+	if (w->reg.used)
+		p0 = (u8)((p0 & ~0x90) | 0x10 | (w->reg.host & 8 ? 0 : 0x80));
+	if (w->rm.used)
+		p0 = (u8)((p0 & ~0x60) | 0x40 | (w->rm.host & 8 ? 0 : 0x20));
+	if (w->mem)
+		p0 = (u8)((p0 & ~0x60) | (w->index >= 0 && (w->index & 8) ? 0 : 0x40) | (w->base & 8 ? 0 : 0x20));
+	if (w->vvvv.used)
+		p1 = (u8)((p1 & ~0x78) | (~w->vvvv.host & 15) << 3);
+	emit8(e, 0x62);
+	emit8(e, p0);
+	emit8(e, p1);
+	emit8(e, p2);
+	emit8(e, t->in.opcode);
+	emit_modrm(t, w);
+	emit_immediates(t);
+}
+
+static void emit_instruction(struct trans *t, const struct rewrite *w)
+{
+	switch (t->in.encoding) {
+	case ZYDIS_INSTRUCTION_ENCODING_VEX:
+	case ZYDIS_INSTRUCTION_ENCODING_XOP:
+		emit_vex_xop(t, w);
+		break;
+	case ZYDIS_INSTRUCTION_ENCODING_EVEX:
+		emit_evex(t, w);
+		break;
+	default:
+		emit_legacy(t, w);
+		break;
+	}
+}
+
+/* LEA: no access; the result may be truncated. */
+static void emit_lea_insn(struct trans *t)
+{
+	ZydisDecodedOperand mem = t->op[1];
+	unsigned g = jit_gpr_index(t->op[0].reg.value), size = t->in.operand_width;
+	u32 desc, mode = t->mode;
+
+	mem.mem.segment = ZYDIS_REGISTER_DS;
+	t->mode |= MODE_FLAT; /* the offset itself is wanted */
+	jit_emit_address(t, &mem, 0, &desc);
+	t->mode = mode;
+	if (size == 64) {
+		jit_emit_reg_store(t, g, REG_A);
+	} else if (size == 32) {
+		emit_mov(&t->e, false, jit_home[g] == REG_MEMORY ? REG_A : jit_home[g], REG_A);
+		if (jit_home[g] == REG_MEMORY)
+			emit_gs_store(&t->e, REG_A, GS_GPR(g));
+	} else if (jit_home[g] == REG_MEMORY) {
+		emit8(&t->e, 0x66);
+		emit_gs(&t->e, 0x89, false, REG_A, GS_GPR(g));
+	} else {
+		emit8(&t->e, 0x66);
+		emit_mov(&t->e, false, jit_home[g], REG_A);
+	}
+}
+
+/* BT family, register offset, memory operand: the offset reaches beyond the addressed word. */
+static void emit_bit_string_address(struct trans *t)
+{
+	struct emit *e = &t->e;
+	unsigned g = jit_gpr_index(t->op[1].reg.value), size = t->in.operand_width, src = jit_home[g];
+	u32 desc;
+
+	/* the segment is added with the whole: do the offset first, keep it in T while A is made */
+	if (src == REG_MEMORY) {
+		emit_gs_load(e, REG_B, GS_GPR(g));
+		src = REG_B;
+	}
+	/* movsx to 64 bits */
+	if (size == 16) {
+		emit_rex(e, true, REG_B, 0, src, false);
+		emit8(e, 0x0f);
+		emit8(e, 0xbf);
+	} else if (size == 32) {
+		emit_rex(e, true, REG_B, 0, src, false);
+		emit8(e, 0x63);
+	} else {
+		emit_rex(e, true, REG_B, 0, src, false);
+		emit8(e, 0x8b);
+	}
+	emit8(e, 0xc0 | (REG_B & 7) << 3 | (src & 7));
+	emit_mov_imm(e, REG_T, size == 64 ? 6 : size == 32 ? 5 : 4);
+	emit_shiftx(e, SHIFT_SARX, REG_B, REG_B, REG_T);
+	emit_gs_store(e, REG_B, (u32)(offsetof(struct cpu, jit_scratch) + 8 * 9));
+
+	ZydisDecodedOperand mem = t->op[0];
+	u32 mode = t->mode;
+
+	mem.mem.segment = ZYDIS_REGISTER_DS;
+	t->mode |= MODE_FLAT;
+	jit_emit_address(t, &mem, 0, &desc);
+	t->mode = mode;
+	emit_gs_load(e, REG_B, (u32)(offsetof(struct cpu, jit_scratch) + 8 * 9));
+	emit_lea(e, t->in.address_width == 64, REG_A, REG_A, REG_B, size == 64 ? 3 : size == 32 ? 2 : 1, 0);
+	if (t->in.address_width == 16)
+		emit_zext16(e, REG_A, REG_A);
+}
+
+static void finish_access(struct trans *t, struct cold *c)
+{
+	if (c)
+		jit_access_end(t, c);
+}
+
+/* Plain copy: no memory, and every register is where the encoding says. */
+static bool verbatim(const struct trans *t, const struct rewrite *w)
+{
+	const struct field *const f[] = { &w->reg, &w->rm, &w->vvvv, &w->opc };
+
+	if (!(t->mode & MODE_LONG) || w->mem || w->rdi_mem || w->rcx_in || w->bit_string)
+		return false;
+	for (unsigned i = 0; i < ARRAY_SIZE(f); i++)
+		if (f[i]->used && (f[i]->host != f[i]->guest || (f[i]->high && f[i]->guest == RCX)))
+			return false;
+	/* a high byte beside RCX's replacement was caught above: r15 is not RCX */
+	return true;
+}
+
+bool jit_emit_ordinary(struct trans *t)
+{
+	struct rewrite w = { .free = { REG_B, REG_A, REG_T }, .free_count = 3, .base = REG_A, .index = REG_B };
+	struct emit *e = &t->e;
+	struct cold *c = NULL;
+	u32 desc;
+
+	if (t->in.meta.category == ZYDIS_CATEGORY_PREFETCH || t->in.meta.category == ZYDIS_CATEGORY_WIDENOP ||
+	    t->in.meta.category == ZYDIS_CATEGORY_PREFETCHWT1 || t->in.meta.category == ZYDIS_CATEGORY_NOP)
+		return true;
+	if (t->in.mnemonic == ZYDIS_MNEMONIC_CLD || t->in.mnemonic == ZYDIS_MNEMONIC_STD) {
+		emit_gs_store8_imm(e, t->in.mnemonic == ZYDIS_MNEMONIC_STD, GS(df));
+		return true;
+	}
+	if (t->in.mnemonic == ZYDIS_MNEMONIC_LEA) {
+		emit_lea_insn(t);
+		return true;
+	}
+	if (!collect(t, &w))
+		return false;
+	if (verbatim(t, &w)) {
+		for (unsigned i = 0; i < t->in.length; i++)
+			emit8(e, t->bytes[i]);
+		return true;
+	}
+	if (w.mem && w.mem_size == 0)
+		return true; /* NOP and prefetch forms */
+	if (w.rdi_mem) {
+		jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
+		c = jit_emit_access(t, t->op[w.mem_op].size / 8, MMU_WRITE | MMU_RMW, false, desc);
+		emit_lea(e, true, REG_A, REG_A, REG_B, 0, 0);
+		emit8(e, 0x49);
+		emit8(e, 0x87);
+		emit8(e, 0xfa); /* xchg %rdi, %r10: the instruction itself cannot fault now */
+		emit_instruction(t, &w);
+		emit8(e, 0x49);
+		emit8(e, 0x87);
+		emit8(e, 0xfa);
+		finish_access(t, c);
+		return true;
+	}
+	if (w.mem) {
+		bool lock = (t->in.attributes & ZYDIS_ATTRIB_HAS_LOCK) || t->in.mnemonic == ZYDIS_MNEMONIC_XCHG;
+		bool bits = t->in.meta.isa_ext == ZYDIS_ISA_EXT_BASE &&
+			    (t->in.mnemonic == ZYDIS_MNEMONIC_BT || t->in.mnemonic == ZYDIS_MNEMONIC_BTS ||
+			     t->in.mnemonic == ZYDIS_MNEMONIC_BTR || t->in.mnemonic == ZYDIS_MNEMONIC_BTC);
+
+		w.bit_string = bits && w.reg.used;
+		if (w.bit_string) {
+			emit_bit_string_address(t);
+			jit_emit_segment(t, &t->op[w.mem_op], &desc);
+		} else {
+			jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
+		}
+		c = jit_emit_access(t, w.mem_size, w.access, lock, desc);
+		if (t->in.meta.category == ZYDIS_CATEGORY_CLFLUSHOPT || t->in.mnemonic == ZYDIS_MNEMONIC_CLFLUSH ||
+		    t->in.mnemonic == ZYDIS_MNEMONIC_CLWB)
+			return true; /* the access check is all that can be seen */
+		w.free_count = 0;
+		w.free[w.free_count++] = REG_T;
+	}
+	bool need_b = w.bit_string || w.rcx_in;
+	unsigned homeless = 0;
+	const struct field *const f[] = { &w.reg, &w.rm, &w.vvvv, &w.opc };
+
+	for (unsigned i = 0; i < ARRAY_SIZE(f); i++)
+		homeless += f[i]->used && !f[i]->high && f[i]->host == REG_MEMORY;
+	if (w.mem && (need_b || homeless > 1 || (homeless && (w.reg.high || w.rm.high)))) {
+		emit_lea(e, true, REG_A, REG_A, REG_B, 0, 0);
+		w.index = -1;
+		w.free[w.free_count++] = REG_B;
+	}
+	if (w.rcx_in) {
+		for (unsigned k = 0; k < w.free_count; k++)
+			if (w.free[k] == REG_T) {
+				w.free[k] = w.free[--w.free_count];
+				break;
+			}
+		emit_mov(e, true, REG_T, jit_home[RCX]);
+		/* explicit uses of RCX beside the implicit one read the same value */
+	}
+	assign_high(t, &w);
+	if (w.bit_string) {
+		unsigned src = w.reg.host;
+
+		if (src == REG_MEMORY) {
+			emit_gs_load(e, REG_T, GS_GPR(w.reg.guest));
+			src = REG_T;
+		}
+		emit_mov_imm(e, REG_B, t->in.operand_width == 64 ? 58 : t->in.operand_width == 32 ? 59 : 60);
+		emit_shiftx(e, SHIFT_SHLX, REG_T, src, REG_B);
+		emit_shiftx(e, SHIFT_SHRX, REG_T, REG_T, REG_B);
+		w.reg.host = REG_T;
+		w.free_count = 0;
+	}
+	assign(t, &w, &w.reg);
+	assign(t, &w, &w.rm);
+	assign(t, &w, &w.vvvv);
+	assign(t, &w, &w.opc);
+	emit_instruction(t, &w);
+	if (w.reg.used && w.reg.high && w.reg.write)
+		high_store(t, &w.reg);
+	if (w.rm.used && w.rm.high && w.rm.write)
+		high_store(t, &w.rm);
+	if (!w.bit_string) {
+		store_back(t, &w.reg);
+		store_back(t, &w.rm);
+		store_back(t, &w.vvvv);
+		store_back(t, &w.opc);
+	}
+	if (w.rcx_out)
+		emit_mov(e, true, jit_home[RCX], REG_T);
+	finish_access(t, c);
+	return true;
+}

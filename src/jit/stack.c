@@ -1,0 +1,160 @@
+/*
+ * stack.c - PUSH, POP and LEAVE
+ *
+ * Guest RSP lives in r14 and changes only after the access has been done.
+ */
+#include "jit/jit_internal.h"
+#include "mmu/mmu.h"
+
+#define SCRATCH(n) ((u32)(offsetof(struct cpu, jit_scratch) + 8 * (n)))
+
+/* A = base register + disp, wrapped to the stack's width; desc for SS. */
+static void stack_address(struct trans *t, unsigned host, int disp, u32 *desc)
+{
+	emit_lea(&t->e, t->mode & MODE_LONG, REG_A, (int)host, -1, 0, disp);
+	if (!(t->mode & (MODE_LONG | MODE_SS32)))
+		emit_zext16(&t->e, REG_A, REG_A);
+	*desc = SEG_SS << DESC_SEG_SHIFT;
+	if (!(t->mode & MODE_FLAT))
+		*desc |= DESC_CHECK;
+}
+
+void jit_emit_sp_address(struct trans *t, int disp, u32 *desc)
+{
+	stack_address(t, jit_home[RSP], disp, desc);
+}
+
+/* dst = src + n as the stack pointer's width demands; destroys A in 16-bit stacks. */
+static void sp_set(struct trans *t, unsigned src, int n)
+{
+	if (t->mode & (MODE_LONG | MODE_SS32)) {
+		emit_lea(&t->e, t->mode & MODE_LONG, jit_home[RSP], (int)src, -1, 0, n);
+	} else {
+		emit_lea(&t->e, false, REG_A, (int)src, -1, 0, n);
+		emit8(&t->e, 0x66);
+		emit_mov(&t->e, false, jit_home[RSP], REG_A);
+	}
+}
+
+void jit_emit_sp_add(struct trans *t, int n)
+{
+	sp_set(t, jit_home[RSP], n);
+}
+
+static void emit_push(struct trans *t)
+{
+	const ZydisDecodedOperand *op = &t->op[0];
+	unsigned size = t->in.operand_width / 8;
+	struct emit *e = &t->e;
+	struct cold *c;
+	u32 desc;
+
+	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		jit_emit_address(t, op, 0, &desc);
+		c = jit_emit_access(t, size, MMU_READ, false, desc);
+		emit_load(e, size, REG_T, REG_A, REG_B);
+		emit_gs_store(e, REG_T, SCRATCH(8));
+		jit_access_end(t, c);
+	}
+	jit_emit_sp_address(t, -(int)size, &desc);
+	c = jit_emit_access(t, size, MMU_WRITE, false, desc);
+	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		emit_gs_load(e, REG_T, SCRATCH(8));
+		emit_store(e, size, REG_T, REG_A, REG_B);
+	} else if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+		emit_mov_imm(e, REG_T, (u64)t->in.raw.imm[0].value.s);
+		emit_store(e, size, REG_T, REG_A, REG_B);
+	} else {
+		unsigned g = jit_gpr_index(op->reg.value), host = jit_home[g];
+
+		if (host == REG_MEMORY) {
+			emit_gs_load(e, REG_T, GS_GPR(g));
+			host = REG_T;
+		}
+		emit_store(e, size, host, REG_A, REG_B);
+	}
+	jit_emit_sp_add(t, -(int)size);
+	jit_access_end(t, c);
+}
+
+/* Writes the low `size` bytes of T to a guest register. */
+static void pop_to_reg(struct trans *t, unsigned g, unsigned size)
+{
+	struct emit *e = &t->e;
+
+	if (size == 8) {
+		jit_emit_reg_store(t, g, REG_T);
+	} else if (size == 4) {
+		emit_mov(e, false, jit_home[g], REG_T); /* never memory-homed: no REX in 32-bit code */
+	} else {
+		unsigned host = jit_home[g];
+
+		if (host == REG_MEMORY) {
+			emit8(e, 0x66);
+			emit_gs(e, 0x89, false, REG_T, GS_GPR(g));
+		} else {
+			emit8(e, 0x66);
+			emit_mov(e, false, host, REG_T);
+		}
+	}
+}
+
+static void emit_pop(struct trans *t)
+{
+	const ZydisDecodedOperand *op = &t->op[0];
+	unsigned size = t->in.operand_width / 8;
+	struct emit *e = &t->e;
+	struct cold *c;
+	u32 desc;
+
+	jit_emit_sp_address(t, 0, &desc);
+	c = jit_emit_access(t, size, MMU_READ, false, desc);
+	emit_load(e, size, REG_T, REG_A, REG_B);
+	jit_access_end(t, c);
+	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+		bool by_sp = op->mem.base != ZYDIS_REGISTER_NONE && op->mem.base != ZYDIS_REGISTER_RIP &&
+			     op->mem.base != ZYDIS_REGISTER_EIP && jit_gpr_index(op->mem.base) == RSP;
+
+		emit_gs_store(e, REG_T, SCRATCH(8));
+		jit_emit_address(t, op, by_sp ? (s64)size : 0, &desc);
+		c = jit_emit_access(t, size, MMU_WRITE, false, desc);
+		emit_gs_load(e, REG_T, SCRATCH(8));
+		emit_store(e, size, REG_T, REG_A, REG_B);
+		jit_emit_sp_add(t, (int)size);
+		jit_access_end(t, c);
+		return;
+	}
+	jit_emit_sp_add(t, (int)size);
+	pop_to_reg(t, jit_gpr_index(op->reg.value), size);
+}
+
+static void emit_leave(struct trans *t)
+{
+	unsigned size = t->in.operand_width / 8;
+	struct cold *c;
+	u32 desc;
+
+	stack_address(t, jit_home[RBP], 0, &desc);
+	c = jit_emit_access(t, size, MMU_READ, false, desc);
+	emit_load(&t->e, size, REG_T, REG_A, REG_B);
+	jit_access_end(t, c);
+	sp_set(t, jit_home[RBP], (int)size);
+	pop_to_reg(t, RBP, size);
+}
+
+bool jit_emit_stack(struct trans *t)
+{
+	switch (t->in.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+		emit_push(t);
+		return true;
+	case ZYDIS_MNEMONIC_POP:
+		emit_pop(t);
+		return true;
+	case ZYDIS_MNEMONIC_LEAVE:
+		emit_leave(t);
+		return true;
+	default:
+		return false;
+	}
+}

@@ -1,0 +1,207 @@
+/*
+ * thunks.c - the ways into and out of generated code
+ *
+ * Emitted once per vCPU at the head of its code cache. Inside, RSP is the host's and 16-byte
+ * aligned; a thunk reached by CALL is 8 off. Flags are kept as LAHF/SETO leave them in
+ * cpu->hflags; restoring is ADD $0x7f, %al (OF) and SAHF.
+ */
+#include "jit/jit_internal.h"
+
+#define SCRATCH(n) ((u32)(offsetof(struct cpu, jit_scratch) + 8 * (n)))
+
+static const u8 identity[] = { RDX, RBX, RBP, RSI, RDI, R8, R9, R12, R13 };
+static const u8 caller_saved[] = { RDX, RSI, RDI, R8, R9 };
+
+static void bytes(struct emit *e, const char *s, unsigned n)
+{
+	for (unsigned i = 0; i < n; i++)
+		emit8(e, (u8)s[i]);
+}
+#define BYTES(e, s) bytes(e, s, sizeof(s) - 1)
+
+/* RAX and the flags into struct cpu; destroys RAX. */
+static void save_flags(struct emit *e)
+{
+	emit_gs_store(e, H_RAX, GS_GPR(RAX));
+	BYTES(e, "\x9f\x0f\x90\xc0");        /* lahf; seto %al */
+	BYTES(e, "\x66\x65\x89");            /* mov %ax, %gs:hflags */
+	emit_mem(e, H_RAX, -1, -1, 0, (s32)GS(hflags));
+}
+
+static void restore_flags(struct emit *e)
+{
+	BYTES(e, "\x65\x0f\xb7");            /* movzwl %gs:hflags, %eax */
+	emit_mem(e, H_RAX, -1, -1, 0, (s32)GS(hflags));
+	BYTES(e, "\x04\x7f\x9e");            /* add $0x7f, %al; sahf */
+	emit_gs_load(e, H_RAX, GS_GPR(RAX));
+}
+
+/* Everything into struct cpu and back to the caller of enter with a reason. */
+static void leave(struct emit *e, unsigned reason, bool flags_saved)
+{
+	if (!flags_saved)
+		save_flags(e);
+	for (unsigned i = 0; i < ARRAY_SIZE(identity); i++)
+		emit_gs_store(e, identity[i], GS_GPR(identity[i]));
+	emit_gs_store(e, H_R14, GS_GPR(RSP));
+	emit_gs_store(e, H_R15, GS_GPR(RCX));
+	emit_gs_load(e, H_RSP, GS(host_rsp));
+	emit_mov_imm(e, H_RAX, reason);
+	BYTES(e, "\x48\x83\xc4\x08");                                 /* add $8, %rsp */
+	BYTES(e, "\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");     /* pop r15..r12 rbp rbx; ret */
+}
+
+static void emit_enter(struct emit *e)
+{
+	BYTES(e, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57");         /* push rbx rbp r12..r15 */
+	BYTES(e, "\x48\x83\xec\x08");
+	emit_gs_store(e, H_RSP, GS(host_rsp));
+	emit_gs_store(e, H_RSI, SCRATCH(4));
+	for (unsigned i = 0; i < ARRAY_SIZE(identity); i++)
+		emit_gs_load(e, identity[i], GS_GPR(identity[i]));
+	emit_gs_load(e, H_R14, GS_GPR(RSP));
+	emit_gs_load(e, H_R15, GS_GPR(RCX));
+	restore_flags(e);
+	BYTES(e, "\x65\xff");                                         /* jmp *%gs:scratch4 */
+	emit_mem(e, 4, -1, -1, 0, (s32)SCRATCH(4));
+}
+
+static void emit_call_c(struct emit *e, u64 function)
+{
+	emit_mov_imm(e, H_RAX, function);
+	BYTES(e, "\x48\x83\xec\x08\xff\xd0\x48\x83\xc4\x08");         /* sub 8; call *%rax; add 8 */
+}
+
+/* Pops the return address into scratch 1 and leaves; flags and caller-saved are saved. */
+static void stop_from_call(struct emit *e, unsigned reason)
+{
+	emit8(e, 0x41);
+	emit8(e, 0x5a);                                               /* pop %r10 */
+	emit_gs_store(e, REG_A, SCRATCH(1));
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	leave(e, reason, true);
+}
+
+/* A = linear address (or offset), ECX = descriptor. Returns A = host address, B = 0. */
+static void emit_resolve(struct emit *e, const struct cpu *cpu, bool write)
+{
+	u8 *stop;
+
+	save_flags(e);
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		emit_gs_store(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	/* The C side may look at RSP and RCX (stack checks): keep them current. */
+	emit_gs_store(e, H_R14, GS_GPR(RSP));
+	emit_mov_imm(e, H_RDI, (u64)cpu);
+	emit_mov(e, true, H_RSI, REG_A);
+	emit_mov(e, false, H_RDX, H_RCX);
+	emit_call_c(e, (u64)jit_resolve);
+	BYTES(e, "\x83\xf8\x01\x0f\x87");                             /* cmp $1, %eax; ja */
+	stop = e->p;
+	emit32(e, 0);
+	if (write) {
+		/* direct: 0, bounced: 1 → the return address moves over the 5-byte JMP */
+		BYTES(e, "\x8d\x04\x80\x48\x01\x04\x24");             /* lea (%rax,%rax,4), %eax; add %rax, (%rsp) */
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	emit_gs_load(e, REG_A, SCRATCH(0));
+	BYTES(e, "\x45\x31\xdb");                                     /* xor %r11d, %r11d */
+	restore_flags(e);
+	emit8(e, 0xc3);
+	emit_patch_rel32(stop, e->p);
+	emit_gs_store(e, H_RAX, SCRATCH(3));
+	stop_from_call(e, JIT_RESOLVE);
+}
+
+static void emit_commit(struct emit *e, const struct cpu *cpu)
+{
+	u8 *stop;
+
+	save_flags(e);
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		emit_gs_store(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	emit_mov_imm(e, H_RDI, (u64)cpu);
+	emit_call_c(e, (u64)jit_commit);
+	BYTES(e, "\x85\xc0\x0f\x85");                                 /* test %eax, %eax; jne */
+	stop = e->p;
+	emit32(e, 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	restore_flags(e);
+	emit8(e, 0xc3);
+	emit_patch_rel32(stop, e->p);
+	emit_gs_store(e, H_RAX, SCRATCH(3));
+	stop_from_call(e, JIT_COMMIT);
+}
+
+/* A = guest RIP: through the jump cache, or to the dispatcher. */
+static void emit_indirect(struct emit *e, const struct jit *jit, unsigned view)
+{
+	u32 jc = (u32)(offsetof(struct cpu, jc) + view * sizeof(struct jit_jump_cache));
+	u8 *miss1, *miss2;
+
+	emit_pext_gs(e, REG_B, REG_A, GS(jc_mask));
+	emit_gs_load_index(e, REG_T, REG_B, jc + (u32)offsetof(struct jit_jump_cache, ntag));
+	emit_lea(e, true, REG_T, REG_A, REG_T, 0, jit->use_loop ? 0 : -1);
+	emit8(e, jit->use_loop ? 0xe2 : 0xe3);
+	miss1 = e->p;
+	emit8(e, 0);
+	if (!jit->use_loop) {
+		/* JRCXZ jumped on a hit: turn the sense round. */
+		BYTES(e, "\xeb");
+		u8 *far = e->p;
+
+		emit8(e, 0);
+		*miss1 = (u8)(e->p - (miss1 + 1));
+		miss1 = far;
+	}
+	emit_gs_load(e, REG_T, GS(poll));
+	emit8(e, jit->use_loop ? 0xe2 : 0xe3);
+	miss2 = e->p;
+	emit8(e, 0);
+	emit8(e, 0x65);
+	emit_rex(e, false, 0, REG_B, 0, false);
+	emit8(e, 0xff);
+	emit_mem(e, 4, -1, REG_B, 3, (s32)(jc + offsetof(struct jit_jump_cache, code)));
+	*miss1 = (u8)(e->p - (miss1 + 1));
+	*miss2 = (u8)(e->p - (miss2 + 1));
+	emit_gs_store(e, REG_A, GS(rip));
+	leave(e, JIT_NEXT, false);
+}
+
+/** Emits all thunks at the head of the cache. */
+void jit_thunks_emit(struct cpu *cpu)
+{
+	struct jit *jit = cpu->jit;
+	struct emit e = { .p = jit->rw, .end = jit->rw + 16384 };
+
+	jit->thunk.enter = e.p;
+	emit_enter(&e);
+	jit->thunk.next = e.p;
+	leave(&e, JIT_NEXT, false);
+	jit->thunk.link = e.p;
+	emit_gs_store(&e, REG_A, SCRATCH(2));
+	leave(&e, JIT_LINK, false);
+	jit->thunk.insn = e.p;
+	emit_gs_store(&e, REG_A, SCRATCH(2));
+	leave(&e, JIT_INSN, false);
+	jit->thunk.fault = e.p;
+	leave(&e, JIT_FAULT, false);
+	jit->thunk.poll = e.p;
+	BYTES(&e, "\x41\x5a"); /* pop %r10 */
+	emit_gs_store(&e, REG_A, SCRATCH(1));
+	leave(&e, JIT_POLL, false);
+	jit->thunk.resolve_read = e.p;
+	emit_resolve(&e, cpu, false);
+	jit->thunk.resolve_write = e.p;
+	emit_resolve(&e, cpu, true);
+	jit->thunk.commit = e.p;
+	emit_commit(&e, cpu);
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
+		jit->thunk.indirect[v] = e.p;
+		emit_indirect(&e, jit, v);
+	}
+	jit->code_start = (u8 *)align_up((u64)e.p, 64);
+}

@@ -1,0 +1,291 @@
+/*
+ * translate.c - one block: decode, emit, record
+ *
+ * A block begins at one guest address and goes on, past conditional branches that are not taken,
+ * until something leaves it for good, the page ends, or it is long enough. An instruction that
+ * crosses into the next page is a block of its own, checked against both pages at every entry.
+ *
+ * Code bytes are tracked for stores before they are read (mmu_code_add), 64 at a time, so that a
+ * store by another vCPU either comes before the read or is reported.
+ *
+ * This runs with the guest's FPU state saved: Zydis and libc use vector registers.
+ */
+#include <string.h>
+#include "jit/jit_internal.h"
+#include "mmu/mmu.h"
+
+/* Code bytes as they are read, a chunk at a time. */
+struct fetch {
+	struct cpu *cpu;
+	const u8 *host; /* of the first byte of the page */
+	u64 gpa;        /* likewise */
+	u32 begin, end; /* offsets read so far: page[begin, end) */
+	u8 page[PAGE_SIZE];
+};
+
+static int fetch_more(struct fetch *f)
+{
+	u32 next = MIN((f->end & ~63u) + 64, (u32)PAGE_SIZE);
+
+	mmu_code_add(f->cpu, f->gpa + f->end, next - f->end);
+	if (hostmem_copy(f->page + f->end, f->host + f->end, next - f->end) < 0) {
+		f->cpu->exit.reason = CPU_EXIT_MEMFAULT;
+		f->cpu->exit.mem.gpa = f->gpa + f->end;
+		f->cpu->exit.mem.size = PAGE_SIZE;
+		f->cpu->exit.mem.write = false;
+		f->cpu->exit.mem.exec = true;
+		return CPU_EXIT;
+	}
+	f->end = next;
+	return CPU_OK;
+}
+
+static const ZydisDecoder *decoder_for(const struct jit *jit, u32 mode)
+{
+	if (mode & MODE_LONG)
+		return &jit->decoder[0];
+	if (mode & MODE_CS32)
+		return &jit->decoder[1];
+	return mode & MODE_PE ? &jit->decoder[2] : &jit->decoder[3];
+}
+
+/* An instruction that C executes, or an exception in its place. */
+static void emit_c_insn(struct trans *t, const struct cpu_insn *in)
+{
+	struct cpu_insn *copy = jit_meta_alloc(t->jit, sizeof(*copy));
+
+	if (!copy) {
+		t->e.full = true;
+		return;
+	}
+	*copy = *in;
+	jit_emit_store_rip(t, t->pc);
+	emit_mov_imm(&t->e, REG_A, (u64)copy);
+	emit_rel32(&t->e, 0xe9, t->jit->thunk.insn);
+	t->ended = true;
+}
+
+static void emit_raise(struct trans *t, unsigned op, unsigned len)
+{
+	struct cpu_insn in = { .op = (u16)op, .len = (u8)len, .base = -1, .index = -1 };
+
+	emit_c_insn(t, &in);
+}
+
+static void emit_one(struct trans *t)
+{
+	struct cpu_insn c;
+	unsigned op = jit_isa_check(t->cpu, t->mode, &t->in, t->op);
+
+	if (op != CPU_OP_NONE) {
+		emit_raise(t, op, t->in.length);
+		return;
+	}
+	op = jit_classify(t, &c);
+	if (op == CPU_OP_CLI && (t->mode & MODE_IOPL_OK) && !(t->mode & (MODE_V86 | MODE_STEP | MODE_GUEST))) {
+		emit_gs_store8_imm(&t->e, 0, GS(intf));
+		return;
+	}
+	if (op != CPU_OP_NONE) {
+		emit_c_insn(t, &c);
+		return;
+	}
+	if (jit_emit_flow(t) || jit_emit_stack(t))
+		return;
+	u8 *start = t->e.p;
+	unsigned colds = t->cold_count;
+
+	if (!jit_emit_ordinary(t)) {
+		t->e.p = start;
+		t->cold_count = colds;
+		emit_raise(t, CPU_OP_UD, t->in.length);
+	}
+}
+
+static void emit_cold(struct trans *t)
+{
+	struct emit *e = &t->e;
+
+	for (unsigned i = 0; i < t->cold_count && !e->full; i++) {
+		struct cold *c = &t->cold[i];
+
+		t->mark[t->mark_count] = t->mark[c->insn];
+		t->mark[t->mark_count++].host = (u32)(e->p - t->block->code);
+		emit_patch_rel32(c->from, e->p);
+		switch (c->kind) {
+		case COLD_ACCESS: {
+			bool write = c->desc & DESC_WRITE;
+
+			emit_mov_imm(e, REG_T, c->desc);
+			emit_rel32(e, 0xe8, write ? t->jit->thunk.resolve_write : t->jit->thunk.resolve_read);
+			emit_rel32(e, 0xe9, c->hot);
+			if (write) {
+				for (const u8 *p = c->hot; p < c->hot_end; p++)
+					emit8(e, *p);
+				emit_rel32(e, 0xe8, t->jit->thunk.commit);
+				emit_rel32(e, 0xe9, c->hot_end);
+			}
+			break;
+		}
+		case COLD_POLL:
+			emit_rel32(e, 0xe8, t->jit->thunk.poll);
+			break;
+		case COLD_LINK:
+			if (c->link) {
+				c->link->stub = e->p;
+				emit_mov_imm(e, REG_A, (u64)c->link);
+				emit_rel32(e, 0xe9, t->jit->thunk.link);
+			} else {
+				emit_mov_imm(e, REG_A, c->target);
+				jit_emit_goto_a(t);
+			}
+			break;
+		}
+	}
+}
+
+static int decode(struct trans *t, struct fetch *f, u32 off, ZyanStatus *status)
+{
+	const ZydisDecoder *d = decoder_for(t->jit, t->mode);
+
+	for (;;) {
+		*status = ZydisDecoderDecodeFull(d, f->page + off, MIN(f->end - off, 15u), &t->in, t->op);
+		if (*status != ZYDIS_STATUS_NO_MORE_DATA || f->end - off >= 15 || f->end == PAGE_SIZE)
+			return CPU_OK;
+		int ret = fetch_more(f);
+
+		if (ret)
+			return ret;
+	}
+}
+
+/* The instruction at the end of the page: bytes from both pages. */
+static int decode_crossing(struct trans *t, struct fetch *f, u32 off, u8 *bytes, ZyanStatus *status)
+{
+	u32 first = (u32)PAGE_SIZE - off;
+	u64 lin = t->pc + (t->mode & MODE_LONG ? 0 : t->cpu->seg[SEG_CS].base) + first;
+	const u8 *host;
+	u64 gpa2;
+	int ret = mmu_fetch(t->cpu, t->mode & MODE_LONG ? lin : (u32)lin, &gpa2, &host);
+
+	if (ret)
+		return ret;
+	mmu_code_add(t->cpu, gpa2, 15 - first);
+	memcpy(bytes, f->page + off, first);
+	if (hostmem_copy(bytes + first, host, 15 - first) < 0) {
+		t->cpu->exit.reason = CPU_EXIT_MEMFAULT;
+		t->cpu->exit.mem.gpa = gpa2;
+		t->cpu->exit.mem.size = PAGE_SIZE;
+		t->cpu->exit.mem.exec = true;
+		return CPU_EXIT;
+	}
+	*status = ZydisDecoderDecodeFull(decoder_for(t->jit, t->mode), bytes, 15, &t->in, t->op);
+	t->block->gpa2 = gpa2;
+	return CPU_OK;
+}
+
+/* One instruction at `off`; *stop when the block ends before it. */
+static int translate_insn(struct trans *t, struct fetch *f, u32 off, bool *stop)
+{
+	u8 bytes[16];
+	ZyanStatus status;
+	int ret;
+
+	if (off >= f->end) {
+		ret = fetch_more(f);
+		if (ret)
+			return ret;
+	}
+	ret = decode(t, f, off, &status);
+	if (ret)
+		return ret;
+	t->bytes = f->page + off;
+	if (status == ZYDIS_STATUS_NO_MORE_DATA) {
+		if (t->insn_count) {
+			*stop = true;
+			return CPU_OK;
+		}
+		ret = decode_crossing(t, f, off, bytes, &status);
+		if (ret)
+			return ret;
+		t->bytes = bytes;
+	}
+	bool good = ZYAN_SUCCESS(status);
+
+	if (!good)
+		t->in.length = 1;
+	t->next_pc = t->pc + t->in.length;
+	if (!(t->mode & MODE_LONG))
+		t->next_pc = (u32)t->next_pc;
+	t->mark[t->insn_count++] = (struct jit_mark){
+		.host = (u32)(t->e.p - t->block->code),
+		.guest = (u16)t->block->guest_len,
+		.len = (u16)(t->in.length |
+			     (good && t->in.meta.category == ZYDIS_CATEGORY_CALL ? JIT_MARK_FLOW : 0)),
+	};
+	if (!good)
+		emit_raise(t, status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? CPU_OP_GP : CPU_OP_UD, 1);
+	else
+		emit_one(t);
+	t->block->guest_len += t->in.length;
+	return CPU_OK;
+}
+
+struct jit_block *jit_translate(struct cpu *cpu, u64 gpa, const u8 *host, u64 rip, u32 mode, int *ret)
+{
+	struct jit *jit = cpu->jit;
+	struct jit_block *b = jit_meta_alloc(jit, sizeof(*b));
+	u32 off = (u32)(gpa & ~PAGE_MASK);
+	unsigned limit = mode & MODE_STEP ? 1 : JIT_BLOCK_INSNS;
+	struct fetch f;
+	struct trans t;
+
+	*ret = CPU_OK;
+	if (!b || jit->block_count == jit->block_max)
+		return NULL;
+	*b = (struct jit_block){ .gpa = gpa, .rip = rip, .mode = mode, .code = jit->code_next, .gpa2 = ~0ull };
+	f.cpu = cpu;
+	f.host = host - off;
+	f.gpa = gpa - off;
+	f.begin = f.end = off;
+	t.e = (struct emit){ .p = b->code, .end = jit->rw + jit->size };
+	t.cpu = cpu;
+	t.jit = jit;
+	t.block = b;
+	t.mode = mode;
+	t.pc = rip;
+	t.cold_count = t.insn_count = t.mark_count = 0;
+	t.ended = false;
+	while (!t.ended && t.insn_count < limit && t.cold_count < JIT_COLD_MAX - 8 && off + b->guest_len < PAGE_SIZE) {
+		bool stop = false;
+
+		*ret = translate_insn(&t, &f, off + b->guest_len, &stop);
+		if (*ret && !t.insn_count)
+			return NULL;
+		if (*ret || stop || t.e.full)
+			break;
+		t.pc = t.next_pc;
+	}
+	if (*ret == CPU_EXIT)
+		return NULL;
+	*ret = CPU_OK;
+	if (!t.ended)
+		jit_emit_goto(&t, t.pc);
+	t.mark_count = t.insn_count;
+	emit_cold(&t);
+	b->mark = jit_meta_alloc(jit, t.mark_count * sizeof(*b->mark));
+	if (t.e.full || !b->mark)
+		return NULL;
+	memcpy(b->mark, t.mark, t.mark_count * sizeof(*b->mark));
+	b->mark_count = t.mark_count;
+	b->host_len = (u32)(t.e.p - b->code);
+	jit->code_next = (u8 *)align_up((u64)t.e.p, 16);
+	jit_block_add(jit, b);
+	if (b->gpa2 != ~0ull) {
+		b->cross_next = jit->crossing;
+		jit->crossing = b;
+	}
+	jit->stat_blocks++;
+	jit->stat_insns += t.insn_count;
+	return b;
+}
