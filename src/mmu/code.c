@@ -24,7 +24,7 @@
  * memory is reused for data. The page structures stay until the VM ends.
  */
 #include "mmu/mmu_internal.h"
-#include "jit/jit.h"
+#include "mmu/translator.h"
 
 #include <errno.h>
 

@@ -133,7 +133,8 @@ static enum mmu_resolve_kind resolve_parts(struct cpu *cpu, u64 lin, unsigned si
 	return bounce(cpu, access, lock, part, (unsigned)count);
 }
 
-enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsigned access, bool lock)
+static inline enum mmu_resolve_kind resolve(struct cpu *cpu, u64 lin, unsigned size,
+					    unsigned access, bool lock)
 {
 	unsigned view = access_view(cpu, access);
 	bool write = access & MMU_WRITE;
@@ -142,16 +143,6 @@ enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsig
 	u64 tracked;
 	int ret;
 
-	lin = lin_wrap(cpu, lin);
-	if (UNLIKELY(cpu->mmu->late_len))
-		code_late_check(cpu);
-	if (UNLIKELY(cpu->mode & MODE_WATCH)) {
-		u64 hits = watch_hits(cpu, lin, size, write);
-
-		if (hits && !cpu->mmu_stepping)
-			return MMU_STOP_STEP;
-		cpu->pending_db |= hits;
-	}
 	if (UNLIKELY((lin & (PAGE_SIZE - 1)) + size > PAGE_SIZE))
 		return resolve_parts(cpu, lin, size, access, view, lock);
 
@@ -181,6 +172,31 @@ enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsig
 	if (UNLIKELY(write && tracked))
 		return store_code(cpu, size, access, lock, &part, tracked);
 	return direct(cpu, part.host);
+}
+
+/* Data breakpoints count only when the access itself goes through. */
+static NOINLINE enum mmu_resolve_kind resolve_watched(struct cpu *cpu, u64 lin, unsigned size,
+						      unsigned access, bool lock)
+{
+	u64 hits = watch_hits(cpu, lin, size, access & MMU_WRITE);
+	enum mmu_resolve_kind kind;
+
+	if (hits && !cpu->mmu_stepping)
+		return MMU_STOP_STEP;
+	kind = resolve(cpu, lin, size, access, lock);
+	if (kind == MMU_DIRECT || kind == MMU_BOUNCED)
+		cpu->pending_db |= hits;
+	return kind;
+}
+
+enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsigned access, bool lock)
+{
+	lin = lin_wrap(cpu, lin);
+	if (UNLIKELY(cpu->mmu->late_len))
+		code_late_check(cpu);
+	if (UNLIKELY(cpu->mode & MODE_WATCH))
+		return resolve_watched(cpu, lin, size, access, lock);
+	return resolve(cpu, lin, size, access, lock);
 }
 
 int mmu_bounce_commit(struct cpu *cpu)

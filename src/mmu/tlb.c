@@ -10,7 +10,7 @@
  * say whether there can be any around an address, and only then the logs are searched.
  */
 #include "mmu/mmu_internal.h"
-#include "jit/jit.h"
+#include "mmu/translator.h"
 
 #include <errno.h>
 #include <stdlib.h>
