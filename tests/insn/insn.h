@@ -82,7 +82,7 @@ struct insn_case {
 
 /* --- native.c -------------------------------------------------------------------------------- */
 
-/** Installs stub, signal handlers, system call filter. After engine_init(). 0 or -1 (says why). */
+/** Maps the stub, installs signal handlers and system call filter. 0 or -1 (says why). */
 int native_init(void);
 /** Runs a case on the host CPU. */
 void native_run(const struct insn_case *c, struct insn_result *out);

@@ -177,11 +177,10 @@ int main(int argc, char **argv)
 	}
 	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
 	printf("# seed %#llx\n", (unsigned long long)o.seed);
-	if (memory_init() < 0 || o.engine->init() < 0 || native_init() < 0 || native_thread_init() < 0) {
+	if (memory_init() < 0 || native_init() < 0) {
 		printf("Bail out! set-up failed\n");
 		return 1;
 	}
-	native_set_kick(o.engine->kick);
 	catalog_init();
 	catalog_probe();
 	if (single != ~0ull) {
@@ -190,6 +189,8 @@ int main(int argc, char **argv)
 		const char *what;
 		bool skipped;
 
+		if (run_init(o.engine) < 0)
+			return 1;
 		for (u64 k = MIN(from, single); k < single; k++)
 			run_one(o.engine, o.seed, k, &c, &nat, &eng, &skipped);
 		what = run_one(o.engine, o.seed, single, &c, &nat, &eng, &skipped);

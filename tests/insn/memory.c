@@ -25,7 +25,7 @@ enum insn_page_kind memory_page(unsigned n)
 
 static u8 *map_fixed(u64 va, size_t size, int prot, int flags, int fd)
 {
-	void *p = mmap((void *)va, size, prot, flags | MAP_FIXED_NOREPLACE | MAP_POPULATE, fd, 0);
+	void *p = mmap((void *)va, size, prot, flags | MAP_POPULATE, fd, 0);
 
 	if (p == MAP_FAILED || (u64)p != va) {
 		printf("Bail out! cannot map %#llx\n", (unsigned long long)va);
@@ -34,29 +34,39 @@ static u8 *map_fixed(u64 va, size_t size, int prot, int flags, int fd)
 	return p;
 }
 
-int memory_init(void)
+int memory_code_init(void)
 {
-	const size_t size = INSN_DATA_PAGES * PAGE_SIZE;
 	int fd = memfd_create("insn-code", MFD_CLOEXEC);
+	bool again = insn_memory.code;
 
 	if (fd < 0 || ftruncate(fd, INSN_CODE_SIZE) < 0)
 		return -1;
-	insn_memory.code = mmap(NULL, INSN_CODE_SIZE, PROT_READ | PROT_WRITE,
-				MAP_SHARED | MAP_POPULATE, fd, 0);
+	insn_memory.code = mmap(insn_memory.code, INSN_CODE_SIZE, PROT_READ | PROT_WRITE,
+				MAP_SHARED | MAP_POPULATE | (again ? MAP_FIXED : 0), fd, 0);
 	if (insn_memory.code == MAP_FAILED)
 		return -1;
-	if (!map_fixed(INSN_CODE_VA, INSN_CODE_SIZE, PROT_READ | PROT_EXEC, MAP_SHARED, fd))
+	if (!map_fixed(INSN_CODE_VA, INSN_CODE_SIZE, PROT_READ | PROT_EXEC,
+		       MAP_SHARED | (again ? MAP_FIXED : MAP_FIXED_NOREPLACE), fd))
 		return -1;
 	close(fd);
+	memset(insn_memory.code, 0xcc, INSN_CODE_SIZE);
+	*(u64 *)insn_memory.code = INSN_STUB_VA;
+	return 0;
+}
+
+int memory_init(void)
+{
+	const size_t size = INSN_DATA_PAGES * PAGE_SIZE;
+
+	if (memory_code_init() < 0)
+		return -1;
 	insn_memory.native = map_fixed(INSN_DATA_VA, size, PROT_READ | PROT_WRITE,
-				       MAP_PRIVATE | MAP_ANONYMOUS, -1);
+				       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1);
 	insn_memory.engine = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
 				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (!insn_memory.native || insn_memory.engine == MAP_FAILED)
 		return -1;
 	insn_memory.baseline = insn_memory.engine + size;
-	memset(insn_memory.code, 0xcc, INSN_CODE_SIZE);
-	*(u64 *)insn_memory.code = INSN_STUB_VA;
 	memory_rebase();
 	return 0;
 }

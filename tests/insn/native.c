@@ -161,12 +161,25 @@ static int xsave_init(void)
 	return insn_xsave_size <= INSN_XSAVE_SIZE ? 0 : -1;
 }
 
-int native_init(void)
+int native_signals(bool install)
 {
 	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGUSR1};
 	struct sigaction sa = {.sa_sigaction = native_signal,
 			       .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++) {
+		if (!install)
+			signal(signals[i], SIG_DFL);
+		else if (sigaction(signals[i], &sa, &old_action[signals[i]]) < 0)
+			return -1;
+	}
+	return 0;
+}
+
+int native_init(void)
+{
 	int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE | MAP_POPULATE;
+	stack_t ss = {.ss_sp = (void *)INSN_ALT_VA, .ss_size = INSN_ALT_SIZE};
 	void *stub, *ctx, *alt;
 
 	if (xsave_init() < 0)
@@ -183,17 +196,7 @@ int native_init(void)
 	if (mprotect(stub, PAGE_SIZE, PROT_READ | PROT_EXEC) < 0)
 		return -1;
 	CTX->mask = insn_xsave_mask;
-	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)
-		if (sigaction(signals[i], &sa, &old_action[signals[i]]) < 0)
-			return -1;
-	return 0;
-}
-
-int native_thread_init(void)
-{
-	stack_t ss = {.ss_sp = (void *)INSN_ALT_VA, .ss_size = INSN_ALT_SIZE};
-
-	if (sigaltstack(&ss, NULL) < 0)
+	if (sigaltstack(&ss, NULL) < 0 || native_signals(true) < 0)
 		return -1;
 	return filter_install();
 }

@@ -4,8 +4,11 @@
 
 #include <stdbool.h>
 
-/** Alternate signal stack and system call filter of the process that will run cases. 0 or -1. */
-int native_thread_init(void);
+/**
+ * Installs the signal handlers, or gives the signals back: an engine that installs handlers of its
+ * own must do that in between, so that ours come first and pass on what is not a case's. 0 or -1.
+ */
+int native_signals(bool install);
 /** True while a case runs. */
 bool native_active(void);
 /** What the watchdog's signal does when it meets no native case. */

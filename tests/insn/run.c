@@ -206,6 +206,14 @@ static void job_run(const struct run_options *o, struct run_shared *sh, unsigned
 	job->done = true;
 }
 
+int run_init(const struct engine_ops *engine)
+{
+	if (memory_code_init() < 0 || native_signals(false) < 0 || engine->init() < 0)
+		return -1;
+	native_set_kick(engine->kick);
+	return native_signals(true);
+}
+
 static pid_t job_start(const struct run_options *o, struct run_shared *sh, unsigned n, u64 deadline)
 {
 	pid_t pid;
@@ -213,6 +221,11 @@ static pid_t job_start(const struct run_options *o, struct run_shared *sh, unsig
 	fflush(stdout);
 	pid = fork();
 	if (pid == 0) {
+		if (run_init(o->engine) < 0) {
+			printf("Bail out! engine %s does not start\n", o->engine->name);
+			fflush(stdout);
+			_exit(0);
+		}
 		job_run(o, sh, n, deadline);
 		fflush(stdout);
 		_exit(0);

@@ -37,6 +37,8 @@ struct run_shared {
 	u32 hits[];
 };
 
+/** Starts the engine in this process. 0 or -1. */
+int run_init(const struct engine_ops *engine);
 /** Runs cases as the options say; returns the shared results (kept until the next call). */
 struct run_shared *run_cases(const struct run_options *o);
 /**
