@@ -1,0 +1,323 @@
+/*
+ * far.c - JMP, CALL and RET between code segments
+ *
+ * A selector may name a code segment, a call gate (16, 32 or, in long mode, only 64 bit), a task
+ * gate or a TSS. Only a CALL through a gate to non-conforming code of an inner ring switches
+ * stacks; the 16- and 32-bit gates then copy up to 31 parameters.
+ */
+#include "base/mem.h"
+#include "cpu/seg.h"
+#include "mmu/mmu.h"
+
+struct far_target {
+	u16 sel;
+	u64 off;
+};
+
+static int target_read(struct cpu *cpu, const struct cpu_insn *in, struct far_target *t)
+{
+	u8 buf[10];
+	int ret;
+
+	if (!in->mem) {
+		t->sel = in->imm2;
+		t->off = in->opsize == 2 ? (u16)in->imm : (u32)in->imm;
+		return CPU_OK;
+	}
+	ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), buf, in->opsize + 2u);
+	if (ret)
+		return ret;
+	t->off = mem_load(buf, in->opsize);
+	t->sel = (u16)mem_load(buf + in->opsize, 2);
+	return CPU_OK;
+}
+
+/* A call's return address on the current stack. */
+static void frame_return(struct cpu *cpu, const struct cpu_insn *in, struct seg_frame *f,
+			 unsigned size)
+{
+	seg_frame_init(f, &cpu->seg[SEG_SS], cpu->gpr[RSP], cpu->mode & MODE_LONG, size,
+		       MMU_AS_VIEW);
+	seg_frame_push(f, cpu->seg[SEG_CS].sel);
+	seg_frame_push(f, seg_next_rip(cpu, in->len));
+}
+
+static int far_commit(struct cpu *cpu, const struct cpu_insn *in, const struct cpu_seg *cs,
+		      u64 rip)
+{
+	cpu_insn_done(cpu, in);
+	cpu->seg[SEG_CS] = *cs;
+	cpu->rip = rip;
+	cpu_mode_update(cpu);
+	return CPU_OK;
+}
+
+static int far_real(struct cpu *cpu, const struct cpu_insn *in, const struct far_target *t,
+		    bool call)
+{
+	struct cpu_seg cs = seg_from_real(cpu, SEG_CS, t->sel);
+	struct seg_frame f;
+
+	if (t->off > cs.limit)
+		return cpu_raise_err(cpu, EXC_GP, 0);
+	if (call) {
+		int ret;
+
+		frame_return(cpu, in, &f, in->opsize);
+		ret = seg_frame_write(cpu, &f);
+		if (ret)
+			return ret;
+		cpu->gpr[RSP] = seg_frame_sp(&f);
+	}
+	return far_commit(cpu, in, &cs, t->off);
+}
+
+/* Straight to a code segment, or through a gate without a change of privilege. */
+static int far_same(struct cpu *cpu, const struct cpu_insn *in, u16 sel, struct seg_desc *d,
+		    u64 rip, bool call, unsigned size)
+{
+	struct seg_frame f;
+	struct cpu_seg cs;
+	int ret = seg_desc_mark(cpu, d, SEG_TYPE_ACCESSED);
+
+	if (ret)
+		return ret;
+	cs = seg_from_desc((u16)((sel & 0xfffc) | cpu->cpl), d);
+	ret = seg_target_check(cpu, &cs, rip, 0);
+	if (ret)
+		return ret;
+	if (call) {
+		frame_return(cpu, in, &f, size);
+		ret = seg_frame_write(cpu, &f);
+		if (ret)
+			return ret;
+		cpu->gpr[RSP] = seg_frame_sp(&f);
+	}
+	return far_commit(cpu, in, &cs, rip);
+}
+
+static int far_code(struct cpu *cpu, const struct cpu_insn *in, const struct far_target *t,
+		    struct seg_desc *d, bool call)
+{
+	u32 error = t->sel & 0xfffc;
+
+	if (seg_is_conforming(d->attr) ? seg_dpl(d->attr) > cpu->cpl
+				       : (t->sel & 3) > cpu->cpl || seg_dpl(d->attr) != cpu->cpl)
+		return cpu_raise_err(cpu, EXC_GP, error);
+	if (cpu_is_long(cpu) && (d->attr & SEG_ATTR_L) && (d->attr & SEG_ATTR_DB))
+		return cpu_raise_err(cpu, EXC_GP, error);
+	if (!(d->attr & SEG_ATTR_P))
+		return cpu_raise_err(cpu, EXC_NP, error);
+	return far_same(cpu, in, t->sel, d, t->off, call, in->opsize);
+}
+
+/* CALL through a gate to an inner ring. */
+static int gate_inner(struct cpu *cpu, const struct cpu_insn *in, u64 gate, u16 sel,
+		      struct seg_desc *d, u64 rip, unsigned size)
+{
+	unsigned cpl = seg_dpl(d->attr), params = gate >> 32 & 31;
+	bool lma = cpu_is_long(cpu);
+	struct cpu_seg cs, ss;
+	struct seg_frame f;
+	u64 v[32], sp;
+	u16 ss_sel;
+	u32 esp;
+	int ret;
+
+	if (lma) {
+		ret = seg_tss_read(cpu, 4 + cpl * 8, &sp, 8, 0);
+		if (ret)
+			return ret;
+		ss = seg_from_null((u16)cpl, cpl);
+		seg_frame_init(&f, &ss, sp, true, 8, MMU_SYSTEM);
+	} else {
+		ret = seg_tss_stack(cpu, cpl, 0, &ss_sel, &esp);
+		if (!ret)
+			ret = seg_stack_check(cpu, ss_sel, cpl, EXC_TS, 0, &ss);
+		if (ret)
+			return ret;
+		seg_frame_init(&f, &ss, esp, false, size, MMU_SYSTEM);
+		f.error = ss_sel & 0xfffc;
+	}
+	seg_frame_push(&f, cpu->seg[SEG_SS].sel);
+	seg_frame_push(&f, cpu->gpr[RSP]);
+	if (!lma && params) {
+		ret = seg_stack_peek(cpu, 0, size, params, v);
+		if (ret)
+			return ret;
+		for (unsigned i = params; i-- > 0;)
+			seg_frame_push(&f, v[i]);
+	}
+	seg_frame_push(&f, cpu->seg[SEG_CS].sel);
+	seg_frame_push(&f, seg_next_rip(cpu, in->len));
+	ret = seg_desc_mark(cpu, d, SEG_TYPE_ACCESSED);
+	if (ret)
+		return ret;
+	cs = seg_from_desc((u16)((sel & 0xfffc) | cpl), d);
+	ret = seg_target_check(cpu, &cs, rip, 0);
+	if (!ret)
+		ret = seg_frame_write(cpu, &f);
+	if (ret)
+		return ret;
+	cpu->seg[SEG_SS] = ss;
+	cpu->gpr[RSP] = seg_frame_sp(&f);
+	cpu->cpl = (u8)cpl;
+	return far_commit(cpu, in, &cs, rip);
+}
+
+static int far_gate(struct cpu *cpu, const struct cpu_insn *in, u16 gate_sel,
+		    struct seg_desc *gate, bool call)
+{
+	bool lma = cpu_is_long(cpu), wide = seg_type(gate->attr) == SEG_SYS_CALL32;
+	unsigned size = lma ? 8 : wide ? 4 : 2;
+	u16 sel = (u16)(gate->lo >> 16);
+	struct seg_desc d;
+	u64 rip;
+	int ret;
+
+	rip = (u16)gate->lo | (wide ? gate->lo >> 48 << 16 : 0);
+	if (lma) {
+		ret = seg_desc_fetch_high(cpu, gate_sel, EXC_GP, 0, gate);
+		if (ret)
+			return ret;
+		if (gate->hi >> 40 & 0x1f)
+			return cpu_raise_err(cpu, EXC_GP, gate_sel & 0xfffc);
+		rip |= gate->hi << 32;
+	}
+	if (seg_is_null(sel))
+		return cpu_raise_err(cpu, EXC_GP, 0);
+	ret = seg_desc_fetch(cpu, sel, EXC_GP, 0, &d);
+	if (ret)
+		return ret;
+	if (!seg_is_code(d.attr) || seg_dpl(d.attr) > cpu->cpl ||
+	    (lma && (d.attr & (SEG_ATTR_L | SEG_ATTR_DB)) != SEG_ATTR_L) ||
+	    (!call && !seg_is_conforming(d.attr) && seg_dpl(d.attr) != cpu->cpl))
+		return cpu_raise_err(cpu, EXC_GP, sel & 0xfffc);
+	if (!(d.attr & SEG_ATTR_P))
+		return cpu_raise_err(cpu, EXC_NP, sel & 0xfffc);
+	if (call && !seg_is_conforming(d.attr) && seg_dpl(d.attr) < cpu->cpl)
+		return gate_inner(cpu, in, gate->lo, sel, &d, rip, size);
+	return far_same(cpu, in, sel, &d, rip, call, size);
+}
+
+static int far_task(struct cpu *cpu, const struct cpu_insn *in, u16 sel, struct seg_desc *d,
+		    bool call)
+{
+	int ret;
+
+	if (seg_type(d->attr) == SEG_SYS_TASK) {
+		ret = cpu_task_gate(cpu, d->lo, 0, &sel, d);
+		if (ret)
+			return ret;
+	}
+	ret = cpu_task_switch(cpu, sel, d, call ? TASK_CALL : TASK_JMP,
+			      seg_next_rip(cpu, in->len), false, 0, 0);
+	if (ret)
+		return ret;
+	return cpu_irq_window_check(cpu);
+}
+
+static int far_protected(struct cpu *cpu, const struct cpu_insn *in, const struct far_target *t,
+			 bool call)
+{
+	u32 error = t->sel & 0xfffc, types;
+	struct seg_desc d;
+	int ret;
+
+	if (seg_is_null(t->sel))
+		return cpu_raise_err(cpu, EXC_GP, 0);
+	ret = seg_desc_fetch(cpu, t->sel, EXC_GP, 0, &d);
+	if (ret)
+		return ret;
+	if (d.attr & SEG_ATTR_S) {
+		if (!(d.attr & SEG_TYPE_CODE))
+			return cpu_raise_err(cpu, EXC_GP, error);
+		return far_code(cpu, in, t, &d, call);
+	}
+	types = cpu_is_long(cpu) ? BIT(SEG_SYS_CALL32)
+				 : BIT(SEG_SYS_CALL16) | BIT(SEG_SYS_CALL32) | BIT(SEG_SYS_TASK) |
+					   BIT(SEG_SYS_TSS16) | BIT(SEG_SYS_TSS32);
+	if (!(types >> seg_type(d.attr) & 1) || seg_dpl(d.attr) < cpu->cpl ||
+	    seg_dpl(d.attr) < (t->sel & 3))
+		return cpu_raise_err(cpu, EXC_GP, error);
+	if (!(d.attr & SEG_ATTR_P))
+		return cpu_raise_err(cpu, EXC_NP, error);
+	if (seg_type(d.attr) == SEG_SYS_CALL16 || seg_type(d.attr) == SEG_SYS_CALL32)
+		return far_gate(cpu, in, t->sel, &d, call);
+	if (seg_type(d.attr) != SEG_SYS_TASK && (t->sel & 4))
+		return cpu_raise_err(cpu, EXC_GP, error);
+	return far_task(cpu, in, t->sel, &d, call);
+}
+
+static int far_transfer(struct cpu *cpu, const struct cpu_insn *in, bool call)
+{
+	struct far_target t;
+	int ret = target_read(cpu, in, &t);
+
+	if (ret)
+		return ret;
+	return cpu_is_protected(cpu) ? far_protected(cpu, in, &t, call)
+				     : far_real(cpu, in, &t, call);
+}
+
+int insn_jmp_far(struct cpu *cpu, const struct cpu_insn *in)
+{
+	return far_transfer(cpu, in, false);
+}
+
+int insn_call_far(struct cpu *cpu, const struct cpu_insn *in)
+{
+	return far_transfer(cpu, in, true);
+}
+
+/* --- RET --------------------------------------------------------------------------------------- */
+
+static int ret_outer(struct cpu *cpu, const struct cpu_insn *in, const struct cpu_seg *cs, u64 rip)
+{
+	u16 release = (u16)in->imm;
+	struct cpu_seg ss;
+	u64 v[2], mask;
+	int ret = seg_stack_peek(cpu, 2 * in->opsize + release, in->opsize, 2, v);
+
+	if (!ret)
+		ret = seg_return_stack(cpu, (u16)v[1], cs, &ss);
+	if (!ret)
+		ret = seg_target_check(cpu, cs, rip, 0);
+	if (ret)
+		return ret;
+	mask = cpu_is_long(cpu) && (cs->attr & SEG_ATTR_L) ? ~0ull :
+	       ss.attr & SEG_ATTR_DB ? 0xffffffffull : 0xffffull;
+	v[0] = (v[0] + release) & mask;
+	cpu->gpr[RSP] = mask == 0xffff ? (cpu->gpr[RSP] & ~mask) | v[0] : v[0];
+	cpu->seg[SEG_SS] = ss;
+	cpu->cpl = cs->sel & 3;
+	seg_drop_privileged(cpu);
+	return far_commit(cpu, in, cs, rip);
+}
+
+int insn_ret_far(struct cpu *cpu, const struct cpu_insn *in)
+{
+	unsigned frame = 2u * in->opsize + (u16)in->imm;
+	struct cpu_seg cs;
+	u64 v[2];
+	int ret = seg_stack_peek(cpu, 0, in->opsize, 2, v);
+
+	if (ret)
+		return ret;
+	if (!cpu_is_protected(cpu)) {
+		cs = seg_from_real(cpu, SEG_CS, (u16)v[1]);
+		if (v[0] > cs.limit)
+			return cpu_raise_err(cpu, EXC_GP, 0);
+	} else {
+		ret = seg_return_code(cpu, (u16)v[1], &cs);
+		if (ret)
+			return ret;
+		if ((cs.sel & 3) > cpu->cpl)
+			return ret_outer(cpu, in, &cs, v[0]);
+		ret = seg_target_check(cpu, &cs, v[0], 0);
+		if (ret)
+			return ret;
+	}
+	seg_sp_set(cpu, cpu->gpr[RSP] + frame);
+	return far_commit(cpu, in, &cs, v[0]);
+}

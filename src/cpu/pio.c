@@ -1,0 +1,211 @@
+/*
+ * pio.c - IN, OUT, INS, OUTS
+ *
+ * A port goes to the devices inside first (cpu->ops->pio_*). When none of them answers, cpu->pio
+ * describes the access for user space: an OUT commits before the exit; an IN stops uncommitted
+ * and, when it runs again, finds the answer with cpu->pio.ready. Repeated forms hand over as many
+ * elements at once as lie in one page.
+ */
+#include "base/mem.h"
+#include "cpu/seg.h"
+#include "cpu/str.h"
+#include "mmu/mmu.h"
+
+/* IOPL first, then the I/O permission bitmap, which virtual-8086 mode always asks. */
+static int port_check(struct cpu *cpu, u16 port, unsigned size)
+{
+	const struct cpu_seg *tr = &cpu->seg[SEG_TR];
+	u16 map, bits;
+	int ret;
+
+	if (!(cpu->cr0 & CR0_PE) || ((cpu->mode & MODE_IOPL_OK) && !(cpu->rflags & FLAG_VM)))
+		return CPU_OK;
+	if ((tr->attr & SEG_ATTR_UNUSABLE) || (seg_type(tr->attr) | 2) != SEG_SYS_TSS32_BUSY ||
+	    tr->limit < 103)
+		return cpu_raise_err(cpu, EXC_GP, 0);
+	ret = mmu_read(cpu, tr->base + 102, &map, 2, MMU_READ | MMU_SYSTEM);
+	if (ret)
+		return ret;
+	/* Two bytes are always read: an access may straddle the first. */
+	if ((u32)map + port / 8 + 1 > tr->limit)
+		return cpu_raise_err(cpu, EXC_GP, 0);
+	ret = mmu_read(cpu, tr->base + map + port / 8, &bits, 2, MMU_READ | MMU_SYSTEM);
+	if (ret)
+		return ret;
+	if (bits >> (port & 7) & ((1u << size) - 1))
+		return cpu_raise_err(cpu, EXC_GP, 0);
+	return CPU_OK;
+}
+
+/* I/O breakpoints are traps: the access is done, #DB follows. */
+static int port_breakpoint(struct cpu *cpu, u16 port, unsigned size, int ret)
+{
+	u64 hit = 0;
+
+	if (LIKELY(!(cpu->dr7 & 0xff)) || !(cpu->cr4 & CR4_DE))
+		return ret;
+	for (unsigned i = 0; i < 4; i++) {
+		unsigned len = (cpu->dr7 >> (18 + 4 * i) & 3) + 1;
+		u64 at = cpu->dr[i] & ~(u64)(len - 1);
+
+		if ((cpu->dr7 >> (2 * i) & 3) && (cpu->dr7 >> (16 + 4 * i) & 3) == 2 &&
+		    port < at + len && at < (u64)port + size)
+			hit |= BIT64(i);
+	}
+	if (!hit)
+		return ret;
+	cpu_raise_db(cpu, hit);
+	return ret == CPU_OK ? CPU_EXC : ret;
+}
+
+static int port_exit(struct cpu *cpu, bool in, u16 port, unsigned size, u32 count)
+{
+	cpu->pio.in = in;
+	cpu->pio.ready = false;
+	cpu->pio.port = port;
+	cpu->pio.size = (u8)size;
+	cpu->pio.count = count;
+	return cpu_exit_set(cpu, CPU_EXIT_PIO);
+}
+
+static u16 port_of(const struct cpu *cpu, const struct cpu_insn *in)
+{
+	return in->imm2 ? (u8)in->imm : (u16)cpu->gpr[RDX];
+}
+
+int insn_in(struct cpu *cpu, const struct cpu_insn *in)
+{
+	u16 port = port_of(cpu, in);
+	unsigned size = MIN((unsigned)in->opsize, 4u);
+	u32 value = 0;
+	int ret = port_check(cpu, port, size);
+
+	if (ret)
+		return ret;
+	if (cpu->pio.ready) {
+		cpu->pio.ready = false;
+		value = (u32)mem_load(cpu->pio.data, size);
+	} else if (!cpu->ops->pio_read(cpu, port, size, &value)) {
+		return port_exit(cpu, true, port, size, 1);
+	}
+	cpu_reg_write(cpu, RAX, value, size, true);
+	cpu_insn_done(cpu, in);
+	return port_breakpoint(cpu, port, size, CPU_OK);
+}
+
+int insn_out(struct cpu *cpu, const struct cpu_insn *in)
+{
+	u16 port = port_of(cpu, in);
+	unsigned size = MIN((unsigned)in->opsize, 4u);
+	u32 value = (u32)cpu_reg_read(cpu, RAX, size, true);
+	int ret = port_check(cpu, port, size);
+
+	if (ret)
+		return ret;
+	if (!cpu->ops->pio_write(cpu, port, size, value)) {
+		mem_store(cpu->pio.data, value, size);
+		ret = port_exit(cpu, false, port, size, 1);
+	}
+	cpu_insn_done(cpu, in);
+	return port_breakpoint(cpu, port, size, ret);
+}
+
+/* Elements to hand over at once: ascending, within one page and the buffer. */
+static u32 batch(const struct cpu *cpu, const struct str *s, unsigned seg, u64 off)
+{
+	u64 lin = cpu->seg[seg].base + off, k;
+
+	if (!s->rep || s->down || s->single)
+		return 1;
+	k = MIN((PAGE_SIZE - (lin & ~PAGE_MASK)) / s->n, sizeof(cpu->pio.data) / s->n);
+	if (s->mask != ~0ull)
+		k = MIN(k, (s->mask - off + 1) / s->n);
+	k = MIN(k, s->count);
+	return k ? (u32)k : 1;
+}
+
+/* Checks that k elements could be written, or just the first: how many may be asked for. */
+static int ins_probe(struct cpu *cpu, const struct str *s, u64 off, u32 *k)
+{
+	u64 lin;
+	int ret = cpu_linear(cpu, SEG_ES, off, *k * s->n, MMU_WRITE, &lin);
+
+	if (ret && *k > 1) {
+		*k = 1;
+		cpu->exc.pending = false;
+		ret = cpu_linear(cpu, SEG_ES, off, s->n, MMU_WRITE, &lin);
+	}
+	return ret ? ret : mmu_probe(cpu, lin, *k * s->n, MMU_WRITE | MMU_AS_VIEW);
+}
+
+int insn_ins(struct cpu *cpu, const struct cpu_insn *in)
+{
+	u16 port = (u16)cpu->gpr[RDX];
+	struct str s;
+	int ret = port_check(cpu, port, in->opsize);
+
+	if (ret || !str_begin(cpu, in, &s))
+		return ret;
+	for (;;) {
+		u64 di = str_offset(cpu, &s, RDI);
+		u32 k = batch(cpu, &s, SEG_ES, di), value = 0;
+
+		ret = ins_probe(cpu, &s, di, &k);
+		if (ret)
+			return ret;
+		if (cpu->pio.ready) {
+			cpu->pio.ready = false;
+			k = MIN(k, cpu->pio.count);
+			ret = cpu_write(cpu, SEG_ES, di, cpu->pio.data, k * s.n);
+		} else if (cpu->ops->pio_read(cpu, port, s.n, &value)) {
+			k = 1;
+			ret = cpu_write(cpu, SEG_ES, di, &value, s.n);
+		} else {
+			return port_exit(cpu, true, port, s.n, k);
+		}
+		if (ret)
+			return ret;
+		str_advance(cpu, &s, k, false, true);
+		if (str_stop(cpu, &s, 0, &ret))
+			return port_breakpoint(cpu, port, s.n, ret);
+	}
+}
+
+int insn_outs(struct cpu *cpu, const struct cpu_insn *in)
+{
+	u16 port = (u16)cpu->gpr[RDX];
+	struct str s;
+	int ret = port_check(cpu, port, in->opsize);
+
+	if (ret || !str_begin(cpu, in, &s))
+		return ret;
+	for (;;) {
+		u64 si = str_offset(cpu, &s, RSI);
+		u32 value = 0, k;
+
+		ret = cpu_read(cpu, in->seg, si, &value, s.n);
+		if (ret)
+			return ret;
+		if (cpu->ops->pio_write(cpu, port, s.n, value)) {
+			str_advance(cpu, &s, 1, true, false);
+			if (str_stop(cpu, &s, 0, &ret))
+				return port_breakpoint(cpu, port, s.n, ret);
+			continue;
+		}
+		/* One element is certain; the rest of the batch only if it reads plainly. */
+		k = batch(cpu, &s, in->seg, si);
+		mem_store(cpu->pio.data, value, s.n);
+		if (k > 1 && cpu_read(cpu, in->seg, si, cpu->pio.data, k * s.n)) {
+			cpu->exc.pending = false;
+			mem_store(cpu->pio.data, value, s.n);
+			k = 1;
+		}
+		ret = port_exit(cpu, false, port, s.n, k);
+		str_advance(cpu, &s, k, true, false);
+		if (s.count)
+			cpu->rflags |= FLAG_RF;
+		else
+			cpu_insn_done(cpu, in);
+		return port_breakpoint(cpu, port, s.n, ret);
+	}
+}
