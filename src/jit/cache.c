@@ -6,7 +6,6 @@
  * is full everything is dropped at once. A block that is invalidated leaves the tables at once,
  * the jumps to it are turned back to their stubs, but its bytes stay, because it may be running.
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <stdlib.h>
 #include <sys/mman.h>

@@ -8,7 +8,6 @@
  * Single steps (RFLAGS.TF, guest debugging, instruction breakpoints, interrupt shadows, restarts
  * after user-space I/O) use blocks of one instruction, keyed by MODE_STEP.
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdlib.h>

@@ -10,7 +10,6 @@
  *
  * The saved handlers are the one thing here that is global: signal dispositions are.
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
