@@ -1,0 +1,335 @@
+/*
+ * engine_anykvm.c - runs a case on an anykvm processor
+ *
+ * A small machine: page tables that map the case's memory for CPL 3 at the native addresses, a
+ * GDT with Linux's selectors, and an IDT whose handlers are HLT. Whatever ends the case is an
+ * exception, whose frame lies on the kernel stack when the processor has halted.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include "insn.h"
+#include "memory.h"
+#include "cpu/cpu.h"
+#include "cpu/cpuid.h"
+#include "cpu/fpu.h"
+#include "cpu/mode.h"
+#include "jit/jit.h"
+#include "mmu/mmu.h"
+
+#define KERNEL_VA 0xffff800000000000ull /* the system area, supervisor only */
+#define SYS_SIZE 0x40000
+#define SYS_GDT 0x1000
+#define SYS_IDT 0x2000
+#define SYS_TSS 0x3000
+#define SYS_HANDLERS 0x4000
+#define SYS_STACK_TOP 0x6000
+#define SYS_STUB 0x7000
+#define SYS_TABLES 0x8000
+#define GPA_CODE 0x100000
+#define GPA_DATA 0x200000
+#define CACHE_BYTES (16u << 20)
+
+#define PTE_P 1ull
+#define PTE_W 2ull
+#define PTE_U 4ull
+#define PTE_NX (1ull << 63)
+
+static struct machine {
+	struct cpu *cpu;
+	struct mmu_vm vm;
+	u8 *sys;
+	u64 next_table;
+	volatile bool kicked;
+} m;
+
+static u64 *table_entry(u64 table, unsigned index)
+{
+	return (u64 *)(m.sys + table) + index;
+}
+
+static void map_page(u64 va, u64 gpa, u64 bits)
+{
+	u64 table = SYS_TABLES;
+
+	for (unsigned level = 3; level > 0; level--) {
+		u64 *e = table_entry(table, va >> (12 + 9 * level) & 511);
+
+		if (!*e) {
+			m.next_table += PAGE_SIZE;
+			*e = m.next_table | PTE_P | PTE_W | PTE_U;
+		}
+		table = *e & ~0xfffull;
+	}
+	*table_entry(table, va >> 12 & 511) = gpa | bits | PTE_P;
+}
+
+static void tables_build(void)
+{
+	m.next_table = SYS_TABLES;
+	for (u64 i = 0; i < INSN_CODE_SIZE; i += PAGE_SIZE)
+		map_page(INSN_CODE_VA + i, GPA_CODE + i, PTE_U);
+	for (unsigned n = 0; n < INSN_DATA_PAGES; n++)
+		if (memory_page(n) != PAGE_ABSENT)
+			map_page(INSN_DATA_VA + n * PAGE_SIZE, GPA_DATA + n * PAGE_SIZE,
+				 PTE_U | PTE_NX | (memory_page(n) == PAGE_RW ? PTE_W : 0));
+	for (u64 i = 0; i < SYS_TABLES; i += PAGE_SIZE)
+		map_page(KERNEL_VA + i, i, PTE_W);
+	map_page(INSN_STUB_VA, SYS_STUB, PTE_U);
+}
+
+static void descriptors_build(void)
+{
+	u64 *gdt = (u64 *)(m.sys + SYS_GDT), tss = KERNEL_VA + SYS_TSS;
+
+	gdt[2] = 0x00af9b000000ffffull; /* kernel code */
+	gdt[3] = 0x00cf93000000ffffull; /* kernel data */
+	gdt[4] = 0x00cffb000000ffffull; /* 0x23: user code, 32 bits */
+	gdt[5] = 0x00cff3000000ffffull; /* 0x2b: user data */
+	gdt[6] = 0x00affb000000ffffull; /* 0x33: user code, 64 bits */
+	gdt[8] = 0x00008b0000000067ull | (tss & 0xffffff) << 16 | (tss >> 24 & 0xff) << 56;
+	gdt[9] = tss >> 32;
+	*(u64 *)(m.sys + SYS_TSS + 4) = KERNEL_VA + SYS_STACK_TOP;
+	for (unsigned v = 0; v < 32; v++) {
+		u64 *gate = (u64 *)(m.sys + SYS_IDT) + 2 * v, to = KERNEL_VA + SYS_HANDLERS + 16 * v;
+		u64 dpl = v == 3 || v == 4 ? 3 : 0;
+
+		gate[0] = (to & 0xffff) | 0x10 << 16 | (0x8e00 | dpl << 13) << 32 |
+			  (to >> 16 & 0xffff) << 48;
+		gate[1] = to >> 32;
+	}
+	memset(m.sys + SYS_HANDLERS, 0xf4, PAGE_SIZE);
+	memset(m.sys + SYS_STUB, 0xf4, PAGE_SIZE);
+}
+
+/* --- a machine without devices -------------------------------------------------------------- */
+
+static bool no_mmio_read(struct cpu *cpu, u64 gpa, unsigned len, void *data)
+{
+	return false;
+}
+static bool no_mmio_write(struct cpu *cpu, u64 gpa, unsigned len, const void *data)
+{
+	return false;
+}
+static bool no_pio_read(struct cpu *cpu, u16 port, unsigned size, u32 *value)
+{
+	return false;
+}
+static bool no_pio_write(struct cpu *cpu, u16 port, unsigned size, u32 value)
+{
+	return false;
+}
+static int no_msr_read(struct cpu *cpu, u32 index, u64 *value, bool *handled)
+{
+	*handled = false;
+	return CPU_OK;
+}
+static int no_msr_write(struct cpu *cpu, u32 index, u64 value, bool *handled)
+{
+	*handled = false;
+	return CPU_OK;
+}
+static u64 no_cr8_read(struct cpu *cpu)
+{
+	return 0;
+}
+static void no_cr8_write(struct cpu *cpu, u64 value)
+{
+}
+static int no_hypercall(struct cpu *cpu)
+{
+	return CPU_OK;
+}
+static void no_smm(struct cpu *cpu, bool in_smm)
+{
+}
+
+static const struct cpu_ops ops = {
+	.mmio_read = no_mmio_read,
+	.mmio_write = no_mmio_write,
+	.pio_read = no_pio_read,
+	.pio_write = no_pio_write,
+	.msr_read = no_msr_read,
+	.msr_write = no_msr_write,
+	.cr8_read = no_cr8_read,
+	.cr8_write = no_cr8_write,
+	.hypercall = no_hypercall,
+	.smm_changed = no_smm,
+};
+
+static void segment(struct cpu_seg *s, u16 sel, u32 attr)
+{
+	*s = (struct cpu_seg){.limit = 0xffffffff, .attr = attr, .sel = sel};
+}
+
+static struct cpu_seg *segments_set(struct cpu *cpu, enum insn_mode mode)
+{
+	const u32 data = 0x3 | SEG_ATTR_S | SEG_ATTR_DPL | SEG_ATTR_P | SEG_ATTR_DB | SEG_ATTR_G;
+	const u32 code = 0xb | SEG_ATTR_S | SEG_ATTR_DPL | SEG_ATTR_P | SEG_ATTR_G;
+	bool lng = mode == INSN_LONG;
+
+	segment(&cpu->seg[SEG_CS], lng ? 0x33 : 0x23, code | (lng ? SEG_ATTR_L : SEG_ATTR_DB));
+	segment(&cpu->seg[SEG_SS], 0x2b, data);
+	for (unsigned i = 0; i < 4; i++) {
+		static const u8 null[] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
+
+		if (lng || i >= 2)
+			cpu->seg[null[i]] = (struct cpu_seg){.attr = SEG_ATTR_UNUSABLE};
+		else
+			segment(&cpu->seg[null[i]], 0x2b, data);
+	}
+	return cpu->seg;
+}
+
+static int memory_slots(void)
+{
+	struct mmu_map *map = calloc(1, sizeof(*map) + 3 * sizeof(map->slot[0]));
+
+	if (!map || mmu_vm_init(&m.vm) < 0)
+		return -1;
+	map->count = 3;
+	map->slot[0] = (struct mmu_slot){.gpa = 0, .size = SYS_SIZE, .hva = m.sys, .id = 0};
+	map->slot[1] = (struct mmu_slot){.gpa = GPA_CODE, .size = INSN_CODE_SIZE,
+					 .hva = insn_memory.code, .id = 1};
+	map->slot[2] = (struct mmu_slot){.gpa = GPA_DATA, .size = INSN_DATA_PAGES * PAGE_SIZE,
+					 .hva = insn_memory.engine, .id = 2};
+	mmu_vm_set_map(&m.vm, 0, map);
+	return 0;
+}
+
+static int init(void)
+{
+	static struct cpu_cpuid cpuid[CPU_CPUID_MAX];
+	enum cpu_vendor vendor = CPU_VENDOR_AMD;
+	struct cpu *cpu;
+	int n;
+
+	m.sys = mmap(NULL, SYS_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	cpu = mmap(NULL, align_up(sizeof(*cpu), PAGE_SIZE), PROT_READ | PROT_WRITE,
+		   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (m.sys == MAP_FAILED || cpu == MAP_FAILED)
+		return -1;
+	m.cpu = cpu;
+	tables_build();
+	descriptors_build();
+	if (memory_slots() < 0)
+		return -1;
+	cpu->ops = &ops;
+	cpu->owner = &m;
+	cpu->vendor = vendor;
+	n = cpu_cpuid_supported(vendor, cpuid, CPU_CPUID_MAX);
+	if (n < 0 || cpu_fpu_init(cpu) < 0 || cpu_cpuid_set(cpu, cpuid, n) < 0)
+		return -1;
+	if (mmu_cpu_init(cpu, &m.vm) < 0 || jit_cpu_init(cpu, CACHE_BYTES) < 0 ||
+	    jit_signal_install() < 0)
+		return -1;
+	cpu_reset(cpu, false);
+	cpu->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
+	cpu->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_FSGSBASE | CR4_OSXSAVE |
+		   CR4_SMEP | CR4_SMAP | CR4_UMIP | CR4_DE | CR4_MCE;
+	cpu->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX;
+	cpu->xcr0 = cpu_xcr0_supported() & insn_xsave_mask;
+	cpu->gdtr = (struct cpu_dtable){KERNEL_VA + SYS_GDT, 0x7f};
+	cpu->idtr = (struct cpu_dtable){KERNEL_VA + SYS_IDT, 32 * 16 - 1};
+	cpu->seg[SEG_TR] = (struct cpu_seg){.base = KERNEL_VA + SYS_TSS, .limit = 0x67,
+					    .attr = 0xb | SEG_ATTR_P, .sel = 0x40};
+	cpu->seg[SEG_LDTR] = (struct cpu_seg){.attr = SEG_ATTR_UNUSABLE};
+	cpu->cr3 = SYS_TABLES;
+	segments_set(cpu, INSN_LONG);
+	cpu->cpl = 3;
+	cpu_mode_update(cpu);
+	mmu_set_cr3(cpu, SYS_TABLES);
+	mmu_flush_all(cpu);
+	return 0;
+}
+
+static void state_in(struct cpu *cpu, const struct insn_case *c)
+{
+	memcpy(cpu->gpr, c->in.regs.gpr, sizeof(cpu->gpr));
+	cpu->rip = c->code_va;
+	segments_set(cpu, c->mode);
+	cpu->seg[SEG_FS].base = c->in.regs.fs_base;
+	cpu->seg[SEG_GS].base = c->in.regs.gs_base;
+	cpu->cpl = 3;
+	cpu_rflags_set(cpu, c->in.regs.rflags);
+	cpu->cr2 = 0;
+	cpu->dr6 = 0xffff0ff0;
+	cpu->shadow = 0;
+	cpu->exc.pending = false;
+	cpu->poll = 1;
+	cpu->irq_window = 1;
+	cpu_mode_update(cpu);
+	memcpy(cpu->xsave, c->in.xsave, insn_xsave_size);
+}
+
+static void state_out(struct cpu *cpu, struct insn_result *out)
+{
+	static const u32 with_error = 1u << 8 | 1u << 10 | 1u << 11 | 1u << 12 | 1u << 13 | 1u << 14 |
+				      1u << 17 | 1u << 21 | 1u << 29 | 1u << 30;
+	u64 handler = cpu->rip - 1 - (KERNEL_VA + SYS_HANDLERS);
+	const u64 *frame = (const u64 *)(m.sys + SYS_STACK_TOP) - 5;
+
+	memcpy(out->regs.gpr, cpu->gpr, sizeof(out->regs.gpr));
+	out->regs.fs_base = cpu->seg[SEG_FS].base;
+	out->regs.gs_base = cpu->seg[SEG_GS].base;
+	out->regs.rip = cpu->rip;
+	out->regs.rflags = cpu_rflags(cpu);
+	memcpy(out->xsave, cpu->xsave, insn_xsave_size);
+	out->error = 0;
+	out->cr2 = 0;
+	if (cpu->exit.reason != CPU_EXIT_HLT || handler >= 32 * 16 || handler & 15) {
+		out->vector = INSN_VEC_BROKEN;
+		snprintf(out->why, sizeof(out->why), "%s at rip %llx (exit reason %u: %s)",
+			 m.kicked ? "did not end" : "stopped", (unsigned long long)cpu->rip,
+			 cpu->exit.reason,
+			 cpu->exit.reason == CPU_EXIT_INTERNAL && cpu->exit.internal.why ?
+				 cpu->exit.internal.why : "");
+		return;
+	}
+	out->vector = handler / 16;
+	if (with_error >> out->vector & 1)
+		out->error = frame[-1];
+	if (out->vector == 14)
+		out->cr2 = cpu->cr2;
+	out->regs.rip = frame[0];
+	out->regs.rflags = frame[2];
+	out->regs.gpr[RSP] = frame[3];
+	if (out->vector == 13 && frame[0] == INSN_STUB_VA) {
+		out->vector = INSN_VEC_DONE;
+		out->regs.rflags &= ~FLAG_RF;
+		out->error = 0;
+	}
+}
+
+static void run(const struct insn_case *c, struct insn_result *out)
+{
+	struct cpu *cpu = m.cpu;
+
+	m.kicked = false;
+	state_in(cpu, c);
+	cpu_fpu_load(cpu);
+	do {
+		cpu->exit.reason = CPU_EXIT_NONE;
+		cpu->poll = 1;
+		jit_run(cpu);
+	} while (cpu->exit.reason == CPU_EXIT_POLL && !m.kicked);
+	cpu_fpu_save(cpu);
+	state_out(cpu, out);
+}
+
+static void flush(void)
+{
+	jit_flush(m.cpu);
+	jit_jump_cache_flush(m.cpu);
+}
+
+static void kick(void)
+{
+	m.kicked = true;
+	if (m.cpu)
+		__atomic_store_n(&m.cpu->poll, 0, __ATOMIC_RELAXED);
+}
+
+const struct engine_ops engine_anykvm = {"anykvm", init, run, flush, kick};
