@@ -274,6 +274,7 @@ struct cpu {
 	struct cpu_xcomp xcomp[CPU_XCOMP_COUNT]; /* 0 and 1 are the legacy area */
 	u8 fpu_scratch[4096] __attribute__((aligned(64))); /* images of FXSAVE, XSAVE, … */
 	u32 host_mxcsr;
+	u32 mxcsr_mask; /* bits that this host's MXCSR has */
 	u16 host_fcw;
 
 	/* --- owners ---------------------------------------------------------------------------- */

@@ -1,0 +1,151 @@
+/*
+ * fpu.c - moving the guest's x87 and vector state into and out of the host's registers
+ *
+ * Entering and leaving the engine happens at every exit to the client, so leaving uses XSAVEOPT,
+ * which skips components in their initial state and those unchanged since the XRSTOR from the same
+ * place. What it skips for being initial is cleared here once, when it becomes so.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include "base/mem.h"
+#include "cpu/control.h"
+#include "cpu/cpuid.h"
+#include "cpu/fpu.h"
+#include "cpu/fpu_host.h"
+
+#define MXCSR_MASK_OLD 0xffbfu /* of processors that store no mask */
+
+u64 cpu_fpu_mask(void)
+{
+	u32 lo, hi;
+
+	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	lo &= (u32)(CPU_XCR0_MASK & ~XSTATE_PKRU);
+	if ((lo & XSTATE_AVX512) != XSTATE_AVX512)
+		lo &= ~(u32)XSTATE_AVX512;
+	return lo;
+}
+
+void cpu_fpu_reset(struct cpu *cpu)
+{
+	struct fpu_legacy *image = cpu->xsave;
+
+	mem_set(image, 0, CPU_XSAVE_SIZE);
+	image->fcw = FCW_INIT;
+	image->mxcsr = MXCSR_INIT;
+	image->mxcsr_mask = cpu->mxcsr_mask;
+}
+
+int cpu_fpu_init(struct cpu *cpu)
+{
+	struct fpu_legacy *scratch = (struct fpu_legacy *)cpu->fpu_scratch;
+
+	cpu_xcomp_init(cpu->xcomp);
+	for (unsigned i = 2; i < CPU_XCOMP_COUNT; i++)
+		if (cpu->xcomp[i].offset + cpu->xcomp[i].size > CPU_XSAVE_SIZE)
+			return -ENOMEM;
+	cpu->xsave = aligned_alloc(64, CPU_XSAVE_SIZE);
+	if (!cpu->xsave)
+		return -ENOMEM;
+	mem_set(scratch, 0, 512);
+	host_fxsave(scratch);
+	cpu->mxcsr_mask = scratch->mxcsr_mask ? scratch->mxcsr_mask : MXCSR_MASK_OLD;
+	cpu->fpu_loaded = false;
+	cpu_fpu_reset(cpu);
+	return 0;
+}
+
+void cpu_fpu_destroy(struct cpu *cpu)
+{
+	free(cpu->xsave);
+	cpu->xsave = NULL;
+}
+
+void cpu_fpu_load(struct cpu *cpu)
+{
+	if (cpu->fpu_loaded)
+		return;
+	cpu->host_mxcsr = host_mxcsr();
+	cpu->host_fcw = host_fcw();
+	host_xrstor(cpu->xsave, cpu_fpu_mask());
+	cpu->fpu_loaded = true;
+}
+
+/* Gives components that have become initial their initial data. */
+static void clear_components(struct cpu *cpu, u64 which)
+{
+	struct fpu_legacy *image = cpu->xsave;
+
+	if (which & XSTATE_X87) {
+		mem_set(image, 0, offsetof(struct fpu_legacy, mxcsr));
+		mem_set(image->st, 0, sizeof(image->st));
+		image->fcw = FCW_INIT;
+	}
+	if (which & XSTATE_SSE)
+		mem_set(image->xmm, 0, sizeof(image->xmm));
+	for (unsigned i = 2; i < CPU_XCOMP_COUNT; i++)
+		if (which & BIT64(i))
+			mem_set((u8 *)image + cpu->xcomp[i].offset, 0, cpu->xcomp[i].size);
+}
+
+void cpu_fpu_save(struct cpu *cpu)
+{
+	struct fpu_legacy *image = cpu->xsave;
+	u64 before = image->xstate_bv;
+
+	if (!cpu->fpu_loaded)
+		return;
+	host_xsaveopt(image, cpu_fpu_mask());
+	if (UNLIKELY(before & ~image->xstate_bv))
+		clear_components(cpu, before & ~image->xstate_bv);
+	/* FNINIT does not wait for a pending exception, and leaves none. */
+	__asm__ volatile("fninit\n\t"
+			 "vzeroupper\n\t"
+			 "ldmxcsr %0\n\t"
+			 "fldcw %1"
+			 : : "m"(cpu->host_mxcsr), "m"(cpu->host_fcw));
+	cpu->fpu_loaded = false;
+}
+
+void cpu_fpu_image_get(struct cpu *cpu, void *image, size_t size)
+{
+	u32 at = cpu->xcomp[9].offset;
+	u64 pkru = cpu->pkru;
+
+	mem_copy(image, cpu->xsave, MIN(size, (size_t)CPU_XSAVE_SIZE));
+	if (size > CPU_XSAVE_SIZE)
+		mem_set((u8 *)image + CPU_XSAVE_SIZE, 0, size - CPU_XSAVE_SIZE);
+	if (size < sizeof(struct fpu_legacy))
+		return;
+	if (size >= at + 8u) {
+		mem_copy((u8 *)image + at, &pkru, 8);
+		if (pkru)
+			((struct fpu_legacy *)image)->xstate_bv |= XSTATE_PKRU;
+	}
+}
+
+int cpu_fpu_image_set(struct cpu *cpu, const void *image, size_t size)
+{
+	u64 allowed = (cpu_fpu_mask() | XSTATE_PKRU) & (cpu_xcr0_allowed(cpu) | 3), bv;
+	struct fpu_legacy head, *own = cpu->xsave;
+	u32 at = cpu->xcomp[9].offset;
+
+	if (size < sizeof(head))
+		return -EINVAL;
+	mem_copy(&head, image, sizeof(head));
+	bv = head.xstate_bv;
+	if ((bv & ~allowed) || head.xcomp_bv || (head.mxcsr & ~cpu->mxcsr_mask))
+		return -EINVAL;
+	for (unsigned i = 0; i < ARRAY_SIZE(head.reserved2); i++)
+		if (head.reserved2[i])
+			return -EINVAL;
+	for (unsigned i = 2; i < CPU_XCOMP_COUNT; i++)
+		if ((bv & BIT64(i)) && cpu->xcomp[i].offset + cpu->xcomp[i].size > size)
+			return -EINVAL;
+	mem_copy(own, image, MIN(size, (size_t)CPU_XSAVE_SIZE));
+	own->mxcsr_mask = cpu->mxcsr_mask;
+	cpu_pkru_write(cpu, bv & XSTATE_PKRU ? (u32)mem_load((const u8 *)image + at, 4) : 0);
+	own->xstate_bv = bv & ~XSTATE_PKRU;
+	clear_components(cpu, cpu_fpu_mask() & ~own->xstate_bv);
+	return 0;
+}

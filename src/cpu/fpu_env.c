@@ -1,0 +1,202 @@
+/*
+ * fpu_env.c - FNSTENV, FLDENV, FNSAVE, FRSTOR
+ *
+ * The environment has four layouts, by operand size and by real or protected mode. Here it is one
+ * structure, converted at the edge. Control, status and full tag word come from the host's FNSTENV;
+ * the pointers from its FXSAVE, which alone knows all 64 bits of them.
+ *
+ * FNSTENV masks all exceptions when it is done and FNSAVE initializes the unit: the host executes
+ * that part only when the guest's memory has taken the image.
+ */
+#include "base/mem.h"
+#include "cpu/fpu_image.h"
+#include "cpu/insn.h"
+
+struct env {
+	u16 fcw, fsw, ftw, fop;
+	u32 fip, fdp;
+};
+
+#define ENV_NATIVE 28u
+#define REGS_BYTES 80u
+
+static bool env_is_real(const struct cpu *cpu)
+{
+	return !(cpu->cr0 & CR0_PE) || (cpu->rflags & FLAG_VM);
+}
+
+static unsigned env_bytes(const struct cpu_insn *in)
+{
+	return in->opsize == 2 ? 14 : 28;
+}
+
+static int env_check(struct cpu *cpu, const struct cpu_insn *in)
+{
+	if (!in->mem || (in->prefix & CPU_PREFIX_LOCK))
+		return cpu_raise(cpu, EXC_UD);
+	if (cpu->cr0 & (CR0_EM | CR0_TS))
+		return cpu_raise(cpu, EXC_NM);
+	return CPU_OK;
+}
+
+/* Unused upper halves of 32-bit layouts read as ones. */
+static void env_pack(const struct cpu *cpu, const struct cpu_insn *in, const struct env *e, u8 *p)
+{
+	bool real = env_is_real(cpu);
+
+	if (in->opsize == 2) {
+		const u16 w[7] = {
+			e->fcw, e->fsw, e->ftw, (u16)e->fip,
+			real ? (u16)((e->fip >> 16 & 0xf) << 12 | e->fop) : 0,
+			(u16)e->fdp,
+			real ? (u16)((e->fdp >> 16 & 0xf) << 12) : 0,
+		};
+
+		mem_copy(p, w, sizeof(w));
+		return;
+	}
+	const u32 d[7] = {
+		0xffff0000 | e->fcw,
+		0xffff0000 | e->fsw,
+		0xffff0000 | e->ftw,
+		real ? 0xffff0000 | (u16)e->fip : e->fip,
+		real ? (e->fip >> 16) << 12 | e->fop : (u32)e->fop << 16,
+		real ? 0xffff0000 | (u16)e->fdp : e->fdp,
+		real ? (e->fdp >> 16) << 12 : 0xffff0000,
+	};
+	mem_copy(p, d, sizeof(d));
+}
+
+static void env_unpack(const struct cpu *cpu, const struct cpu_insn *in, const u8 *p, struct env *e)
+{
+	bool real = env_is_real(cpu);
+	u32 d[7];
+
+	for (unsigned i = 0; i < 7; i++)
+		d[i] = in->opsize == 2 ? (u32)mem_load(p + 2 * i, 2) : (u32)mem_load(p + 4 * i, 4);
+	e->fcw = (u16)d[0];
+	e->fsw = (u16)d[1];
+	e->ftw = (u16)d[2];
+	if (in->opsize == 2) {
+		e->fip = real ? (d[4] >> 12) << 16 | d[3] : d[3];
+		e->fdp = real ? (d[6] >> 12) << 16 | d[5] : d[5];
+		e->fop = real ? d[4] & 0x7ff : 0;
+	} else {
+		e->fip = real ? ((d[4] >> 12) & 0xffff) << 16 | (u16)d[3] : d[3];
+		e->fdp = real ? ((d[6] >> 12) & 0xffff) << 16 | (u16)d[5] : d[5];
+		e->fop = real ? d[4] & 0x7ff : d[4] >> 16 & 0x7ff;
+	}
+}
+
+/*
+ * Reads the environment without changing it: the host's FNSTENV masks exceptions, so the control
+ * word is loaded again, which cannot fault while they are masked. Leaves FXSAVE's image behind.
+ */
+static void env_read(struct cpu *cpu, struct env *e, struct fpu_legacy *image)
+{
+	u32 native[7];
+
+	host_fxsave(image);
+	__asm__ volatile("fnstenv %0\n\tfldcw %1" : "=m"(native) : "m"(image->fcw));
+	fpu_pointers_guest(cpu, image);
+	e->fcw = image->fcw;
+	e->fsw = image->fsw;
+	e->ftw = (u16)native[2];
+	e->fop = image->fop & 0x7ff;
+	e->fip = (u32)image->fip;
+	e->fdp = (u32)image->fdp;
+	/* A pointer into translated code came back as RIP; real mode keeps linear addresses. */
+	if (env_is_real(cpu) && (u32)native[3] != e->fip)
+		e->fip += (u32)cpu->seg[SEG_CS].base;
+}
+
+int insn_fnstenv(struct cpu *cpu, const struct cpu_insn *in)
+{
+	struct fpu_legacy *image = (struct fpu_legacy *)cpu->fpu_scratch;
+	u32 native[7];
+	u8 out[ENV_NATIVE];
+	struct env e;
+	int ret = env_check(cpu, in);
+
+	if (ret)
+		return ret;
+	env_read(cpu, &e, image);
+	env_pack(cpu, in, &e, out);
+	ret = cpu_write(cpu, in->seg, cpu_insn_offset(cpu, in), out, env_bytes(in));
+	if (ret)
+		return ret;
+	__asm__ volatile("fnstenv %0" : "=m"(native));
+	cpu_insn_done(cpu, in);
+	return CPU_OK;
+}
+
+int insn_fnsave(struct cpu *cpu, const struct cpu_insn *in)
+{
+	struct fpu_legacy *image = (struct fpu_legacy *)cpu->fpu_scratch;
+	u8 out[ENV_NATIVE + REGS_BYTES];
+	unsigned n = env_bytes(in);
+	struct env e;
+	int ret = env_check(cpu, in);
+
+	if (ret)
+		return ret;
+	env_read(cpu, &e, image);
+	env_pack(cpu, in, &e, out);
+	for (unsigned i = 0; i < 8; i++)
+		mem_copy(out + n + 10 * i, image->st[i], 10);
+	ret = cpu_write(cpu, in->seg, cpu_insn_offset(cpu, in), out, n + REGS_BYTES);
+	if (ret)
+		return ret;
+	__asm__ volatile("fninit");
+	cpu_insn_done(cpu, in);
+	return CPU_OK;
+}
+
+/* Waiting instructions: an exception that is pending comes first. */
+#define FSW_ES 0x80u
+
+static int env_load(struct cpu *cpu, const struct cpu_insn *in, unsigned regs)
+{
+	struct {
+		u32 d[7];
+		u8 st[REGS_BYTES];
+	} __attribute__((packed)) native;
+	u8 guest[ENV_NATIVE + REGS_BYTES];
+	unsigned n = env_bytes(in);
+	struct env e;
+	int ret = env_check(cpu, in);
+
+	if (ret)
+		return ret;
+	if (host_fsw() & FSW_ES)
+		return cpu_raise(cpu, EXC_MF);
+	ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), guest, n + regs);
+	if (ret)
+		return ret;
+	env_unpack(cpu, in, guest, &e);
+	native.d[0] = 0xffff0000 | e.fcw;
+	native.d[1] = 0xffff0000 | e.fsw;
+	native.d[2] = 0xffff0000 | e.ftw;
+	native.d[3] = e.fip;
+	native.d[4] = (u32)e.fop << 16;
+	native.d[5] = e.fdp;
+	native.d[6] = 0xffff0000;
+	if (regs) {
+		mem_copy(native.st, guest + n, REGS_BYTES);
+		__asm__ volatile("frstor %0" : : "m"(native));
+	} else {
+		__asm__ volatile("fldenv %0" : : "m"(native));
+	}
+	cpu_insn_done(cpu, in);
+	return CPU_OK;
+}
+
+int insn_fldenv(struct cpu *cpu, const struct cpu_insn *in)
+{
+	return env_load(cpu, in, 0);
+}
+
+int insn_frstor(struct cpu *cpu, const struct cpu_insn *in)
+{
+	return env_load(cpu, in, REGS_BYTES);
+}
