@@ -1,5 +1,5 @@
 /*
- * idle.c - waiting, calling the hypervisor, and instructions that only raise an exception
+ * idle.c - waiting, and calling the hypervisor
  */
 #include "cpu/feature.h"
 #include "cpu/insn.h"
@@ -91,19 +91,4 @@ int insn_vmx(struct cpu *cpu, const struct cpu_insn *in)
 int insn_svm(struct cpu *cpu, const struct cpu_insn *in)
 {
 	return cpu_raise(cpu, EXC_UD);
-}
-
-int insn_ud(struct cpu *cpu, const struct cpu_insn *in)
-{
-	return cpu_raise(cpu, EXC_UD);
-}
-
-int insn_gp(struct cpu *cpu, const struct cpu_insn *in)
-{
-	return gp(cpu);
-}
-
-int insn_nm(struct cpu *cpu, const struct cpu_insn *in)
-{
-	return cpu_raise(cpu, EXC_NM);
 }
