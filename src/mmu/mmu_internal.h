@@ -59,7 +59,6 @@ struct stash {
 	u64 cr3, used; /* `used`: moment of the last switch away, for LRU */
 	u64 wgen;
 	unsigned count;
-	u64 large[MMU_TLB_COUNT], huge[MMU_TLB_COUNT];
 	struct stash_entry *entry; /* [STASH_ENTRIES], mapped when first used */
 };
 
@@ -176,6 +175,10 @@ bool tlb_fill(struct cpu *cpu, unsigned view, u64 lin, const struct mmu_walk *w,
 	      bool writable);
 /** Drops the live non-global entries. */
 void tlb_flush_local(struct cpu *cpu);
+/** Copies the live non-global entries, at most `max`. Their number. */
+unsigned tlb_copy_local(struct cpu *cpu, struct stash_entry *to, unsigned max);
+/** Puts them back where the slots are free; `writes`: with their write permissions. */
+void tlb_restore_local(struct cpu *cpu, const struct stash_entry *from, unsigned count, bool writes);
 /** Drops cached write permission to a guest page; true when there was one. */
 bool tlb_drop_write(struct cpu *cpu, u64 gfn);
 

@@ -121,6 +121,57 @@ void tlb_flush_local(struct cpu *cpu)
 	flush_code_paths(cpu, false);
 }
 
+unsigned tlb_copy_local(struct cpu *cpu, struct stash_entry *to, unsigned max)
+{
+	unsigned count = 0;
+
+	/* User entries first: they are what an address space consists of. */
+	for (unsigned v = MMU_TLB_COUNT; v-- > 0;) {
+		const struct tlb_log *log = &cpu->mmu->log[v];
+		const struct mmu_tlb *t = &cpu->tlb[v];
+
+		for (unsigned k = 0; k < log->local_count && count < max; k++) {
+			unsigned i = log->local[k];
+			u64 info = log->info[i];
+
+			if ((info & (TLB_VALID | TLB_GLOBAL)) != TLB_VALID)
+				continue;
+			to[count++] = (struct stash_entry){
+				.tag = t->rtag[i],
+				.info = info & ~(u64)TLB_LOGGED,
+				.addend = t->addend[i],
+				.index = (u16)i,
+				.view = (u8)v,
+				.writable = t->wtag[i] == t->rtag[i],
+			};
+		}
+	}
+	return count;
+}
+
+void tlb_restore_local(struct cpu *cpu, const struct stash_entry *from, unsigned count, bool writes)
+{
+	for (const struct stash_entry *e = from; e < from + count; e++) {
+		struct tlb_log *log = &cpu->mmu->log[e->view];
+		struct mmu_tlb *t = &cpu->tlb[e->view];
+		u64 *info = &log->info[e->index], page = PAGE_SIZE - e->tag;
+
+		if (*info & TLB_VALID)
+			continue;
+		if (!(*info & TLB_IN_LOCAL))
+			log->local[log->local_count++] = e->index;
+		*info = e->info | (*info & TLB_LOGGED) | TLB_IN_LOCAL;
+		if (e->info & TLB_LARGE)
+			log->large |= BIT64((page >> 22) & 63);
+		if (e->info & TLB_HUGE)
+			log->huge |= BIT64((page >> 30) & 63);
+		t->addend[e->index] = e->addend;
+		t->rtag[e->index] = e->tag;
+		if (writes && e->writable)
+			t->wtag[e->index] = e->tag;
+	}
+}
+
 void mmu_flush_all(struct cpu *cpu)
 {
 	struct mmu_cpu *mc = cpu->mmu;
