@@ -231,7 +231,7 @@ struct cpu {
 
 	/* --- model-specific registers (msr.def names them) ---------------------------------- */
 	u64 sysenter_cs, sysenter_esp, sysenter_eip;
-	u64 pat, tsc_aux, tsc_adjust, apic_base, smbase, misc_enable;
+	u64 pat, tsc_aux, tsc_adjust, smbase, misc_enable;
 	u64 mtrr_def_type, mtrr_fixed[11], mtrr_var[2 * 16];
 	u64 spec_ctrl, virt_spec_ctrl, arch_capabilities, platform_info, ucode_rev;
 	u64 misc_features_enables, debugctl, hwcr, vm_hsave_pa, feature_control;
@@ -271,6 +271,7 @@ struct cpu {
 	/* --- FPU ------------------------------------------------------------------------------ */
 	void *xsave;          /* the guest's x87…AVX-512 state while it is not in the registers */
 	bool fpu_loaded;
+	u16 xsave_offset[8];  /* of the image's components; filled by gather.c when first needed */
 	struct cpu_xcomp xcomp[CPU_XCOMP_COUNT]; /* 0 and 1 are the legacy area */
 	u8 fpu_scratch[4096] __attribute__((aligned(64))); /* images of FXSAVE, XSAVE, … */
 	u32 host_mxcsr;

@@ -12,7 +12,6 @@
 #include "cpu/feature.h"
 #include "cpu/insn.h"
 
-#define APIC_BASE_ENABLE 0x800ull
 #define MISC_ENABLE_MWAIT BIT64(18)
 #define CPUID_FAULTING 1ull
 
@@ -75,13 +74,15 @@ static void put_bit(u32 *v, unsigned feature, bool on)
 	*v = (*v & ~BIT(feature_bit(feature))) | (u32)on << feature_bit(feature);
 }
 
-/* Bits and sizes that the client's entry cannot know. */
+/*
+ * Bits and sizes that the client's entry cannot know. (The APIC bit is not here: the layer that has
+ * the APIC's base keeps it right in the entry.)
+ */
 static void query_dynamic(const struct cpu *cpu, u32 leaf, u32 index, u32 regs[4])
 {
 	switch (leaf) {
 	case 1:
 		put_bit(&regs[CPUID_ECX], X86_FEATURE_OSXSAVE, cpu->cr4 & CR4_OSXSAVE);
-		put_bit(&regs[CPUID_EDX], X86_FEATURE_APIC, cpu->apic_base & APIC_BASE_ENABLE);
 		if (cpu->cpuid_mwait_follows)
 			put_bit(&regs[CPUID_ECX], X86_FEATURE_MWAIT,
 				cpu->misc_enable & MISC_ENABLE_MWAIT);
@@ -137,9 +138,23 @@ static enum cpu_vendor vendor_of(const struct cpu *cpu, enum cpu_vendor def)
 	return def;
 }
 
+/*
+ * A client that sets no CPUID at all still gets a processor that executes the host's instructions,
+ * as with KVM; only what is emulated needs to be shown to work.
+ */
+static void features_native(struct cpu *cpu)
+{
+	for (unsigned w = 0; w < FEATURE_WORD_COUNT; w++)
+		cpu->features[w / 2] |= (u64)cpuid_word_native(w) << (w % 2 * 32);
+}
+
 static void features_set(struct cpu *cpu)
 {
 	mem_set(cpu->features, 0, sizeof(cpu->features));
+	if (!cpu->cpuid_count) {
+		features_native(cpu);
+		return;
+	}
 	for (unsigned w = 0; w < FEATURE_WORD_COUNT; w++) {
 		unsigned f = cpuid_words[w];
 		const struct cpu_cpuid *e = cpu_cpuid_find(cpu, feature_leaf(f), feature_index(f));

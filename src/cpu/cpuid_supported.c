@@ -102,6 +102,22 @@ u32 cpuid_word_supported(enum cpu_vendor vendor, enum cpu_feature_word word, boo
 	return v;
 }
 
+u32 cpuid_word_native(enum cpu_feature_word word)
+{
+	u32 host[4], v = 0;
+
+	host_leaf(feature_leaf(cpuid_words[word]), feature_index(cpuid_words[word]), host);
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		unsigned f = rows[i].feature;
+		bool native = rows[i].policy == HOST || rows[i].policy == HOST_INTEL ||
+			      rows[i].policy == HOST_AMD;
+
+		if (f >> 23 == word && native)
+			v |= host[feature_reg(f)] & BIT(feature_bit(f));
+	}
+	return v;
+}
+
 /* --- XSAVE components ------------------------------------------------------------------------- */
 
 static u64 host_xcr0(void)
