@@ -4,6 +4,7 @@
  * Returns an enum cpu_op with *out filled for those that C executes, CPU_OP_NONE for those that
  * are copied, jumps or stack operations.
  */
+#include "cpu/gather.h"
 #include "jit/jit_internal.h"
 
 static const u16 table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
@@ -171,13 +172,64 @@ static void fill_extra(const struct trans *t, struct cpu_insn *out)
 	}
 }
 
+/* Gathers and scatters: the operand that Zydis shows as VSIB memory decides. */
+static bool fill_gather(const struct trans *t, struct cpu_insn *out)
+{
+	const ZydisDecodedInstruction *in = &t->in;
+	bool evex = in->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
+	const ZydisDecodedOperand *mem = NULL;
+	const u8 *p;
+
+	for (unsigned i = 0; i < in->operand_count; i++)
+		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[i].mem.type == ZYDIS_MEMOP_TYPE_VSIB)
+			mem = &t->op[i];
+	if (!mem || (in->meta.category != ZYDIS_CATEGORY_GATHER && in->meta.category != ZYDIS_CATEGORY_AVX2GATHER &&
+		     in->meta.category != ZYDIS_CATEGORY_SCATTER))
+		return false;
+	*out = (struct cpu_insn){
+		.op = CPU_OP_GATHER,
+		.len = in->length,
+		.opsize = (u8)(mem->element_size / 8),
+		.addrsize = (u8)(in->address_width / 8),
+		.mem = true,
+		.seg = (u8)segment_of(mem->mem.segment),
+		.base = (s8)gpr_or_none(mem->mem.base),
+		.index = -1,
+		.scale = mem->mem.scale,
+		.disp = mem->mem.disp.value,
+		.rm = (u8)ZydisRegisterGetId(mem->mem.index),
+	};
+	bool scatter = in->meta.category == ZYDIS_CATEGORY_SCATTER;
+
+	for (unsigned i = 0; i < in->operand_count; i++) {
+		if (t->op[i].type != ZYDIS_OPERAND_TYPE_REGISTER)
+			continue;
+		if (t->op[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_REG)
+			out->reg = (u8)ZydisRegisterGetId(t->op[i].reg.value);
+		else if (t->op[i].encoding == ZYDIS_OPERAND_ENCODING_MASK ||
+			 t->op[i].encoding == ZYDIS_OPERAND_ENCODING_NDSNDD)
+			out->imm2 = (u8)ZydisRegisterGetId(t->op[i].reg.value);
+	}
+	/* opcodes 90/92, A0/A2: dword indexes; 91/93, A1/A3: qword; W: qword elements */
+	if (evex) {
+		p = t->bytes + in->raw.evex.offset;
+		out->opsize = p[2] & 0x80 ? 8 : 4;
+	} else {
+		p = t->bytes + in->raw.vex.offset;
+		out->opsize = p[2] & 0x80 ? 8 : 4;
+	}
+	out->imm = GATHER_SHAPE(in->opcode & 1 ? 8 : 4, in->avx.vector_length / 8) | (evex ? GATHER_EVEX : 0) |
+		   (scatter ? GATHER_SCATTER : 0);
+	return true;
+}
+
 unsigned jit_classify(struct trans *t, struct cpu_insn *out)
 {
 	const ZydisDecodedInstruction *in = &t->in;
 	unsigned op = table[in->mnemonic] ? table[in->mnemonic] - 1u : special_form(t);
 
 	if (op == CPU_OP_NONE)
-		return op;
+		return fill_gather(t, out) ? CPU_OP_GATHER : CPU_OP_NONE;
 	*out = (struct cpu_insn){
 		.op = (u16)op,
 		.len = in->length,

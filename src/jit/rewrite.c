@@ -454,6 +454,34 @@ static void emit_bit_string_address(struct trans *t)
 		emit_zext16(e, REG_A, REG_A);
 }
 
+/* CLZERO: the cache line that rAX points into. */
+static void emit_clzero(struct trans *t)
+{
+	struct emit *e = &t->e;
+	ZydisDecodedOperand op = { .type = ZYDIS_OPERAND_TYPE_MEMORY };
+	struct cold *c;
+	u32 desc;
+
+	emit_lea(e, t->in.address_width == 64, REG_A, H_RAX, -1, 0, 0);
+	emit_mov_imm(e, REG_T, 6);
+	emit_shiftx(e, SHIFT_SHRX, REG_A, REG_A, REG_T);
+	emit_shiftx(e, SHIFT_SHLX, REG_A, REG_A, REG_T);
+	op.mem.segment = ZYDIS_REGISTER_DS;
+	for (unsigned i = 0; i < t->in.operand_count; i++)
+		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
+			op.mem.segment = t->op[i].mem.segment;
+	jit_emit_segment(t, &op, &desc);
+	c = jit_emit_access(t, 64, MMU_WRITE, false, desc);
+	emit_lea(e, true, REG_A, REG_A, REG_B, 0, 0);
+	emit_mov_imm(e, REG_T, 0);
+	for (int i = 0; i < 8; i++) {
+		emit_rex(e, true, REG_T, 0, REG_A, false);
+		emit8(e, 0x89);
+		emit_mem(e, REG_T, REG_A, -1, 0, 8 * i);
+	}
+	jit_access_end(t, c);
+}
+
 static void finish_access(struct trans *t, struct cold *c)
 {
 	if (c)
@@ -486,6 +514,10 @@ bool jit_emit_ordinary(struct trans *t)
 		return true;
 	if (t->in.mnemonic == ZYDIS_MNEMONIC_CLD || t->in.mnemonic == ZYDIS_MNEMONIC_STD) {
 		emit_gs_store8_imm(e, t->in.mnemonic == ZYDIS_MNEMONIC_STD, GS(df));
+		return true;
+	}
+	if (t->in.mnemonic == ZYDIS_MNEMONIC_CLZERO) {
+		emit_clzero(t);
 		return true;
 	}
 	if (t->in.mnemonic == ZYDIS_MNEMONIC_LEA) {
