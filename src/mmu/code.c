@@ -88,6 +88,8 @@ static struct code_page *page_new(struct mmu_code *c, u64 gfn)
 	c->pages++;
 	p->gfn = gfn;
 	p->next = *head;
+	__atomic_fetch_or(&c->filter[(gfn & (CODE_FILTER_BITS - 1)) >> 6], BIT64(gfn & 63),
+			  __ATOMIC_SEQ_CST);
 	__atomic_store_n(head, p, __ATOMIC_RELEASE);
 	return p;
 }

@@ -75,10 +75,24 @@ struct itlb_entry {
 	u64 page_size;
 };
 
+/* --- paging-structure cache (walk.c) ---------------------------------------------------------- */
+
+#define PSC_SIZE 64u
+
+/* A page table (level 1) of a 4- or 5-level walk whose upper entries all have their A bits. */
+struct psc_entry {
+	u64 gen;       /* mmu_cpu.psc_gen, or dead */
+	u64 key;       /* linear >> 21 */
+	u64 all, none; /* upper entries and-ed, or-ed */
+	u64 table;     /* guest-physical */
+	u8 *host;
+};
+
 /* --- code tracking (code.c) ------------------------------------------------------------------------ */
 
 #define CODE_CHUNK_SHIFT 6
 #define CODE_BUCKETS 16384u
+#define CODE_FILTER_BITS (1u << 18) /* by the low bits of the gfn: exact within 1 GiB */
 
 /* A guest page that holds, or held, translated code. Never freed while the VM lives. */
 struct code_page {
@@ -93,6 +107,7 @@ struct mmu_code {
 	struct futex_lock lock; /* counts, insertion, the slab. Outside mmu_vm.cpu_lock */
 	u8 *slab, *slab_end;    /* room for code_page structures */
 	u64 pages, bytes;       /* statistics */
+	u64 filter[CODE_FILTER_BITS / 64]; /* a page of this kind was ever tracked */
 	struct code_page *bucket[CODE_BUCKETS];
 };
 
@@ -132,6 +147,8 @@ struct mmu_cpu {
 
 	u64 wgen;      /* moved when every cached write permission is dropped */
 	u64 itlb_gen, itlb_global_gen; /* entries of other generations are dead */
+	u64 psc_gen;
+	struct psc_entry psc[PSC_SIZE];
 	u64 exec_bloom[8]; /* pages fetched since the jump caches were emptied */
 	u64 exec_large, exec_huge;
 
@@ -256,8 +273,12 @@ ALWAYS_INLINE u64 code_chunks(u64 gpa, unsigned n)
 /** The tracked chunks of a page; 0: an ordinary page. */
 ALWAYS_INLINE u64 code_tracked(struct mmu_vm *vm, u64 gpa)
 {
-	struct code_page *p = code_find(vm, gpa >> PAGE_SHIFT);
+	u64 gfn = gpa >> PAGE_SHIFT, bit = gfn & (CODE_FILTER_BITS - 1);
+	struct code_page *p;
 
+	if (LIKELY(!(__atomic_load_n(&vm->code->filter[bit >> 6], __ATOMIC_ACQUIRE) >> (bit & 63) & 1)))
+		return 0;
+	p = code_find(vm, gfn);
 	return p ? __atomic_load_n(&p->chunks, __ATOMIC_ACQUIRE) : 0;
 }
 /** This vCPU's own chunks of a page. */

@@ -106,6 +106,7 @@ static void flush_code_paths(struct cpu *cpu, bool global)
 	struct mmu_cpu *mc = cpu->mmu;
 
 	mc->itlb_gen++;
+	mc->psc_gen++;
 	if (global)
 		mc->itlb_global_gen++;
 	for (unsigned i = 0; i < ARRAY_SIZE(mc->exec_bloom); i++)
@@ -236,6 +237,7 @@ void mmu_flush_page(struct cpu *cpu, u64 lin)
 	code_settle(cpu);
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
 		view_drop_page(cpu, v, page);
+	cpu->mmu->psc_gen++;
 	if (page_was_fetched(cpu->mmu, page))
 		flush_code_paths(cpu, true);
 }
@@ -334,7 +336,7 @@ int mmu_cpu_init(struct cpu *cpu, struct mmu_vm *vm)
 	if (!cpu->mmu)
 		return -ENOMEM;
 	cpu->mem = vm;
-	cpu->mmu->itlb_gen = cpu->mmu->itlb_global_gen = 1;
+	cpu->mmu->itlb_gen = cpu->mmu->itlb_global_gen = cpu->mmu->psc_gen = 1;
 	cpu->tlb_mask = (MMU_TLB_SIZE - 1ull) << PAGE_SHIFT;
 	cpu->page_mask = PAGE_MASK;
 	/* Only the slots whose empty tag is not 0: untouched pages of the tables cost nothing. */

@@ -12,6 +12,9 @@
  * walk starts again. So a page whose D bit another vCPU has just cleared is never written
  * without it, and a failed walk leaves no trace.
  *
+ * The last table of a 4- or 5-level walk is remembered, as processors do in their paging-structure
+ * caches, and forgotten at every invalidation, INVLPG included. Only entries with A set get there.
+ *
  * A table that lies in no slot reads as not present, as in KVM. A table in a read-only slot keeps
  * its A and D bits as they are (ROM).
  */
@@ -147,29 +150,51 @@ ALWAYS_INLINE int walk_tables(struct cpu *cpu, const struct walk_req *rq, enum w
 	const u64 reserved = walk_reserved(cpu, f);
 	const u64 nonleaf_g = f == WALK_LONG && cpu->vendor == CPU_VENDOR_AMD ? PTE_G : 0;
 	u64 gpa[6], entry[6];
+	struct mmu_cpu *mc = cpu->mmu;
+	struct psc_entry *psc = f == WALK_LONG ? &mc->psc[(rq->lin >> 21) & (PSC_SIZE - 1)] : NULL;
 	u64 all, none, pte, table, leaf_reserved, page_size;
-	unsigned level, shift;
+	unsigned level, shift, first;
 	bool user, fail, write = rq->access & MMU_WRITE;
 
 again:
 	all = ~0ull;
 	none = 0;
 	table = root;
-	for (level = top;; level--) {
-		struct mmu_slot *s;
+	first = top;
+	if (psc && LIKELY(psc->key == rq->lin >> 21 && psc->gen == mc->psc_gen)) {
+		all = psc->all;
+		none = psc->none;
+		table = psc->table;
+		first = 1;
+	}
+	for (level = first;; level--) {
+		u64 offset;
+		u8 *host;
 
 		shift = 12 + bits * (level - 1);
-		gpa[level] = table + ((rq->lin >> shift) & ((1u << bits) - 1)) * esize;
-		s = slot_find(cpu, gpa[level]);
-		if (UNLIKELY(!s))
-			return walk_fail(cpu, rq, gpa[level], 0, fault);
+		offset = ((rq->lin >> shift) & ((1u << bits) - 1)) * esize;
+		gpa[level] = table + offset;
+		if (psc && level == 1 && first == 1) {
+			host = psc->host + offset;
+		} else {
+			struct mmu_slot *s = slot_find(cpu, gpa[level]);
+
+			if (UNLIKELY(!s))
+				return walk_fail(cpu, rq, gpa[level], 0, fault);
+			host = s->hva + (gpa[level] - s->gpa);
+			if (psc && level == 1 && (all & PTE_A)) {
+				*psc = (struct psc_entry){.gen = mc->psc_gen, .key = rq->lin >> 21,
+							  .all = all, .none = none, .table = table,
+							  .host = host - offset};
+			}
+		}
 		if (f == WALK_32) {
 			u32 v;
 
-			if (!hostmem_load32(s->hva + (gpa[level] - s->gpa), &v))
+			if (!hostmem_load32(host, &v))
 				return walk_host_fault(rq, gpa[level], fault);
 			pte = v;
-		} else if (!hostmem_load64(s->hva + (gpa[level] - s->gpa), &pte)) {
+		} else if (!hostmem_load64(host, &pte)) {
 			return walk_host_fault(rq, gpa[level], fault);
 		}
 		entry[level] = pte;
@@ -229,7 +254,7 @@ again:
 	}
 
 	if (UNLIKELY(!(all & PTE_A) || (write && !(pte & PTE_D))) && !rq->debug) {
-		for (unsigned l = top; l >= level; l--) {
+		for (unsigned l = first; l >= level; l--) {
 			u64 want = PTE_A | (l == level && write ? PTE_D : 0);
 			int r;
 

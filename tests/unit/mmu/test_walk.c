@@ -159,6 +159,17 @@ static void check(struct cpu *cpu, u64 lin, unsigned access, unsigned view, cons
 	}
 }
 
+/* Again with the bits that the first walk set: now upper levels may come from the cache. */
+static void check_thrice(struct cpu *cpu, u64 lin, unsigned access, unsigned view, struct tables *t)
+{
+	for (unsigned i = 0; i < 3; i++) {
+		check(cpu, lin, access, view, t);
+		for (unsigned l = t->top; l >= 1; l--)
+			t->was[l] = ent_get(t->at[l], t->esize);
+	}
+	mmu_flush_page(cpu, lin);
+}
+
 static void put(struct tables *t, unsigned level, u64 value)
 {
 	t->was[level] = t->esize == 4 ? (u32)value : value;
@@ -207,7 +218,7 @@ static void walk_permissions(void **state)
 
 					put(&t, l, e | (l > 1 ? RIG_PT + (l - 1) * 4096 : 0x5000));
 				}
-				check(cpu, lin, accesses[q % 3], q / 3, &t);
+				check_thrice(cpu, lin, accesses[q % 3], q / 3, &t);
 			}
 		}
 	}
@@ -288,7 +299,7 @@ static void random_walks(unsigned mode, unsigned count)
 			}
 			put(&t, l, e);
 		}
-		check(cpu, lin, accesses[n % 3], rnd() % 3, &t);
+		check_thrice(cpu, lin, accesses[n % 3], rnd() % 3, &t);
 	}
 	rig_free();
 }
@@ -371,6 +382,48 @@ static void walk_debug_and_odd_tables(void **state)
 	rig_free();
 }
 
+/* What the walker remembers of upper levels goes with every invalidation. */
+static void walk_upper_levels(void **state)
+{
+	struct mmu_fault f;
+	struct mmu_walk w;
+	struct cpu *cpu;
+	u64 *pde;
+
+	rig_make(1);
+	cpu = rig.cpu[0];
+	rig_long(cpu);
+	rig_map(cpu, 0x400000, 0x5000, PAGE_SIZE, P | W | U);
+	pde = (u64 *)(rig.ram + 0x1002000) + 2;
+	assert_int_equal(*pde & ~A, 0x1003000 | P | W | U);
+	for (unsigned how = 0; how < 5; how++) {
+		*pde = 0x1003000 | P | W | U;
+		for (unsigned i = 0; i < 3; i++)
+			assert_int_equal(mmu_walk(cpu, 0x400000 + i * 8, MMU_READ, false, &w, &f), 0);
+		*pde = 0;
+		switch (how) {
+		case 0:
+			mmu_flush_all(cpu);
+			break;
+		case 1:
+			mmu_flush_nonglobal(cpu);
+			break;
+		case 2:
+			mmu_flush_page(cpu, 0x123456000);
+			break;
+		case 3:
+			mmu_flush_pcid(cpu, 0);
+			break;
+		case 4:
+			mmu_set_cr3(cpu, cpu->cr3);
+			break;
+		}
+		assert_int_equal(mmu_walk(cpu, 0x400000, MMU_READ, false, &w, &f), -1);
+		assert_int_equal(f.gpa, (u8 *)pde - rig.ram);
+	}
+	rig_free();
+}
+
 static void walk_pdptrs(void **state)
 {
 	struct cpu *cpu;
@@ -403,6 +456,7 @@ int main(void)
 		cmocka_unit_test(walk_unpaged),
 		cmocka_unit_test(walk_canonical),
 		cmocka_unit_test(walk_debug_and_odd_tables),
+		cmocka_unit_test(walk_upper_levels),
 		cmocka_unit_test(walk_pdptrs),
 	};
 
