@@ -230,6 +230,10 @@ void timer_arm(struct timer *t, u64 ns)
 	bool wake = false;
 
 	futex_lock(&s->lock);
+	if (UNLIKELY(t->cancelling)) {
+		futex_unlock(&s->lock);
+		return;
+	}
 	t->deadline = ns;
 	if (!t->slot) {
 		t->slot = ++s->armed;
@@ -266,6 +270,7 @@ void timer_cancel(struct timer *t)
 	struct timer_service *s = t->service;
 
 	futex_lock(&s->lock);
+	t->cancelling++;
 	for (;;) {
 		u32 done;
 
@@ -280,6 +285,7 @@ void timer_cancel(struct timer *t)
 		futex_lock(&s->lock);
 		s->waiters--;
 	}
+	t->cancelling--;
 	futex_unlock(&s->lock);
 }
 

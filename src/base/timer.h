@@ -9,10 +9,10 @@
  * timer_service_advance() moves it and runs what is due on the caller's thread. Tests use it,
  * and a replay can.
  *
- * Locks: `timer_service.lock` protects the heap and every timer's `deadline` and `slot`. It is a
- * leaf: nothing is called with it held, and callbacks run without it. Callers may hold their own
- * locks around every function except timer_cancel() and timer_destroy(), which wait for a running
- * callback and therefore must not hold a lock that the callback takes.
+ * Locks: `timer_service.lock` protects the heap and every timer's `deadline`, `slot` and
+ * `cancelling`. It is a leaf: nothing is called with it held, and callbacks run without it.
+ * Callers may hold their own locks around every function except timer_cancel() and
+ * timer_destroy(), which wait for a running callback: not with a lock that the callback takes.
  *
  * timer_arm(), timer_disarm() and timer_service_now() touch general registers only and do not
  * allocate; the rest is for set-up and tear-down.
@@ -30,6 +30,7 @@ struct timer {
 	void *arg;
 	u64 deadline; /* ns; meaningful while slot != 0 */
 	u32 slot;     /* place in the heap, from 1; 0: not armed */
+	u32 cancelling; /* callers of timer_cancel() that wait */
 };
 
 enum timer_clock {
@@ -65,7 +66,10 @@ void timer_arm(struct timer *t, u64 ns);
 /** Disarms without waiting; true when it was armed. A callback may still be running. */
 bool timer_disarm(struct timer *t);
 
-/** Disarms and waits until the callback is not running (unless called from the callback). */
+/**
+ * Disarms and waits until the callback is not running (unless called from the callback). Arming
+ * while it waits, as a callback may, has no effect.
+ */
 void timer_cancel(struct timer *t);
 
 /** timer_cancel() and gives the timer's place back. A timer never initialised is allowed. */

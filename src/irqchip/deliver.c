@@ -47,7 +47,7 @@ static bool match_physical(const struct lapic *l, u32 dest)
 	return dest == lapic_reg(l->regs, APIC_ID) >> 24;
 }
 
-bool irq_match(const struct lapic *l, const struct lapic *src, const struct irq_msg *m)
+static bool irq_match(const struct lapic *l, const struct lapic *src, const struct irq_msg *m)
 {
 	u32 dest = m->dest;
 

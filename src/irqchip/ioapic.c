@@ -97,7 +97,9 @@ static void eoi_vectors_locked(struct irqchip *c)
 	struct ioapic *io = &c->ioapic;
 	u64 vectors[4] = {0};
 
-	for (unsigned pin = 0; pin < KVM_IOAPIC_NUM_PINS; pin++) {
+	if (c->mode == IRQCHIP_SPLIT)
+		route_level_vectors(c, vectors);
+	for (unsigned pin = 0; pin < KVM_IOAPIC_NUM_PINS && c->mode == IRQCHIP_FULL; pin++) {
 		unsigned vector = io->entry[pin] & ENTRY_VECTOR;
 
 		if (io->entry[pin] & ENTRY_LEVEL || pin == IOAPIC_RTC_PIN ||

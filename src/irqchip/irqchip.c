@@ -76,6 +76,7 @@ int irqchip_set_reserved_routes(struct irqchip *c, u32 n)
 	if (c->mode != IRQCHIP_SPLIT || n > IRQCHIP_MAX_ROUTES)
 		return -EINVAL;
 	c->reserved_routes = n;
+	ack_routes_changed(c);
 	return 0;
 }
 

@@ -11,14 +11,14 @@
  *
  * Locks, outermost first (docs: locking-irqchip). None is held on return, no two of a kind nest:
  *   ack_lock    the list of ack notifiers; held while notifiers run
- *   pit.lock    everything in struct pit
- *   route_lock  the GSI routing table, held only to copy entries out or to swap it
- *   ioapic.lock struct ioapic;  pic.lock  both PICs
- *   map_lock    rebuilding the APIC map (readers take no lock)
+ *   pit.lock    everything in struct pit; never held while raising a line
+ *   ioapic.lock struct ioapic;  pic.lock  both PICs; never both
+ *   map_lock    the table of APICs and rebuilding the APIC map (readers take no lock)
  *   lapic.timer_lock  one local APIC's timer
+ *   route_lock  the GSI routing table, held only to copy entries out or to swap it
  *   timer_service.lock (base/timer.h)
- * ops are called with any of ioapic.lock, pit.lock, ack_lock held and must not call back into
- * this layer.
+ * ops are called with ack_lock, ioapic.lock or timer_lock possibly held and must not call back
+ * into this layer.
  */
 #ifndef IRQCHIP_IRQCHIP_H
 #define IRQCHIP_IRQCHIP_H

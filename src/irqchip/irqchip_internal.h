@@ -38,8 +38,6 @@ struct irq_dest_map {
  */
 int irq_deliver(struct irqchip *c, struct lapic *src, const struct irq_msg *m,
 		struct irq_dest_map *map);
-/** True when the message addresses this APIC. */
-bool irq_match(const struct lapic *l, const struct lapic *src, const struct irq_msg *m);
 /** Splits an MSI address and data. */
 void irq_msg_from_msi(const struct irqchip *c, u32 lo, u32 hi, u32 data, struct irq_msg *m);
 
@@ -82,11 +80,7 @@ void lapic_error(struct lapic *l, u32 esr);
 /** Sends what an ICR value says. Own thread. */
 void lapic_send_icr(struct lapic *l, u32 low, u32 high);
 void lapic_write_tpr(struct lapic *l, u32 tpr);
-void lapic_write_spiv(struct lapic *l, u32 value);
 void lapic_update_version(struct lapic *l);
-/** Number of LVT entries, and the mask of writable bits of one (0: no such entry). */
-unsigned lapic_lvt_count(const struct lapic *l);
-u32 lapic_lvt_mask(const struct lapic *l, u32 lvt);
 static inline bool lapic_sw_enabled(const struct lapic *l)
 {
 	return lapic_reg(l->regs, APIC_SPIV) & APIC_SPIV_ENABLED;
@@ -198,7 +192,6 @@ struct route {
 };
 
 struct route_table {
-	u32 gsis;
 	u16 first[IRQCHIP_MAX_ROUTES + 1]; /* entries of GSI g: first[g] … first[g + 1] - 1 */
 	s16 pin_gsi[KVM_NR_IRQCHIPS][KVM_IOAPIC_NUM_PINS];
 	struct route entry[];
@@ -207,6 +200,8 @@ struct route_table {
 int route_init(struct irqchip *c);
 /** GSI routed to this pin of a controller (PIC pins 0-7 of each chip), or -1. */
 int route_pin_gsi(struct irqchip *c, unsigned irqchip, unsigned pin);
+/** IRQCHIP_SPLIT: adds the vectors that the reserved routes send as level-triggered MSIs. */
+void route_level_vectors(struct irqchip *c, u64 vectors[4]);
 /** Runs the ack notifiers of the GSI of a pin. No lock held. */
 void ack_notify(struct irqchip *c, unsigned irqchip, unsigned pin);
 /** True when a notifier waits for this pin. */

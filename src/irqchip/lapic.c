@@ -7,14 +7,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
-unsigned lapic_lvt_count(const struct lapic *l)
-{
-	return l->features.cmci ? 7 : 6;
-}
-
 void lapic_update_version(struct lapic *l)
 {
-	u32 v = APIC_VERSION_P4 | (lapic_lvt_count(l) - 1) << 16;
+	u32 lvts = l->features.cmci ? 7 : 6;
+	u32 v = APIC_VERSION_P4 | (lvts - 1) << 16;
 
 	/* Our I/O APIC is an 82093AA without an EOI register, so no directed EOI with it. */
 	if (l->features.x2apic && l->chip->mode == IRQCHIP_SPLIT)

@@ -146,13 +146,15 @@ int lapic_set_user_extint(struct lapic *l, u8 vector)
 	return 0;
 }
 
-/* True when an I/O APIC has to hear of the end of this vector. */
+/* True when an I/O APIC, ours or user space's, has to hear of the end of this vector. */
 static bool eoi_concerns_ioapic(struct lapic *l, unsigned vector, bool level)
 {
-	return level || (__atomic_load_n(&l->chip->ioapic.eoi_vectors[vector >> 6],
-					 __ATOMIC_RELAXED) >>
-				 (vector & 63) &
-			 1);
+	struct irqchip *c = l->chip;
+	u64 word = __atomic_load_n(&c->ioapic.eoi_vectors[vector >> 6], __ATOMIC_RELAXED);
+	bool listed = word >> (vector & 63) & 1;
+
+	/* The TMR remembers what was sent, also after its pin was given another vector. */
+	return c->mode == IRQCHIP_FULL ? listed || level : listed && level;
 }
 
 int lapic_eoi(struct lapic *l)
@@ -169,7 +171,7 @@ int lapic_eoi(struct lapic *l)
 	if (UNLIKELY(eoi_concerns_ioapic(l, (unsigned)vector, level))) {
 		if (c->mode == IRQCHIP_FULL)
 			ioapic_eoi(c, l, (u8)vector, level);
-		else if (level)
+		else
 			c->ops->ioapic_eoi(c->owner, l->index, (u8)vector);
 	}
 	lapic_recheck(l);

@@ -7,7 +7,7 @@
 
 #include <errno.h>
 
-u32 lapic_lvt_mask(const struct lapic *l, u32 lvt)
+static u32 lvt_mask(const struct lapic *l, u32 lvt)
 {
 	switch (lvt) {
 	case APIC_LVTT:
@@ -74,7 +74,7 @@ static u32 read_reg(struct lapic *l, u32 reg)
 static const u32 lvts[] = {APIC_LVTT, APIC_LVTTHMR, APIC_LVTPC,	 APIC_LVT0,
 			   APIC_LVT1, APIC_LVTERR,  APIC_LVTCMCI};
 
-void lapic_write_spiv(struct lapic *l, u32 value)
+static void write_spiv(struct lapic *l, u32 value)
 {
 	u32 mask = 0x3ff;
 	bool was = lapic_sw_enabled(l), is = value & APIC_SPIV_ENABLED;
@@ -84,7 +84,7 @@ void lapic_write_spiv(struct lapic *l, u32 value)
 	lapic_reg_set(l->regs, APIC_SPIV, value & mask);
 	if (!is) {
 		for (unsigned i = 0; i < ARRAY_SIZE(lvts); i++)
-			if (lapic_lvt_mask(l, lvts[i]))
+			if (lvt_mask(l, lvts[i]))
 				lapic_reg_set(l->regs, lvts[i],
 					      lapic_reg(l->regs, lvts[i]) | APIC_LVT_MASKED);
 		lapic_lint0_changed(l);
@@ -95,7 +95,7 @@ void lapic_write_spiv(struct lapic *l, u32 value)
 
 static int write_lvt(struct lapic *l, u32 lvt, u32 value)
 {
-	u32 mask = lapic_lvt_mask(l, lvt);
+	u32 mask = lvt_mask(l, lvt);
 
 	if (!mask)
 		return 1;
@@ -150,7 +150,7 @@ static int write_reg(struct lapic *l, u32 reg, u32 value)
 	case APIC_ICR2:
 		return write_xapic_only(l, reg, value);
 	case APIC_SPIV:
-		lapic_write_spiv(l, value);
+		write_spiv(l, value);
 		return 0;
 	case APIC_ICR:
 		value &= ~APIC_ICR_BUSY;

@@ -275,9 +275,14 @@ static u8 write_data(struct irqchip *c, unsigned chip, u8 value)
 	return changed;
 }
 
+static unsigned chip_of_port(u16 port)
+{
+	return port == 0xa0 || port == 0xa1 || port == 0x4d1 ? SLAVE : MASTER;
+}
+
 void pic_port_write(struct irqchip *c, u16 port, u8 value)
 {
-	unsigned chip = (port & 0x80) || port == 0x4d1 ? SLAVE : MASTER;
+	unsigned chip = chip_of_port(port);
 	u8 changed = 0;
 
 	futex_lock(&c->pic.lock);
@@ -315,7 +320,7 @@ static u8 poll_read(struct irqchip *c, unsigned chip)
 
 u8 pic_port_read(struct irqchip *c, u16 port)
 {
-	unsigned chip = (port & 0x80) || port == 0x4d1 ? SLAVE : MASTER;
+	unsigned chip = chip_of_port(port);
 	struct kvm_pic_state *s = chip_of(c, chip);
 	u8 value;
 

@@ -141,6 +141,22 @@ int route_pin_gsi(struct irqchip *c, unsigned irqchip, unsigned pin)
 	return gsi;
 }
 
+void route_level_vectors(struct irqchip *c, u64 vectors[4])
+{
+	struct route_table *t;
+
+	futex_lock(&c->route_lock);
+	t = c->routes;
+	for (u32 i = 0; t && i < t->first[c->reserved_routes]; i++) {
+		struct route *r = &t->entry[i];
+		u8 vector = r->data & 0xff;
+
+		if (r->type == KVM_IRQ_ROUTING_MSI && r->data & BIT(15))
+			vectors[vector >> 6] |= BIT64(vector & 63);
+	}
+	futex_unlock(&c->route_lock);
+}
+
 static u32 copy_routes(struct irqchip *c, u32 gsi, struct route to[ROUTES_PER_GSI])
 {
 	u32 n = 0;
@@ -149,7 +165,7 @@ static u32 copy_routes(struct irqchip *c, u32 gsi, struct route to[ROUTES_PER_GS
 		return 0;
 	futex_lock(&c->route_lock);
 	for (u32 i = c->routes->first[gsi]; i < c->routes->first[gsi + 1]; i++)
-		to[n++] = c->routes->entry[i];
+		mem_copy(&to[n++], &c->routes->entry[i], sizeof(*to));
 	futex_unlock(&c->route_lock);
 	return n;
 }
