@@ -156,11 +156,15 @@ static inline int cpu_exit_set(struct cpu *cpu, enum cpu_exit_reason reason)
 	return CPU_EXIT;
 }
 
-/** After an instruction turned IF on: leaves when somebody waits for that. */
+/**
+ * After an instruction turned IF on: leave when somebody waits for that. The instruction is
+ * complete and may owe a single-step trap, so it does not exit itself but makes the dispatcher
+ * poll, which comes after the trap is recorded.
+ */
 static inline int cpu_irq_window_check(struct cpu *cpu)
 {
 	if (UNLIKELY(!cpu->irq_window) && cpu->intf)
-		return cpu_exit_set(cpu, CPU_EXIT_POLL);
+		__atomic_store_n(&cpu->poll, 0, __ATOMIC_RELAXED);
 	return CPU_OK;
 }
 
