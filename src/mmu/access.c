@@ -42,6 +42,8 @@ int parts_walk(struct cpu *cpu, u64 lin, unsigned n, unsigned access, unsigned v
 {
 	unsigned count = 0;
 
+	if (UNLIKELY(n > (PEND_PARTS - 1) * PAGE_SIZE))
+		return -mmu_internal(cpu, "access of more than 16 KiB");
 	for (u64 at = lin; n;) {
 		struct pend_part *p = &part[count++];
 		struct mmu_walk w;
