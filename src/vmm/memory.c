@@ -1,0 +1,70 @@
+/* Guest RAM: reservation and checked access. */
+#include "vmm/memory.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "vmm/error.h"
+
+bool memory_init(struct guest_memory *mem, u64 size, GError **error)
+{
+	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
+		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (p == MAP_FAILED) {
+		vmm_error(error, "cannot reserve %" G_GUINT64_FORMAT " MiB of guest memory: %s",
+			  size >> 20, g_strerror(errno));
+		return false;
+	}
+	madvise(p, size, MADV_HUGEPAGE);
+	madvise(p, size, MADV_DONTDUMP);
+	mem->host = p;
+	mem->size = size;
+	mem->low = MIN(size, (u64)MEMORY_PCI_HOLE);
+	return true;
+}
+
+void memory_free(struct guest_memory *mem)
+{
+	if (mem->host)
+		munmap(mem->host, mem->size);
+	mem->host = NULL;
+}
+
+void memory_clear(struct guest_memory *mem)
+{
+	madvise(mem->host, mem->size, MADV_DONTNEED);
+}
+
+void *memory_at(const struct guest_memory *mem, u64 gpa, u64 len)
+{
+	if (!len)
+		return NULL;
+	if (gpa < mem->low)
+		return len <= mem->low - gpa ? mem->host + gpa : NULL;
+	if (gpa < MEMORY_4G)
+		return NULL;
+	gpa -= MEMORY_4G;
+	if (gpa >= memory_high(mem) || len > memory_high(mem) - gpa)
+		return NULL;
+	return mem->host + mem->low + gpa;
+}
+
+bool memory_read(const struct guest_memory *mem, u64 gpa, void *buf, u64 len)
+{
+	const void *p = memory_at(mem, gpa, len);
+
+	if (p)
+		memcpy(buf, p, len);
+	return p != NULL;
+}
+
+bool memory_write(const struct guest_memory *mem, u64 gpa, const void *buf, u64 len)
+{
+	void *p = memory_at(mem, gpa, len);
+
+	if (p)
+		memcpy(p, buf, len);
+	return p != NULL;
+}

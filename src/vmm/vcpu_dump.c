@@ -1,0 +1,68 @@
+/* A vCPU's registers as text, for crash reports and the monitor. */
+#include "vmm/vcpu.h"
+
+#include <string.h>
+
+static void dump_segment(GString *s, const char *name, const struct kvm_segment *g)
+{
+	g_string_append_printf(s, "%-4s %04x base %016llx limit %08x type %x s %u dpl %u p %u db "
+			       "%u l %u g %u%s\n", name, g->selector, g->base, g->limit, g->type,
+			       g->s, g->dpl, g->present, g->db, g->l, g->g,
+			       g->unusable ? " unusable" : "");
+}
+
+static void dump_regs(GString *s, const struct kvm_regs *r)
+{
+	const u64 values[] = {r->rax, r->rbx, r->rcx, r->rdx, r->rsi, r->rdi, r->rbp, r->rsp,
+			      r->r8,  r->r9,  r->r10, r->r11, r->r12, r->r13, r->r14, r->r15};
+	static const char *const names[] = {"rax", "rbx", "rcx", "rdx", "rsi", "rdi",
+					    "rbp", "rsp", "r8",	 "r9",	"r10", "r11",
+					    "r12", "r13", "r14", "r15"};
+
+	g_string_append_printf(s, "rip  %016llx  rflags %016llx\n", r->rip, r->rflags);
+	for (unsigned i = 0; i < ARRAY_SIZE(values); i++)
+		g_string_append_printf(s, "%-4s %016" G_GINT64_MODIFIER "x%s", names[i], values[i],
+				       i % 4 == 3 ? "\n" : "  ");
+}
+
+char *vcpu_dump(const struct vcpu *vcpu)
+{
+	const struct accel *accel = vcpu->set->accel;
+	struct kvm_regs regs;
+	struct kvm_sregs sr;
+	struct kvm_mp_state mp;
+	GString *s = g_string_new(NULL);
+
+	g_string_append_printf(s, "vCPU %u", vcpu->id);
+	if (accel_ioctl(accel, vcpu->fd, KVM_GET_MP_STATE, &mp) >= 0)
+		g_string_append_printf(s, ", mp state %u", mp.mp_state);
+	g_string_append_c(s, '\n');
+	if (accel_ioctl(accel, vcpu->fd, KVM_GET_REGS, &regs) >= 0)
+		dump_regs(s, &regs);
+	if (accel_ioctl(accel, vcpu->fd, KVM_GET_SREGS, &sr) < 0)
+		return g_string_free(s, FALSE);
+	dump_segment(s, "cs", &sr.cs);
+	dump_segment(s, "ds", &sr.ds);
+	dump_segment(s, "es", &sr.es);
+	dump_segment(s, "fs", &sr.fs);
+	dump_segment(s, "gs", &sr.gs);
+	dump_segment(s, "ss", &sr.ss);
+	dump_segment(s, "tr", &sr.tr);
+	dump_segment(s, "ldt", &sr.ldt);
+	g_string_append_printf(s, "gdt  %016llx limit %04x  idt %016llx limit %04x\n", sr.gdt.base,
+			       sr.gdt.limit, sr.idt.base, sr.idt.limit);
+	g_string_append_printf(s, "cr0  %08llx  cr2 %016llx  cr3 %016llx  cr4 %08llx  cr8 %llx\n",
+			       sr.cr0, sr.cr2, sr.cr3, sr.cr4, sr.cr8);
+	g_string_append_printf(s, "efer %04llx  apic base %08llx\n", sr.efer, sr.apic_base);
+	return g_string_free(s, FALSE);
+}
+
+bool vcpu_translate(const struct vcpu *vcpu, u64 va, u64 *pa)
+{
+	struct kvm_translation t = {.linear_address = va};
+
+	if (accel_ioctl(vcpu->set->accel, vcpu->fd, KVM_TRANSLATE, &t) < 0 || !t.valid)
+		return false;
+	*pa = t.physical_address;
+	return true;
+}
