@@ -89,7 +89,7 @@ bool ram_store(struct cpu *cpu, struct mmu_slot *slot, u64 gpa, u8 *host, const 
 	}
 	if (!hostmem_put(host, src, n))
 		return false;
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	fence_full();
 	if (code_tracked(cpu->mem, gpa) & chunks)
 		code_changed(cpu, gpa, n);
 	return true;

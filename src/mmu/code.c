@@ -297,7 +297,7 @@ void code_late_check(struct cpu *cpu)
 	if (!n)
 		return;
 	mc->late_len = 0;
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	fence_full();
 	if (code_tracked(cpu->mem, mc->late_gpa) & code_chunks(mc->late_gpa, n))
 		code_changed(cpu, mc->late_gpa, n);
 }

@@ -13,6 +13,13 @@
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define NOINLINE __attribute__((noinline))
 
+/* Orders all earlier stores before all later loads. (A bare instruction: ThreadSanitizer does not
+ * know fences, and it is cheaper than MFENCE.) */
+ALWAYS_INLINE void fence_full(void)
+{
+	__asm__ volatile("lock orq $0, (%%rsp)" : : : "memory", "cc");
+}
+
 /* struct mmu_slot.flags are the API's KVM_MEM_* bits; the one that matters here. */
 #define MMU_SLOT_READONLY BIT(1)
 
@@ -301,7 +308,7 @@ ALWAYS_INLINE bool code_settle(struct cpu *cpu)
 {
 	if (cpu->mem->cpu_count < 2)
 		return false;
-	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	fence_full();
 	if (LIKELY(!__atomic_load_n(&cpu->mmu->msg_waiting, __ATOMIC_ACQUIRE)))
 		return false;
 	code_poll_writes(cpu);

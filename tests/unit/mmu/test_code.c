@@ -25,12 +25,12 @@ static enum mmu_resolve_kind store(struct cpu *cpu, u64 lin, u64 value)
 	enum mmu_resolve_kind kind;
 
 	if (rig_hit(cpu, lin, 8, true)) {
-		*(volatile u64 *)(lin + t->addend[tlb_index(lin)]) = value;
+		__atomic_store_n((u64 *)(lin + t->addend[tlb_index(lin)]), value, __ATOMIC_RELAXED);
 		return MMU_DIRECT;
 	}
 	kind = mmu_resolve(cpu, lin, 8, MMU_WRITE, false);
 	if (kind == MMU_DIRECT) {
-		*(volatile u64 *)cpu->jit_scratch[0] = value;
+		__atomic_store_n((u64 *)cpu->jit_scratch[0], value, __ATOMIC_RELAXED);
 	} else if (kind == MMU_BOUNCED) {
 		memcpy(cpu->bounce, &value, 8);
 		mmu_bounce_commit(cpu);
@@ -269,7 +269,7 @@ static void code_race(void **state)
 			if (!race.have[i]) {
 				race.have[i] = true;
 				mmu_code_add(cpu, CODE + i * 64, 8);
-				race.seen[i] = *(volatile u64 *)(rig.ram + CODE + i * 64);
+				race.seen[i] = __atomic_load_n((u64 *)(rig.ram + CODE + i * 64), __ATOMIC_RELAXED);
 			}
 			if (k % 37 == 0) {
 				mmu_code_remove(cpu, CODE);
