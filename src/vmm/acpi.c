@@ -13,7 +13,7 @@
 #include "vmm/pci.h"
 #include "vmm/rtc.h"
 
-#define LAPIC_ADDRESS 0xfee00000u
+#define LAPIC_ADDRESS  0xfee00000u
 #define IOAPIC_ADDRESS 0xfec00000u
 
 /* Appends a table's 36-byte header; table_end() fills in length and checksum. */
@@ -171,46 +171,46 @@ static void append_gas(GByteArray *t, u16 port, u8 bits, u8 access)
 
 static u64 place_fadt(struct place *place, u64 facs, u64 dsdt)
 {
-	/* WBINVD, PROC_C1, SLP_BUTTON (none), RTC_S4 no, TMR_VAL_EXT, RESET_REG_SUP */
+	/* WBINVD, PROC_C1, SLP_BUTTON (none), FIX_RTC (wakes nobody), TMR_VAL_EXT, RESET_REG_SUP */
 	const u32 flags = BIT(0) | BIT(2) | BIT(5) | BIT(6) | BIT(8) | BIT(10);
 	GByteArray *t = table_begin("FACP", 5);
 
-	aml_u32(t, (u32)facs);       /* FIRMWARE_CTRL */
-	aml_u32(t, (u32)dsdt);       /* DSDT */
+	aml_u32(t, (u32)facs); /* FIRMWARE_CTRL */
+	aml_u32(t, (u32)dsdt); /* DSDT */
 	aml_u8(t, 0);
-	aml_u8(t, 4);                /* Preferred_PM_Profile: enterprise server */
-	aml_u16(t, IRQ_GSI_SCI);     /* SCI_INT */
-	aml_u32(t, 0);               /* SMI_CMD: none, ACPI mode is always on */
-	aml_u32(t, 0);               /* ACPI_ENABLE, ACPI_DISABLE, S4BIOS_REQ, PSTATE_CNT */
-	aml_u32(t, ACPI_PM_EVENT);   /* PM1a_EVT_BLK */
+	aml_u8(t, 4);		   /* Preferred_PM_Profile: enterprise server */
+	aml_u16(t, IRQ_GSI_SCI);   /* SCI_INT */
+	aml_u32(t, 0);		   /* SMI_CMD: none, ACPI mode is always on */
+	aml_u32(t, 0);		   /* ACPI_ENABLE, ACPI_DISABLE, S4BIOS_REQ, PSTATE_CNT */
+	aml_u32(t, ACPI_PM_EVENT); /* PM1a_EVT_BLK */
 	aml_u32(t, 0);
 	aml_u32(t, ACPI_PM_CONTROL); /* PM1a_CNT_BLK */
 	aml_u32(t, 0);
 	aml_u32(t, 0);
-	aml_u32(t, ACPI_PM_TIMER);   /* PM_TMR_BLK */
-	aml_u32(t, 0);               /* GPE0_BLK */
-	aml_u32(t, 0);               /* GPE1_BLK */
-	aml_u8(t, 4);                /* PM1_EVT_LEN */
-	aml_u8(t, 2);                /* PM1_CNT_LEN */
+	aml_u32(t, ACPI_PM_TIMER); /* PM_TMR_BLK */
+	aml_u32(t, 0);		   /* GPE0_BLK */
+	aml_u32(t, 0);		   /* GPE1_BLK */
+	aml_u8(t, 4);		   /* PM1_EVT_LEN */
+	aml_u8(t, 2);		   /* PM1_CNT_LEN */
 	aml_u8(t, 0);
-	aml_u8(t, 4);                /* PM_TMR_LEN */
-	aml_u32(t, 0);               /* GPE0_BLK_LEN, GPE1_BLK_LEN, GPE1_BASE, CST_CNT */
-	aml_u16(t, 0xfff);           /* P_LVL2_LAT: no C2 */
-	aml_u16(t, 0xfff);           /* P_LVL3_LAT: no C3 */
-	aml_u32(t, 0);               /* FLUSH_SIZE, FLUSH_STRIDE */
-	aml_u16(t, 0);               /* DUTY_OFFSET, DUTY_WIDTH */
-	aml_u8(t, 0);                /* DAY_ALRM */
-	aml_u8(t, 0);                /* MON_ALRM */
-	aml_u8(t, RTC_CENTURY);      /* CENTURY */
+	aml_u8(t, 4);		/* PM_TMR_LEN */
+	aml_u32(t, 0);		/* GPE0_BLK_LEN, GPE1_BLK_LEN, GPE1_BASE, CST_CNT */
+	aml_u16(t, 0xfff);	/* P_LVL2_LAT: no C2 */
+	aml_u16(t, 0xfff);	/* P_LVL3_LAT: no C3 */
+	aml_u32(t, 0);		/* FLUSH_SIZE, FLUSH_STRIDE */
+	aml_u16(t, 0);		/* DUTY_OFFSET, DUTY_WIDTH */
+	aml_u8(t, 0);		/* DAY_ALRM */
+	aml_u8(t, 0);		/* MON_ALRM */
+	aml_u8(t, RTC_CENTURY); /* CENTURY */
 	aml_u16(t, BIT(0) | BIT(1) | BIT(2) | BIT(4)); /* ISA devices, 8042, no VGA, no ASPM */
 	aml_u8(t, 0);
 	aml_u32(t, flags);
-	append_gas(t, PCI_RESET_PORT, 8, 1);   /* RESET_REG */
+	append_gas(t, PCI_RESET_PORT, 8, 1); /* RESET_REG */
 	aml_u8(t, PCI_RESET_VALUE);
 	aml_u16(t, 0);
-	aml_u8(t, 1);                /* FADT Minor Version */
-	aml_u64(t, facs);            /* X_FIRMWARE_CTRL */
-	aml_u64(t, dsdt);            /* X_DSDT */
+	aml_u8(t, 1);	  /* FADT Minor Version */
+	aml_u64(t, facs); /* X_FIRMWARE_CTRL */
+	aml_u64(t, dsdt); /* X_DSDT */
 	append_gas(t, ACPI_PM_EVENT, 32, 2);
 	append_gas(t, 0, 0, 0);
 	append_gas(t, ACPI_PM_CONTROL, 16, 2);
@@ -219,8 +219,8 @@ static u64 place_fadt(struct place *place, u64 facs, u64 dsdt)
 	append_gas(t, ACPI_PM_TIMER, 32, 3);
 	append_gas(t, 0, 0, 0);
 	append_gas(t, 0, 0, 0);
-	append_gas(t, 0, 0, 0);      /* SLEEP_CONTROL_REG */
-	append_gas(t, 0, 0, 0);      /* SLEEP_STATUS_REG */
+	append_gas(t, 0, 0, 0); /* SLEEP_CONTROL_REG */
+	append_gas(t, 0, 0, 0); /* SLEEP_STATUS_REG */
 	return table_end(place, t);
 }
 
@@ -245,7 +245,7 @@ static u64 place_madt(struct place *place, unsigned cpus, bool pin2_timer)
 		aml_u8(t, 8);
 		aml_u8(t, (u8)i); /* processor UID */
 		aml_u8(t, (u8)i); /* APIC id */
-		aml_u32(t, 1);    /* enabled */
+		aml_u32(t, 1);	  /* enabled */
 	}
 	aml_u8(t, 1);
 	aml_u8(t, 12);
@@ -284,8 +284,8 @@ u64 acpi_place(const struct guest_memory *mem, unsigned cpus, bool pin2_timer)
 	g_byte_array_append(rsdp, (const u8 *)"RSD PTR ", 8);
 	aml_u8(rsdp, 0);
 	g_byte_array_append(rsdp, (const u8 *)"ANYKVM", 6);
-	aml_u8(rsdp, 2);   /* revision */
-	aml_u32(rsdp, 0);  /* no RSDT */
+	aml_u8(rsdp, 2);  /* revision */
+	aml_u32(rsdp, 0); /* no RSDT */
 	aml_u32(rsdp, 36);
 	aml_u64(rsdp, xsdt_at);
 	aml_u32(rsdp, 0);

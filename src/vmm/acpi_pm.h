@@ -6,10 +6,10 @@
 #include "vmm/irq.h"
 #include "vmm/power.h"
 
-#define ACPI_PM_EVENT 0x600   /* PM1a status and enable, 4 bytes */
+#define ACPI_PM_EVENT	0x600 /* PM1a status and enable, 4 bytes */
 #define ACPI_PM_CONTROL 0x604 /* PM1a control, 2 bytes */
-#define ACPI_PM_TIMER 0x608   /* 32-bit timer */
-#define ACPI_PM_S5 5          /* SLP_TYP of power-off */
+#define ACPI_PM_TIMER	0x608 /* 32-bit timer */
+#define ACPI_PM_S5	5     /* SLP_TYP of power-off */
 
 struct acpi_pm;
 

@@ -168,7 +168,7 @@ void aml_word_bus(GByteArray *out, u16 min, u16 max)
 {
 	aml_u8(out, 0x88);
 	aml_u16(out, 13);
-	aml_u8(out, 2);    /* bus numbers */
+	aml_u8(out, 2);	   /* bus numbers */
 	aml_u8(out, 0x0c); /* min and max are fixed */
 	aml_u8(out, 0);
 	aml_u16(out, 0);

@@ -8,7 +8,7 @@
 #include "vmm/error.h"
 #include "vmm/guest_command.h"
 
-#define IMAGE_MAX (2048ull << 20)
+#define IMAGE_MAX	    (2048ull << 20)
 #define CONSOLE_SERIAL_ARGS "console=ttyS0"
 #define CONSOLE_VIRTIO_ARGS "console=ttyS0 console=hvc0"
 
@@ -87,8 +87,10 @@ bool boot_image_init(struct boot_image *img, const struct run_config *cfg, GErro
 
 	memset(img, 0, sizeof(*img));
 	if (cfg->default_guest && !boot_default_guest(&kernel, &initrd)) {
-		vmm_error(error, "no default guest (%s and %s); 'scripts/guest-assets' makes it, "
-			  "or name a kernel with --kernel", kernel, initrd);
+		vmm_error(error,
+			  "no default guest (%s and %s); 'scripts/guest-assets' makes it, "
+			  "or name a kernel with --kernel",
+			  kernel, initrd);
 		return false;
 	}
 	img->name = g_strdup(kernel);
@@ -134,9 +136,11 @@ bool boot_place_initrd(const struct boot_image *img, const struct guest_memory *
 
 	*base = *size = 0;
 	if (floor + len > top) {
-		vmm_error(error, "too little memory: kernel and initrd of '%s' need about %"
-			  G_GUINT64_FORMAT " MiB, the guest has %" G_GUINT64_FORMAT " MiB",
-			  img->name, ((floor + len) >> 20) + 1, mem->size >> 20);
+		vmm_error(
+			error,
+			"too little memory: kernel and initrd of '%s' need about %" G_GUINT64_FORMAT
+			" MiB, the guest has %" G_GUINT64_FORMAT " MiB",
+			img->name, ((floor + len) >> 20) + 1, mem->size >> 20);
 		return false;
 	}
 	if (!len)
@@ -178,9 +182,10 @@ bool boot_place_common(const struct boot_image *img, const struct guest_memory *
 	size_t len = strlen(img->cmdline);
 
 	if (len > max_cmdline || len + 1 > BOOT_CMDLINE_MAX) {
-		vmm_error(error, "the kernel command line has %zu bytes; '%s' takes at most %"
-			  G_GUINT64_FORMAT, len, img->name, MIN(max_cmdline,
-			  (u64)BOOT_CMDLINE_MAX - 1));
+		vmm_error(
+			error,
+			"the kernel command line has %zu bytes; '%s' takes at most %" G_GUINT64_FORMAT,
+			len, img->name, MIN(max_cmdline, (u64)BOOT_CMDLINE_MAX - 1));
 		return false;
 	}
 	memory_write(mem, BOOT_CMDLINE, img->cmdline, len + 1);

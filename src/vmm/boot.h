@@ -8,19 +8,19 @@
 #include "vmm/memory.h"
 
 /* Where boot data lies in low memory. Nothing here outlives the kernel's own early boot. */
-#define BOOT_GDT 0x500
-#define BOOT_START_INFO 0x6000 /* PVH */
-#define BOOT_MEMMAP 0x6800     /* PVH */
-#define BOOT_PARAMS 0x7000     /* Linux "zero page" */
-#define BOOT_STACK 0x8ff0
-#define BOOT_PML4 0x9000
-#define BOOT_PDPT 0xa000
-#define BOOT_PD 0xb000 /* four pages: 4 GiB in 2 MiB pages */
-#define BOOT_CMDLINE 0x20000
+#define BOOT_GDT	 0x500
+#define BOOT_START_INFO	 0x6000 /* PVH */
+#define BOOT_MEMMAP	 0x6800 /* PVH */
+#define BOOT_PARAMS	 0x7000 /* Linux "zero page" */
+#define BOOT_STACK	 0x8ff0
+#define BOOT_PML4	 0x9000
+#define BOOT_PDPT	 0xa000
+#define BOOT_PD		 0xb000 /* four pages: 4 GiB in 2 MiB pages */
+#define BOOT_CMDLINE	 0x20000
 #define BOOT_CMDLINE_MAX 0x10000
-#define BOOT_EBDA 0x9fc00
-#define BOOT_BIOS 0xe0000 /* ACPI tables */
-#define BOOT_1M 0x100000
+#define BOOT_EBDA	 0x9fc00
+#define BOOT_BIOS	 0xe0000 /* ACPI tables */
+#define BOOT_1M		 0x100000
 
 enum boot_mode { BOOT_PROT32, BOOT_LONG64 };
 
@@ -32,9 +32,9 @@ struct boot_entry {
 
 /** Files read once; a reboot loads them again from here. */
 struct boot_image {
-	char *name;          /* of the kernel, for messages */
+	char *name; /* of the kernel, for messages */
 	GMappedFile *kernel;
-	GByteArray *initrd;  /* NULL for none */
+	GByteArray *initrd; /* NULL for none */
 	char *cmdline;
 };
 
@@ -54,8 +54,7 @@ void boot_image_free(struct boot_image *img);
 
 /** Loads everything into guest memory. rsdp: address of the ACPI root pointer. */
 bool boot_load(const struct boot_image *img, const struct run_config *cfg,
-	       const struct guest_memory *mem, u64 rsdp, struct boot_entry *entry,
-	       GError **error);
+	       const struct guest_memory *mem, u64 rsdp, struct boot_entry *entry, GError **error);
 
 /** The memory map; returns the number of ranges. */
 unsigned boot_memory_map(const struct guest_memory *mem, struct boot_range *ranges);

@@ -9,10 +9,10 @@
 #include "vmm/boot.h"
 #include "vmm/error.h"
 
-#define PVH_MAGIC 0x336ec578
+#define PVH_MAGIC	  0x336ec578
 #define NOTE_PHYS32_ENTRY 18
-#define HEADERS_MAX 64
-#define NOTES_MAX 65536
+#define HEADERS_MAX	  64
+#define NOTES_MAX	  65536
 
 struct pvh_start_info {
 	u32 magic, version, flags, nr_modules;
@@ -152,15 +152,19 @@ static bool load_segments(const struct elf_image *elf, const struct boot_image *
 			return false;
 		}
 		if (s->paddr < BOOT_1M) {
-			vmm_error(error, "the kernel '%s' wants to be loaded at 0x%" G_GINT64_MODIFIER
-				  "x, below 1 MiB", img->name, s->paddr);
+			vmm_error(error,
+				  "the kernel '%s' wants to be loaded at 0x%" G_GINT64_MODIFIER
+				  "x, below 1 MiB",
+				  img->name, s->paddr);
 			return false;
 		}
 		p = memory_at(mem, s->paddr, s->memsz);
 		if (!p || s->paddr >= MEMORY_4G) {
-			vmm_error(error, "too little memory: the kernel '%s' needs the range 0x%"
-				  G_GINT64_MODIFIER "x to 0x%" G_GINT64_MODIFIER "x", img->name,
-				  s->paddr, s->paddr + s->memsz);
+			vmm_error(
+				error,
+				"too little memory: the kernel '%s' needs the range 0x%" G_GINT64_MODIFIER
+				"x to 0x%" G_GINT64_MODIFIER "x",
+				img->name, s->paddr, s->paddr + s->memsz);
 			return false;
 		}
 		memcpy(p, elf->data + s->offset, s->filesz);
@@ -170,22 +174,23 @@ static bool load_segments(const struct elf_image *elf, const struct boot_image *
 	return true;
 }
 
-static void place_start_info(const struct boot_image *img, const struct guest_memory *mem,
-			     u64 rsdp, u64 initrd, u64 initrd_size)
+static void place_start_info(const struct boot_image *img, const struct guest_memory *mem, u64 rsdp,
+			     u64 initrd, u64 initrd_size)
 {
 	struct {
 		struct pvh_start_info info;
 		struct pvh_module module;
 	} start = {
-		.info = {
-			.magic = PVH_MAGIC,
-			.version = 1,
-			.nr_modules = initrd_size ? 1 : 0,
-			.modlist = BOOT_START_INFO + sizeof(struct pvh_start_info),
-			.cmdline = BOOT_CMDLINE,
-			.rsdp = rsdp,
-			.memmap = BOOT_MEMMAP,
-		},
+		.info =
+			{
+				.magic = PVH_MAGIC,
+				.version = 1,
+				.nr_modules = initrd_size ? 1 : 0,
+				.modlist = BOOT_START_INFO + sizeof(struct pvh_start_info),
+				.cmdline = BOOT_CMDLINE,
+				.rsdp = rsdp,
+				.memmap = BOOT_MEMMAP,
+			},
 		.module = {.base = initrd, .size = initrd_size},
 	};
 	struct boot_range ranges[BOOT_RANGES_MAX];
@@ -224,8 +229,8 @@ bool boot_elf_load(const struct boot_image *img, enum config_entry how,
 	if (!load_segments(elf, img, mem, &top, error) ||
 	    !boot_place_initrd(img, mem, (top + (1 << 20) - 1) & ~0xfffffull, MEMORY_4G, &initrd,
 			       &initrd_size, error) ||
-	    !boot_place_common(img, mem, BOOT_CMDLINE_MAX - 1,
-			       use_pvh ? BOOT_PROT32 : BOOT_LONG64, error))
+	    !boot_place_common(img, mem, BOOT_CMDLINE_MAX - 1, use_pvh ? BOOT_PROT32 : BOOT_LONG64,
+			       error))
 		goto out;
 	if (use_pvh) {
 		place_start_info(img, mem, rsdp, initrd, initrd_size);

@@ -9,11 +9,11 @@
 #include "vmm/boot.h"
 #include "vmm/error.h"
 
-#define HEADER_AT 0x1f1
-#define HEADER_MAGIC 0x53726448 /* "HdrS" */
-#define KERNEL_AT 0x100000
-#define ENTRY_64_OFFSET 0x200
-#define PROTOCOL_MIN 0x0206 /* cmdline_size */
+#define HEADER_AT	 0x1f1
+#define HEADER_MAGIC	 0x53726448 /* "HdrS" */
+#define KERNEL_AT	 0x100000
+#define ENTRY_64_OFFSET	 0x200
+#define PROTOCOL_MIN	 0x0206 /* cmdline_size */
 #define LOADER_UNDEFINED 0xff
 
 /* Fields that a kernel of an older protocol does not have are 0 in a copied header. */
@@ -98,9 +98,9 @@ bool boot_linux_load(const struct boot_image *img, enum config_entry how,
 	if (h.version >= 0x020a)
 		floor = MAX(floor, MAX((u64)h.pref_address, (u64)KERNEL_AT) + h.init_size);
 	floor = (floor + 0xfff) & ~0xfffull;
-	if (!boot_place_initrd(img, mem, floor, h.initrd_addr_max ? h.initrd_addr_max + 1ull
-								  : 0x38000000,
-			       &initrd, &initrd_size, error) ||
+	if (!boot_place_initrd(img, mem, floor,
+			       h.initrd_addr_max ? h.initrd_addr_max + 1ull : 0x38000000, &initrd,
+			       &initrd_size, error) ||
 	    !boot_place_common(img, mem, h.cmdline_size ? h.cmdline_size : 255,
 			       wide ? BOOT_LONG64 : BOOT_PROT32, error))
 		return false;

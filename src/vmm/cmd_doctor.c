@@ -26,16 +26,16 @@
 /* How bad a finding is. */
 enum level {
 	GOOD,
-	NOTE,    /* works, with something missing or slower */
-	BAD,     /* anykvm cannot run */
+	NOTE, /* works, with something missing or slower */
+	BAD,  /* anykvm cannot run */
 };
 
 struct doctor {
 	bool failed;
 };
 
-__attribute__((format(printf, 3, 4)))
-static void report(struct doctor *d, enum level level, const char *fmt, ...)
+__attribute__((format(printf, 3, 4))) static void report(struct doctor *d, enum level level,
+							 const char *fmt, ...)
 {
 	static const char *const marks[] = {"  ok   ", "  note ", "  FAIL "};
 	va_list args;
@@ -96,10 +96,12 @@ static void check_cpu(struct doctor *d)
 	amd = !strcmp(vendor, "AuthenticAMD") || !strcmp(vendor, "HygonGenuine");
 	printf("Processor: %s\n", *brand ? brand : vendor);
 	if (!(f7.b & BIT(0)))
-		report(d, BAD, "no FSGSBASE: the translator keeps the vCPU under GS and needs it "
+		report(d, BAD,
+		       "no FSGSBASE: the translator keeps the vCPU under GS and needs it "
 		       "(Intel since Ivy Bridge, AMD since Excavator)");
 	else if (!(getauxval(AT_HWCAP2) & HWCAP2_FSGSBASE))
-		report(d, BAD, "FSGSBASE is there but the kernel keeps it off (Linux older than "
+		report(d, BAD,
+		       "FSGSBASE is there but the kernel keeps it off (Linux older than "
 		       "5.9, or 'nofsgsbase' on its command line)");
 	else
 		report(d, GOOD, "FSGSBASE, usable by programs");
@@ -112,19 +114,21 @@ static void check_cpu(struct doctor *d)
 	if (!(f7.b & BIT(8)))
 		report(d, NOTE, "no BMI2: flag-preserving address code takes longer sequences");
 	else if (amd && cpu_family() < 0x19)
-		report(d, NOTE, "BMI2, but PDEP and PEXT are slow on this processor (AMD before "
+		report(d, NOTE,
+		       "BMI2, but PDEP and PEXT are slow on this processor (AMD before "
 		       "Zen 3): the translator should avoid them");
 	else
 		report(d, GOOD, "BMI2 with fast PDEP and PEXT");
 	report(d, f7.b & BIT(5) ? GOOD : NOTE, "guests get %s",
-	       f7.b & BIT(16) ? "AVX-512 and what comes with it"
-	       : f7.b & BIT(5) ? "AVX and AVX2; the host has no AVX-512"
+	       f7.b & BIT(16)	? "AVX-512 and what comes with it"
+	       : f7.b & BIT(5)	? "AVX and AVX2; the host has no AVX-512"
 	       : f1.c & BIT(28) ? "AVX; the host has no AVX2"
 				: "SSE only; the host has no AVX");
 	if (!(f1.c & BIT(25)))
 		report(d, NOTE, "no AES instructions: guests have none either");
-	report(d, inv_tsc ? GOOD : NOTE, inv_tsc ? "invariant time-stamp counter"
-	       : "the time-stamp counter is not marked invariant: guest clocks may drift");
+	report(d, inv_tsc ? GOOD : NOTE,
+	       inv_tsc ? "invariant time-stamp counter"
+		       : "the time-stamp counter is not marked invariant: guest clocks may drift");
 }
 
 /* ---- kernel and limits ---- */
@@ -149,9 +153,11 @@ static void check_executable_memory(struct doctor *d)
 		x = mmap(NULL, 4096, PROT_READ | PROT_EXEC, MAP_SHARED, fd, 0);
 	}
 	if (w == MAP_FAILED || x == MAP_FAILED)
-		report(d, BAD, "cannot map memory twice, writable and executable (%s): translated "
+		report(d, BAD,
+		       "cannot map memory twice, writable and executable (%s): translated "
 		       "code has no place; look for SELinux execmem or a noexec memfd policy "
-		       "(vm.memfd_noexec)", g_strerror(errno));
+		       "(vm.memfd_noexec)",
+		       g_strerror(errno));
 	else
 		report(d, GOOD, "code can be mapped writable here and executable there");
 	if (w != MAP_FAILED)
@@ -171,13 +177,16 @@ static void check_limits(struct doctor *d)
 		report(d, n < 65530 ? NOTE : GOOD, "vm.max_map_count is %" G_GUINT64_FORMAT "%s", n,
 		       n < 65530 ? ": clients that remap guest memory piecewise may run out" : "");
 	if (!getrlimit(RLIMIT_AS, &lim) && lim.rlim_cur != RLIM_INFINITY)
-		report(d, NOTE, "address space is limited to %llu MiB (ulimit -v): this bounds "
-		       "guest memory", (unsigned long long)lim.rlim_cur >> 20);
+		report(d, NOTE,
+		       "address space is limited to %llu MiB (ulimit -v): this bounds "
+		       "guest memory",
+		       (unsigned long long)lim.rlim_cur >> 20);
 	if (!getrlimit(RLIMIT_NOFILE, &lim) && lim.rlim_cur < 256)
 		report(d, NOTE, "only %llu files may be open (ulimit -n)",
 		       (unsigned long long)lim.rlim_cur);
 	if (read_number("/proc/sys/vm/overcommit_memory", &n) && n == 2)
-		report(d, NOTE, "vm.overcommit_memory is 2: guest memory counts as used from the "
+		report(d, NOTE,
+		       "vm.overcommit_memory is 2: guest memory counts as used from the "
 		       "start");
 }
 
@@ -190,8 +199,10 @@ static void check_userfaultfd(struct doctor *d)
 		report(d, GOOD, "userfaultfd");
 		close(fd);
 	} else {
-		report(d, NOTE, "no userfaultfd (%s): clients that fill memory on demand, such as "
-		       "post-copy migration, cannot", g_strerror(errno));
+		report(d, NOTE,
+		       "no userfaultfd (%s): clients that fill memory on demand, such as "
+		       "post-copy migration, cannot",
+		       g_strerror(errno));
 	}
 }
 
@@ -200,7 +211,8 @@ static void check_seccomp(struct doctor *d)
 	int mode = prctl(PR_GET_SECCOMP, 0, 0, 0, 0);
 
 	if (mode > 0)
-		report(d, NOTE, "a seccomp filter is in force (a container?): system calls it "
+		report(d, NOTE,
+		       "a seccomp filter is in force (a container?): system calls it "
 		       "forbids fail in ways anykvm cannot foresee");
 	else
 		report(d, GOOD, "no seccomp filter");
@@ -277,8 +289,10 @@ static void check_guest(struct doctor *d)
 	if (boot_default_guest(&kernel, &initrd))
 		report(d, GOOD, "%s with %s", kernel, initrd);
 	else
-		report(d, NOTE, "%s or %s is missing: 'scripts/guest-assets' makes them; until "
-		       "then name a kernel with --kernel", kernel, initrd);
+		report(d, NOTE,
+		       "%s or %s is missing: 'scripts/guest-assets' makes them; until "
+		       "then name a kernel with --kernel",
+		       kernel, initrd);
 }
 
 int cmd_doctor(int argc, char **argv)

@@ -21,7 +21,7 @@ struct run {
 	const struct run_config *cfg;
 	struct backends back;
 	struct machine *machine; /* NULL between two machines */
-	int signal;              /* one that came in between */
+	int signal;		 /* one that came in between */
 };
 
 static void complain(const GError *error)
@@ -114,8 +114,10 @@ static bool check_memory(u64 size, GError **error)
 	host = (u64)(info.totalram + info.totalswap) * info.mem_unit;
 	if (size <= host)
 		return true;
-	vmm_error_usage(error, "%" G_GUINT64_FORMAT " MiB of guest memory are more than this "
-			"host's %" G_GUINT64_FORMAT " MiB", size >> 20, host >> 20);
+	vmm_error_usage(error,
+			"%" G_GUINT64_FORMAT " MiB of guest memory are more than this "
+			"host's %" G_GUINT64_FORMAT " MiB",
+			size >> 20, host >> 20);
 	return false;
 }
 
@@ -134,8 +136,10 @@ static bool open_accel(struct backends *back, const struct run_config *cfg, GErr
 		return false;
 	}
 	if (cfg->vendor && !accel_extension(&back->accel, back->accel.fd, ACCEL_CAP_ANYKVM)) {
-		vmm_error_usage(error, "--cpu %s needs anykvm's processor; a real KVM shows the "
-				"host's vendor", cfg->vendor);
+		vmm_error_usage(error,
+				"--cpu %s needs anykvm's processor; a real KVM shows the "
+				"host's vendor",
+				cfg->vendor);
 		return false;
 	}
 	return true;
@@ -209,7 +213,8 @@ static int conclude(struct run *run, enum power_end end, int status, const char 
 	default: /* power-off, or a reboot that was not wanted */
 		if (!cfg->command)
 			return 0;
-		g_string_append_printf(say, "anykvm run: the guest %s before the command reported "
+		g_string_append_printf(say,
+				       "anykvm run: the guest %s before the command reported "
 				       "its status\n",
 				       end == POWER_RESET ? "rebooted" : "switched itself off");
 		return STATUS_NO_STATUS;

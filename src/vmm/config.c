@@ -81,8 +81,8 @@ void config_print_help(void)
 
 		if (rows[i].letter)
 			snprintf(letter, sizeof(letter), "-%c, ", rows[i].letter);
-		left = g_strdup_printf("  %s--%s%s%s", letter, rows[i].name,
-				       rows[i].arg ? " " : "", rows[i].arg ? rows[i].arg : "");
+		left = g_strdup_printf("  %s--%s%s%s", letter, rows[i].name, rows[i].arg ? " " : "",
+				       rows[i].arg ? rows[i].arg : "");
 		if (strlen(left) > 27)
 			printf("%s\n%-28s%s\n", left, "", lines[0]);
 		else
@@ -157,8 +157,8 @@ bool config_parse_disk(const char *text, struct config_disk *disk, GError **erro
 		} else if (!strcmp(parts[i], "snapshot") || !strcmp(parts[i], "snapshot=on")) {
 			disk->snapshot = true;
 		} else {
-			vmm_error_usage(error,
-					"unknown disk option '%s' (readonly or snapshot)", parts[i]);
+			vmm_error_usage(error, "unknown disk option '%s' (readonly or snapshot)",
+					parts[i]);
 			goto out;
 		}
 	}
@@ -221,8 +221,10 @@ bool config_parse_forward(const char *text, struct config_forward *fwd, GError *
 	}
 	return true;
 bad:
-	vmm_error_usage(error, "'%s' is not a port forward (tcp:HOST:PORT-GUEST:PORT, "
-			"such as tcp:127.0.0.1:2222-:22)", text);
+	vmm_error_usage(error,
+			"'%s' is not a port forward (tcp:HOST:PORT-GUEST:PORT, "
+			"such as tcp:127.0.0.1:2222-:22)",
+			text);
 	return false;
 }
 
@@ -268,8 +270,10 @@ static bool parse_number(const char *name, const char *text, u64 min, u64 max, u
 	u64 n = g_ascii_strtoull(text, &end, 10);
 
 	if (!g_ascii_isdigit(text[0]) || *end || n < min || n > max) {
-		vmm_error_usage(error, "--%s takes a number from %" G_GUINT64_FORMAT " to %"
-				G_GUINT64_FORMAT ", not '%s'", name, min, max, text);
+		vmm_error_usage(error,
+				"--%s takes a number from %" G_GUINT64_FORMAT
+				" to %" G_GUINT64_FORMAT ", not '%s'",
+				name, min, max, text);
 		return false;
 	}
 	*out = (unsigned)n;

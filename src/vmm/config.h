@@ -4,10 +4,10 @@
 
 #include "vmm/types.h"
 
-#define CONFIG_CPUS_MAX 64
-#define CONFIG_DISKS_MAX 16
+#define CONFIG_CPUS_MAX	    64
+#define CONFIG_DISKS_MAX    16
 #define CONFIG_FORWARDS_MAX 32
-#define CONFIG_MEMORY_MIN (16ull << 20)
+#define CONFIG_MEMORY_MIN   (16ull << 20)
 
 enum config_console { CONSOLE_SERIAL, CONSOLE_VIRTIO };
 enum config_entry { ENTRY_AUTO, ENTRY_64, ENTRY_32, ENTRY_PVH };
@@ -30,7 +30,7 @@ struct config_forward {
 struct run_config {
 	char *kernel, *initrd, *append;
 	bool default_guest; /* no kernel was named */
-	u64 memory;         /* bytes */
+	u64 memory;	    /* bytes */
 	unsigned cpus;
 	struct config_disk disks[CONFIG_DISKS_MAX];
 	unsigned disk_count;
@@ -46,7 +46,7 @@ struct run_config {
 	bool stats;
 	bool no_reboot;
 	unsigned timeout; /* seconds, 0 for none */
-	char **command;   /* CMD and its arguments, NULL for none */
+	char **command;	  /* CMD and its arguments, NULL for none */
 };
 
 /**

@@ -7,11 +7,11 @@
 #include <string.h>
 #include <unistd.h>
 
-#define INPUT_MAX 4096u
-#define OUTPUT_MAX 65536u
+#define INPUT_MAX      4096u
+#define OUTPUT_MAX     65536u
 #define LINE_MAX_BYTES 256u
-#define ESCAPE_CHAR 0x01 /* Ctrl-A */
-#define FLUSH_USEC (1 * G_USEC_PER_SEC)
+#define ESCAPE_CHAR    0x01 /* Ctrl-A */
+#define FLUSH_USEC     (1 * G_USEC_PER_SEC)
 
 /* A byte ring; head and tail run freely and are masked by the power-of-two size. */
 struct ring {
@@ -292,8 +292,8 @@ void console_feed(struct console *con, const u8 *buf, size_t len)
 
 	/* Runs of plain bytes go to the guest in one piece. */
 	for (size_t i = 0; i < len; i++) {
-		bool plain = !con->escaped && !(con->escape && buf[i] == ESCAPE_CHAR) &&
-			     !con->monitor;
+		bool plain =
+			!con->escaped && !(con->escape && buf[i] == ESCAPE_CHAR) && !con->monitor;
 
 		if (plain)
 			continue;

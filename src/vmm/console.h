@@ -17,7 +17,7 @@ struct console;
 
 /** What a guest device tells the console to call; from the main loop or the writer thread. */
 struct console_frontend {
-	void (*input_ready)(void *dev);  /* console_read() has bytes */
+	void (*input_ready)(void *dev);	 /* console_read() has bytes */
 	void (*output_ready)(void *dev); /* console_write() has room again */
 };
 

@@ -15,14 +15,14 @@
 
 #include "vmm/error.h"
 
-#define CLUSTER 65536u
+#define CLUSTER	  65536u
 #define IOV_BATCH 512u
 
 struct disk {
 	int fd;
-	int overlay;     /* -1 without snapshot */
-	u8 *in_overlay;  /* bit per cluster */
-	u8 *bounce;      /* one cluster, for copy-on-write */
+	int overlay;	/* -1 without snapshot */
+	u8 *in_overlay; /* bit per cluster */
+	u8 *bounce;	/* one cluster, for copy-on-write */
 	u64 size;
 	bool readonly;
 };
@@ -253,8 +253,10 @@ static bool open_overlay(struct disk *d, GError **error)
 	}
 	unlink(path);
 	if (ftruncate(d->overlay, (off_t)d->size)) {
-		vmm_error(error, "cannot make a snapshot file of %" G_GUINT64_FORMAT " MiB in %s: "
-			  "%s", d->size >> 20, g_get_tmp_dir(), g_strerror(errno));
+		vmm_error(error,
+			  "cannot make a snapshot file of %" G_GUINT64_FORMAT " MiB in %s: "
+			  "%s",
+			  d->size >> 20, g_get_tmp_dir(), g_strerror(errno));
 		return false;
 	}
 	d->in_overlay = g_malloc0(clusters / 8 + 1);

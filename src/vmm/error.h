@@ -14,8 +14,7 @@ enum vmm_error_code {
 
 GQuark vmm_error_quark(void);
 
-#define vmm_error(error, ...) \
-	g_set_error((error), vmm_error_quark(), VMM_ERROR_SETUP, __VA_ARGS__)
+#define vmm_error(error, ...) g_set_error((error), vmm_error_quark(), VMM_ERROR_SETUP, __VA_ARGS__)
 #define vmm_error_usage(error, ...) \
 	g_set_error((error), vmm_error_quark(), VMM_ERROR_USAGE, __VA_ARGS__)
 

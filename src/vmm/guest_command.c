@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MODE_FOLDER 0040755
+#define MODE_FOLDER  0040755
 #define MODE_PROGRAM 0100755
 
 /*
@@ -18,35 +18,35 @@
  *	exit(n)
  */
 static const u8 exit_code[] = {
-	0x31, 0xdb,                         /*     xor  ebx, ebx            */
-	0x48, 0x83, 0x3c, 0x24, 0x02,       /*     cmp  qword [rsp], 2      */
-	0x72, 0x1b,                         /*     jb   2f                  */
-	0x48, 0x8b, 0x74, 0x24, 0x10,       /*     mov  rsi, [rsp+16]       */
-	0x0f, 0xb6, 0x06,                   /* 1:  movzx eax, byte [rsi]    */
-	0x83, 0xe8, 0x30,                   /*     sub  eax, '0'            */
-	0x83, 0xf8, 0x09,                   /*     cmp  eax, 9              */
-	0x77, 0x0b,                         /*     ja   2f                  */
-	0x48, 0xff, 0xc6,                   /*     inc  rsi                 */
-	0x6b, 0xdb, 0x0a,                   /*     imul ebx, ebx, 10        */
-	0x01, 0xc3,                         /*     add  ebx, eax            */
-	0xeb, 0xeb,                         /*     jmp  1b                  */
-	0x90,                               /*     nop                      */
-	0xb8, 0x10, 0x00, 0x00, 0x00,       /* 2:  mov  eax, 16 (ioctl)     */
-	0xbf, 0x01, 0x00, 0x00, 0x00,       /*     mov  edi, 1              */
-	0xbe, 0x09, 0x54, 0x00, 0x00,       /*     mov  esi, TCSBRK         */
-	0xba, 0x01, 0x00, 0x00, 0x00,       /*     mov  edx, 1              */
-	0x0f, 0x05,                         /*     syscall                  */
-	0xb8, 0xad, 0x00, 0x00, 0x00,       /*     mov  eax, 173 (ioperm)   */
-	0xbf, 0xf4, 0x05, 0x00, 0x00,       /*     mov  edi, 0x5f4          */
-	0xbe, 0x01, 0x00, 0x00, 0x00,       /*     mov  esi, 1              */
-	0xba, 0x01, 0x00, 0x00, 0x00,       /*     mov  edx, 1              */
-	0x0f, 0x05,                         /*     syscall                  */
-	0x66, 0xba, 0xf4, 0x05,             /*     mov  dx, 0x5f4           */
-	0x88, 0xd8,                         /*     mov  al, bl              */
-	0xee,                               /*     out  dx, al              */
-	0xb8, 0x3c, 0x00, 0x00, 0x00,       /*     mov  eax, 60 (exit)      */
-	0x89, 0xdf,                         /*     mov  edi, ebx            */
-	0x0f, 0x05,                         /*     syscall                  */
+	0x31, 0xdb,		      /*     xor  ebx, ebx            */
+	0x48, 0x83, 0x3c, 0x24, 0x02, /*     cmp  qword [rsp], 2      */
+	0x72, 0x1b,		      /*     jb   2f                  */
+	0x48, 0x8b, 0x74, 0x24, 0x10, /*     mov  rsi, [rsp+16]       */
+	0x0f, 0xb6, 0x06,	      /* 1:  movzx eax, byte [rsi]    */
+	0x83, 0xe8, 0x30,	      /*     sub  eax, '0'            */
+	0x83, 0xf8, 0x09,	      /*     cmp  eax, 9              */
+	0x77, 0x0b,		      /*     ja   2f                  */
+	0x48, 0xff, 0xc6,	      /*     inc  rsi                 */
+	0x6b, 0xdb, 0x0a,	      /*     imul ebx, ebx, 10        */
+	0x01, 0xc3,		      /*     add  ebx, eax            */
+	0xeb, 0xeb,		      /*     jmp  1b                  */
+	0x90,			      /*     nop                      */
+	0xb8, 0x10, 0x00, 0x00, 0x00, /* 2:  mov  eax, 16 (ioctl)     */
+	0xbf, 0x01, 0x00, 0x00, 0x00, /*     mov  edi, 1              */
+	0xbe, 0x09, 0x54, 0x00, 0x00, /*     mov  esi, TCSBRK         */
+	0xba, 0x01, 0x00, 0x00, 0x00, /*     mov  edx, 1              */
+	0x0f, 0x05,		      /*     syscall                  */
+	0xb8, 0xad, 0x00, 0x00, 0x00, /*     mov  eax, 173 (ioperm)   */
+	0xbf, 0xf4, 0x05, 0x00, 0x00, /*     mov  edi, 0x5f4          */
+	0xbe, 0x01, 0x00, 0x00, 0x00, /*     mov  esi, 1              */
+	0xba, 0x01, 0x00, 0x00, 0x00, /*     mov  edx, 1              */
+	0x0f, 0x05,		      /*     syscall                  */
+	0x66, 0xba, 0xf4, 0x05,	      /*     mov  dx, 0x5f4           */
+	0x88, 0xd8,		      /*     mov  al, bl              */
+	0xee,			      /*     out  dx, al              */
+	0xb8, 0x3c, 0x00, 0x00, 0x00, /*     mov  eax, 60 (exit)      */
+	0x89, 0xdf,		      /*     mov  edi, ebx            */
+	0x0f, 0x05,		      /*     syscall                  */
 };
 
 struct exit_program {
@@ -102,9 +102,10 @@ static void append_exit_program(GByteArray *out)
 
 void guest_command_archive(GByteArray *out, char **command, bool tty)
 {
-	GString *script = g_string_new("#!/bin/sh\n"
-				       "# Made by anykvm run; ends the VM with the command's status.\n"
-				       "stty crtscts 2>/dev/null\n");
+	GString *script =
+		g_string_new("#!/bin/sh\n"
+			     "# Made by anykvm run; ends the VM with the command's status.\n"
+			     "stty crtscts 2>/dev/null\n");
 
 	if (!tty)
 		g_string_append(script, "stty -onlcr -echo 2>/dev/null\n");

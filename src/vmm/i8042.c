@@ -9,8 +9,13 @@
 #define QUEUE_MAX 16
 
 enum { STATUS_OBF = 0x01, STATUS_SYSTEM = 0x04, STATUS_COMMAND = 0x08, STATUS_UNLOCKED = 0x10 };
-enum { CONFIG_KBD_IRQ = 0x01, CONFIG_SYSTEM = 0x04, CONFIG_KBD_OFF = 0x10, CONFIG_AUX_OFF = 0x20,
-       CONFIG_TRANSLATE = 0x40 };
+enum {
+	CONFIG_KBD_IRQ = 0x01,
+	CONFIG_SYSTEM = 0x04,
+	CONFIG_KBD_OFF = 0x10,
+	CONFIG_AUX_OFF = 0x20,
+	CONFIG_TRANSLATE = 0x40
+};
 enum { KBD_ACK = 0xfa, KBD_SELF_TEST_OK = 0xaa };
 enum { OUTPUT_RESET = 0x01, OUTPUT_A20 = 0x02 };
 
@@ -23,9 +28,9 @@ struct i8042 {
 	u8 queue[QUEUE_MAX];
 	unsigned head, count;
 	u8 config;
-	u8 pending;     /* controller command that waits for its data byte, 0 for none */
+	u8 pending;	/* controller command that waits for its data byte, 0 for none */
 	u8 kbd_pending; /* keyboard command that waits for its argument, 0 for none */
-	bool command;   /* the last write went to the command port */
+	bool command;	/* the last write went to the command port */
 };
 
 static void kbc_update_irq(struct i8042 *k)

@@ -50,8 +50,8 @@ bool irq_init(struct irq_ctl *irq, const struct accel *accel, int vm_fd, GError 
 	g_mutex_init(&irq->lock);
 	r = accel_ioctl(accel, vm_fd, KVM_CREATE_IRQCHIP, NULL);
 	if (r < 0) {
-		vmm_error(error, "%s cannot create the interrupt controllers: %s",
-			  accel->ops->name, g_strerror(-r));
+		vmm_error(error, "%s cannot create the interrupt controllers: %s", accel->ops->name,
+			  g_strerror(-r));
 		return false;
 	}
 	r = accel_ioctl(accel, vm_fd, KVM_CREATE_PIT2, &pit);

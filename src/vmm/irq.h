@@ -11,20 +11,20 @@
 
 #include "vmm/accel.h"
 
-#define IRQ_GSI_COUNT 24
-#define IRQ_GSI_TIMER 0
+#define IRQ_GSI_COUNT	 24
+#define IRQ_GSI_TIMER	 0
 #define IRQ_GSI_KEYBOARD 1
-#define IRQ_GSI_SERIAL 4
-#define IRQ_GSI_RTC 8
-#define IRQ_GSI_SCI 9
-#define IRQ_GSI_PCI 16 /* first of eight that PCI INTx pins share */
+#define IRQ_GSI_SERIAL	 4
+#define IRQ_GSI_RTC	 8
+#define IRQ_GSI_SCI	 9
+#define IRQ_GSI_PCI	 16 /* first of eight that PCI INTx pins share */
 
 struct irq_ctl {
 	const struct accel *accel;
 	int vm_fd;
 	GMutex lock;
 	u64 sources[IRQ_GSI_COUNT]; /* bit per source that holds the line up */
-	bool pin2_timer;            /* GSI 0 goes to IOAPIC pin 2, as on a PC */
+	bool pin2_timer;	    /* GSI 0 goes to IOAPIC pin 2, as on a PC */
 };
 
 /** Creates irqchip and PIT on the VM and sets the PC's routing. */

@@ -7,7 +7,7 @@
 #include "vmm/acpi.h"
 #include "vmm/error.h"
 
-#define TSS_ADDRESS 0xfffbd000ul      /* three pages that KVM may need below the ROM */
+#define TSS_ADDRESS	 0xfffbd000ul /* three pages that KVM may need below the ROM */
 #define IDENTITY_ADDRESS 0xfffbc000ul /* one page */
 
 void machine_end(struct machine *m, enum power_end why, int status)

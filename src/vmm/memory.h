@@ -8,12 +8,12 @@
 #include "vmm/types.h"
 
 #define MEMORY_PCI_HOLE 0xc0000000ull /* first address of the hole */
-#define MEMORY_4G 0x100000000ull
+#define MEMORY_4G	0x100000000ull
 
 struct guest_memory {
-	u8 *host;  /* the mapping */
-	u64 size;  /* all RAM, in bytes */
-	u64 low;   /* part of it that begins at address 0; the rest begins at 4G */
+	u8 *host; /* the mapping */
+	u64 size; /* all RAM, in bytes */
+	u64 low;  /* part of it that begins at address 0; the rest begins at 4G */
 };
 
 /** Reserves size bytes (a multiple of 4 KiB); the host commits pages as they are touched. */

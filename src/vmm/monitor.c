@@ -3,7 +3,7 @@
 
 #include "vmm/machine.h"
 
-#define DUMP_MAX 4096u /* bytes of one x or xp */
+#define DUMP_MAX  4096u /* bytes of one x or xp */
 #define WORDS_MAX 4
 
 struct command {
@@ -62,12 +62,12 @@ static void info_cpus(struct machine *m, GString *out)
 		accel_ioctl(&m->back->accel, v->fd, KVM_GET_REGS, &regs);
 		for (unsigned k = 0; k < VCPU_EXITS_MAX; k++)
 			exits += v->exits[k];
-		g_string_append_printf(out, "vCPU %u: rip %016llx, %s, %" G_GUINT64_FORMAT
-				       " exits\n", i, regs.rip,
-				       mp.mp_state == KVM_MP_STATE_RUNNABLE ? "running"
-				       : mp.mp_state == KVM_MP_STATE_HALTED ? "halted"
-									    : "waiting for a start",
-				       exits);
+		g_string_append_printf(
+			out, "vCPU %u: rip %016llx, %s, %" G_GUINT64_FORMAT " exits\n", i, regs.rip,
+			mp.mp_state == KVM_MP_STATE_RUNNABLE ? "running"
+			: mp.mp_state == KVM_MP_STATE_HALTED ? "halted"
+							     : "waiting for a start",
+			exits);
 	}
 	stand_still(m, false);
 }
@@ -187,8 +187,8 @@ static void dump_memory(struct machine *m, bool virtual, u64 addr, unsigned coun
 		u64 pa = addr, v = 0;
 
 		if (i % per_line == 0)
-			g_string_append_printf(out, "%s%016" G_GINT64_MODIFIER "x:",
-					       i ? "\n" : "", addr);
+			g_string_append_printf(out, "%s%016" G_GINT64_MODIFIER "x:", i ? "\n" : "",
+					       addr);
 		if ((virtual && !vcpu_translate(&m->vcpus.vcpus[0], addr, &pa)) ||
 		    !memory_read(&m->back->mem, pa, &v, unit)) {
 			g_string_append(out, " not memory");
@@ -197,8 +197,7 @@ static void dump_memory(struct machine *m, bool virtual, u64 addr, unsigned coun
 		if (format == 'c')
 			g_string_append_c(out, g_ascii_isprint((char)v) ? (char)v : '.');
 		else
-			g_string_append_printf(out, " %0*" G_GINT64_MODIFIER "x", (int)unit * 2,
-					       v);
+			g_string_append_printf(out, " %0*" G_GINT64_MODIFIER "x", (int)unit * 2, v);
 	}
 	g_string_append_c(out, '\n');
 }
@@ -247,10 +246,9 @@ static void cmd_help(struct machine *m, char **words, GString *out)
 	(void)m;
 	(void)words;
 	for (unsigned i = 0; i < ARRAY_SIZE(commands); i++) {
-		g_autofree char *left =
-			g_strdup_printf("%s%s%s", commands[i].name,
-					*commands[i].args && *commands[i].args != '/' ? " " : "",
-					commands[i].args);
+		g_autofree char *left = g_strdup_printf(
+			"%s%s%s", commands[i].name,
+			*commands[i].args && *commands[i].args != '/' ? " " : "", commands[i].args);
 
 		g_string_append_printf(out, "%-36s %s\n", left, commands[i].help);
 	}

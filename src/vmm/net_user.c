@@ -206,9 +206,9 @@ struct net_user *net_user_new(const struct run_config *cfg, GError **error)
 	SlirpConfig sc = {
 		.version = 1,
 		.in_enabled = true,
-		.vnetwork.s_addr = htonl(0x0a000200),    /* 10.0.2.0 */
+		.vnetwork.s_addr = htonl(0x0a000200), /* 10.0.2.0 */
 		.vnetmask.s_addr = htonl(0xffffff00),
-		.vhost.s_addr = htonl(0x0a000202),       /* 10.0.2.2, the host */
+		.vhost.s_addr = htonl(0x0a000202),	 /* 10.0.2.2, the host */
 		.vdhcp_start.s_addr = htonl(0x0a00020f), /* 10.0.2.15, the guest */
 		.vnameserver.s_addr = htonl(0x0a000203), /* 10.0.2.3 */
 	};

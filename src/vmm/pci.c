@@ -7,9 +7,9 @@
 #include <linux/pci_regs.h>
 #include <string.h>
 
-#define CONFIG_ADDRESS 0xcf8
-#define BRIDGE_VENDOR 0x8086
-#define BRIDGE_DEVICE 0x0d57 /* a host bridge without quirks in any guest */
+#define CONFIG_ADDRESS	0xcf8
+#define BRIDGE_VENDOR	0x8086
+#define BRIDGE_DEVICE	0x0d57 /* a host bridge without quirks in any guest */
 #define CAPABILITIES_AT 0x40
 
 struct pci_bus {
@@ -54,7 +54,8 @@ void pci_device_init(struct pci_device *dev, const char *name, u16 vendor, u16 d
 	put16(dev->config + PCI_DEVICE_ID, device);
 	put32(dev->config + PCI_CLASS_REVISION, class << 8 | 1);
 	put16(dev->writable + PCI_COMMAND, PCI_COMMAND_IO | PCI_COMMAND_MEMORY |
-	      PCI_COMMAND_MASTER | PCI_COMMAND_SERR | PCI_COMMAND_INTX_DISABLE);
+						   PCI_COMMAND_MASTER | PCI_COMMAND_SERR |
+						   PCI_COMMAND_INTX_DISABLE);
 	dev->writable[PCI_INTERRUPT_LINE] = 0xff;
 	dev->writable[PCI_CACHE_LINE_SIZE] = 0xff;
 	g_mutex_init(&dev->msix_lock);
@@ -93,8 +94,8 @@ static void update_bar(struct pci_device *dev)
 	/* Only inside the window: a BAR over RAM or the APICs would never be reached anyway. */
 	if (!on || base < PCI_MMIO_BASE || base - PCI_MMIO_BASE > PCI_MMIO_SIZE - dev->bar_size)
 		return;
-	dev->bar_region = (struct bus_region){dev->name, base, dev->bar_size, dev->bar_ops,
-					      dev->bar_dev};
+	dev->bar_region =
+		(struct bus_region){dev->name, base, dev->bar_size, dev->bar_ops, dev->bar_dev};
 	if (!bus_add(dev->bus->mmio, &dev->bar_region))
 		return; /* over another device's BAR: the first one keeps the address */
 	dev->bar_mapped = true;
@@ -246,8 +247,8 @@ static void config_write(struct pci_bus *bus, unsigned offset, u64 value, unsign
 	for (unsigned i = 0; i < size && at + i < sizeof(dev->config); i++) {
 		u8 mask = dev->writable[at + i];
 
-		dev->config[at + i] = (u8)((dev->config[at + i] & ~mask) |
-					   ((u8)(value >> (8 * i)) & mask));
+		dev->config[at + i] =
+			(u8)((dev->config[at + i] & ~mask) | ((u8)(value >> (8 * i)) & mask));
 	}
 	msix_flush(dev);
 	update_intx(dev);
@@ -305,8 +306,7 @@ struct pci_bus *pci_new(struct bus *pio, struct bus *mmio, struct irq_ctl *irq,
 	g_mutex_init(&bus->lock);
 	bus->region = (struct bus_region){"pci", CONFIG_ADDRESS, 8, &pci_ops, bus};
 	bus_add(pio, &bus->region);
-	pci_device_init(&bus->bridge, "host bridge", BRIDGE_VENDOR, BRIDGE_DEVICE,
-			0x060000);
+	pci_device_init(&bus->bridge, "host bridge", BRIDGE_VENDOR, BRIDGE_DEVICE, 0x060000);
 	pci_plug(bus, &bus->bridge);
 	return bus;
 }

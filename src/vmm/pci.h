@@ -14,12 +14,12 @@
 #include "vmm/irq.h"
 #include "vmm/power.h"
 
-#define PCI_SLOTS 32
-#define PCI_MMIO_BASE 0xc0000000u
-#define PCI_MMIO_SIZE 0x20000000u
-#define PCI_RESET_PORT 0xcf9
+#define PCI_SLOTS	32
+#define PCI_MMIO_BASE	0xc0000000u
+#define PCI_MMIO_SIZE	0x20000000u
+#define PCI_RESET_PORT	0xcf9
 #define PCI_RESET_VALUE 0x06
-#define PCI_MSIX_MAX 64 /* vectors a device may have */
+#define PCI_MSIX_MAX	64 /* vectors a device may have */
 
 struct pci_bus;
 
@@ -34,7 +34,7 @@ struct pci_device {
 	struct pci_bus *bus;
 	unsigned slot;
 	u8 config[256];
-	u8 writable[256];           /* bits that the guest may change */
+	u8 writable[256];	    /* bits that the guest may change */
 	unsigned cap_last, cap_end; /* newest capability and its end, 0 for none */
 
 	/* One memory BAR, number 0; size a power of two, 0 for none. */
@@ -46,7 +46,7 @@ struct pci_device {
 	/** Tells the device that its BAR appears or disappears at an address; may be NULL. */
 	void (*bar_hook)(void *dev, u64 base, bool mapped);
 
-	unsigned msix_cap;     /* offset of the capability, 0 for none */
+	unsigned msix_cap; /* offset of the capability, 0 for none */
 	unsigned msix_vectors;
 	u32 msix_table, msix_pba; /* offsets in the BAR */
 	GMutex msix_lock;

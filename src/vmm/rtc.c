@@ -7,14 +7,28 @@
 #include <string.h>
 #include <time.h>
 
-enum { SECONDS, SECONDS_ALARM, MINUTES, MINUTES_ALARM, HOURS, HOURS_ALARM, WEEKDAY, DAY, MONTH,
-       YEAR, REG_A, REG_B, REG_C, REG_D };
+enum {
+	SECONDS,
+	SECONDS_ALARM,
+	MINUTES,
+	MINUTES_ALARM,
+	HOURS,
+	HOURS_ALARM,
+	WEEKDAY,
+	DAY,
+	MONTH,
+	YEAR,
+	REG_A,
+	REG_B,
+	REG_C,
+	REG_D
+};
 enum { A_UIP = 0x80, A_RATE = 0x0f };
 enum { B_24H = 0x02, B_BINARY = 0x04, B_UIE = 0x10, B_AIE = 0x20, B_PIE = 0x40, B_SET = 0x80 };
 enum { C_UF = 0x10, C_AF = 0x20, C_PF = 0x40, C_IRQF = 0x80 };
 enum { D_VALID = 0x80 };
 #define ALARM_ANY 0xc0 /* an alarm byte from here on matches every value */
-#define UIP_USEC 244
+#define UIP_USEC  244
 
 struct rtc {
 	struct bus *pio;
@@ -23,8 +37,8 @@ struct rtc {
 	GMutex lock;
 	u8 index;
 	u8 cmos[128];
-	s64 offset;     /* guest seconds minus host seconds */
-	s64 ticked;     /* the guest second that was last looked at */
+	s64 offset;	/* guest seconds minus host seconds */
+	s64 ticked;	/* the guest second that was last looked at */
 	GSource *timer; /* always attached; ready time -1 when nothing is due */
 };
 
@@ -222,7 +236,8 @@ static void rtc_write_reg(struct rtc *rtc, u8 v)
 		rtc_latch(rtc);
 		rtc->cmos[index] = v;
 		if ((index <= YEAR && index != SECONDS_ALARM && index != MINUTES_ALARM &&
-		     index != HOURS_ALARM) || index == RTC_CENTURY)
+		     index != HOURS_ALARM) ||
+		    index == RTC_CENTURY)
 			if (!(rtc->cmos[REG_B] & B_SET))
 				rtc_set_time(rtc);
 		break;

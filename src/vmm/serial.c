@@ -11,16 +11,35 @@
 
 #include <string.h>
 
-#define COM1_BASE 0x3f8
-#define FIFO_SIZE 16
+#define COM1_BASE    0x3f8
+#define FIFO_SIZE    16
 #define POLLS_READER 32 /* so many LSR reads without a write: somebody waits for input */
 
 /* Registers and bits, named as in the PC16550D data sheet. */
-enum { RBR = 0, THR = 0, DLL = 0, IER = 1, DLM = 1, IIR = 2, FCR = 2, LCR = 3, MCR = 4, LSR = 5,
-       MSR = 6, SCR = 7 };
+enum {
+	RBR = 0,
+	THR = 0,
+	DLL = 0,
+	IER = 1,
+	DLM = 1,
+	IIR = 2,
+	FCR = 2,
+	LCR = 3,
+	MCR = 4,
+	LSR = 5,
+	MSR = 6,
+	SCR = 7
+};
 enum { IER_RX = 1, IER_THRE = 2, IER_LINE = 4, IER_MODEM = 8 };
-enum { IIR_NONE = 1, IIR_MODEM = 0, IIR_THRE = 2, IIR_RX = 4, IIR_LINE = 6, IIR_TIMEOUT = 12,
-       IIR_FIFO = 0xc0 };
+enum {
+	IIR_NONE = 1,
+	IIR_MODEM = 0,
+	IIR_THRE = 2,
+	IIR_RX = 4,
+	IIR_LINE = 6,
+	IIR_TIMEOUT = 12,
+	IIR_FIFO = 0xc0
+};
 enum { FCR_ENABLE = 1, FCR_CLEAR_RX = 2 };
 enum { LCR_DLAB = 0x80 };
 enum { MCR_DTR = 1, MCR_RTS = 2, MCR_OUT1 = 4, MCR_OUT2 = 8, MCR_LOOP = 16 };
@@ -39,9 +58,9 @@ struct serial {
 	u8 loop[FIFO_SIZE]; /* what loop-back mode sent to itself */
 	unsigned loop_head, loop_count;
 	unsigned polls; /* LSR reads in a row */
-	u8 tx_held;     /* a byte the console had no room for */
-	bool tx_busy;   /* tx_held is valid */
-	bool thre_irq;  /* THR became empty and the driver has not been told */
+	u8 tx_held;	/* a byte the console had no room for */
+	bool tx_busy;	/* tx_held is valid */
+	bool thre_irq;	/* THR became empty and the driver has not been told */
 	bool rts_seen;
 };
 
@@ -65,8 +84,7 @@ static void serial_update_irq(struct serial *s)
 	bool level;
 
 	serial_update_dr(s);
-	level = ((s->ier & IER_RX) && (s->lsr & LSR_DR)) ||
-		((s->ier & IER_THRE) && s->thre_irq) ||
+	level = ((s->ier & IER_RX) && (s->lsr & LSR_DR)) || ((s->ier & IER_THRE) && s->thre_irq) ||
 		((s->ier & IER_LINE) && (s->lsr & LSR_OVERRUN));
 	irq_set(s->irq, IRQ_GSI_SERIAL, 0, level);
 }

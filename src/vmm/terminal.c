@@ -63,7 +63,8 @@ static void on_fatal(int sig)
 
 static void install_handlers(void)
 {
-	struct sigaction sa = {.sa_handler = on_fatal, .sa_flags = (int)(SA_RESETHAND | SA_NODEFER)};
+	struct sigaction sa = {.sa_handler = on_fatal,
+			       .sa_flags = (int)(SA_RESETHAND | SA_NODEFER)};
 
 	sigemptyset(&sa.sa_mask);
 	for (unsigned i = 0; i < sizeof(fatal_signals) / sizeof(fatal_signals[0]); i++)
@@ -142,7 +143,6 @@ void terminal_restore(void)
 
 void terminal_resume(void)
 {
-	if (owner_pid == getpid() && isatty(STDIN_FILENO) &&
-	    tcgetpgrp(STDIN_FILENO) == getpgrp())
+	if (owner_pid == getpid() && isatty(STDIN_FILENO) && tcgetpgrp(STDIN_FILENO) == getpgrp())
 		set_raw();
 }

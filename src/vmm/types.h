@@ -14,8 +14,8 @@ typedef uint64_t u64;
 typedef int64_t s64;
 
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define BIT(n) (1u << (n))
-#define BIT64(n) (1ull << (n))
+#define BIT(n)	      (1u << (n))
+#define BIT64(n)      (1ull << (n))
 
 /** Rounds up to a multiple of a power of two. */
 static inline u64 align_up(u64 v, u64 a)

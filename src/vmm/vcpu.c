@@ -154,13 +154,14 @@ static void vcpu_dispatch(struct vcpu *vcpu)
 		break;
 	case KVM_EXIT_FAIL_ENTRY:
 		vcpu_crash(vcpu, g_strdup_printf("vCPU %u: cannot enter the guest, hardware "
-						 "reason 0x%llx", vcpu->id,
+						 "reason 0x%llx",
+						 vcpu->id,
 						 run->fail_entry.hardware_entry_failure_reason));
 		break;
 	default:
-		vcpu_crash(vcpu, g_strdup_printf("vCPU %u: exit %u (%s) is not supported",
-						 vcpu->id, run->exit_reason,
-						 vcpu_exit_name(run->exit_reason)));
+		vcpu_crash(vcpu,
+			   g_strdup_printf("vCPU %u: exit %u (%s) is not supported", vcpu->id,
+					   run->exit_reason, vcpu_exit_name(run->exit_reason)));
 		break;
 	}
 }

@@ -26,9 +26,9 @@ struct vcpu {
 	struct kvm_run *run;
 	size_t run_size;
 	GThread *thread;
-	pthread_t pthread; /* valid once started is set */
+	pthread_t pthread;		/* valid once started is set */
 	bool started, parked, finished; /* set->lock */
-	u64 exits[VCPU_EXITS_MAX];      /* written by the vCPU's thread only */
+	u64 exits[VCPU_EXITS_MAX];	/* written by the vCPU's thread only */
 };
 
 enum vcpu_state { VCPU_RUNNING, VCPU_PAUSED, VCPU_STOPPING };
@@ -42,9 +42,9 @@ struct vcpu_set {
 	unsigned count;
 	GMutex lock;
 	GCond changed;
-	int state;         /* enum vcpu_state; atomic reads, written under lock */
-	bool stop_asked;   /* atomic: a vCPU ended the machine; threads leave the guest for good */
-	char *crash;       /* under lock: text of the first crash */
+	int state;	 /* enum vcpu_state; atomic reads, written under lock */
+	bool stop_asked; /* atomic: a vCPU ended the machine; threads leave the guest for good */
+	char *crash;	 /* under lock: text of the first crash */
 };
 
 /** Creates the vCPUs; they do not run yet. */

@@ -5,19 +5,19 @@
 
 static void dump_segment(GString *s, const char *name, const struct kvm_segment *g)
 {
-	g_string_append_printf(s, "%-4s %04x base %016llx limit %08x type %x s %u dpl %u p %u db "
-			       "%u l %u g %u%s\n", name, g->selector, g->base, g->limit, g->type,
-			       g->s, g->dpl, g->present, g->db, g->l, g->g,
-			       g->unusable ? " unusable" : "");
+	g_string_append_printf(s,
+			       "%-4s %04x base %016llx limit %08x type %x s %u dpl %u p %u db "
+			       "%u l %u g %u%s\n",
+			       name, g->selector, g->base, g->limit, g->type, g->s, g->dpl,
+			       g->present, g->db, g->l, g->g, g->unusable ? " unusable" : "");
 }
 
 static void dump_regs(GString *s, const struct kvm_regs *r)
 {
 	const u64 values[] = {r->rax, r->rbx, r->rcx, r->rdx, r->rsi, r->rdi, r->rbp, r->rsp,
 			      r->r8,  r->r9,  r->r10, r->r11, r->r12, r->r13, r->r14, r->r15};
-	static const char *const names[] = {"rax", "rbx", "rcx", "rdx", "rsi", "rdi",
-					    "rbp", "rsp", "r8",	 "r9",	"r10", "r11",
-					    "r12", "r13", "r14", "r15"};
+	static const char *const names[] = {"rax", "rbx", "rcx", "rdx", "rsi", "rdi", "rbp", "rsp",
+					    "r8",  "r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 
 	g_string_append_printf(s, "rip  %016llx  rflags %016llx\n", r->rip, r->rflags);
 	for (unsigned i = 0; i < ARRAY_SIZE(values); i++)

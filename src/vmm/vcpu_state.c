@@ -6,14 +6,14 @@
 
 #include "vmm/error.h"
 
-#define MSR_MISC_ENABLE 0x1a0
-#define MSR_MTRR_DEF_TYPE 0x2ff
-#define MSR_K7_HWCR 0xc0010015
+#define MSR_MISC_ENABLE		0x1a0
+#define MSR_MTRR_DEF_TYPE	0x2ff
+#define MSR_K7_HWCR		0xc0010015
 #define MISC_ENABLE_FAST_STRING 1
-#define HWCR_TSC_FREQ_SEL BIT(24) /* the TSC counts at the P0 frequency */
-#define MTRR_ENABLE_WRITE_BACK (1 << 11 | 6)
-#define SELECTOR_CODE 0x10 /* Linux __BOOT_CS */
-#define SELECTOR_DATA 0x18 /* Linux __BOOT_DS */
+#define HWCR_TSC_FREQ_SEL	BIT(24) /* the TSC counts at the P0 frequency */
+#define MTRR_ENABLE_WRITE_BACK	(1 << 11 | 6)
+#define SELECTOR_CODE		0x10 /* Linux __BOOT_CS */
+#define SELECTOR_DATA		0x18 /* Linux __BOOT_DS */
 
 /*
  * One MSR a call: a register that a vendor or an accelerator does not have must not keep the
@@ -61,9 +61,9 @@ static void set_protected(struct kvm_sregs *s, bool wide)
 	if (!wide)
 		return;
 	s->cr3 = BOOT_PML4;
-	s->cr4 |= 0x20;          /* PAE */
+	s->cr4 |= 0x20;		 /* PAE */
 	s->cr0 |= 0x80000000ull; /* PG */
-	s->efer |= 0x500;        /* LME, LMA */
+	s->efer |= 0x500;	 /* LME, LMA */
 }
 
 bool vcpu_boot_state(struct vcpu *vcpu, const struct boot_entry *entry, GError **error)

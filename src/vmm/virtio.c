@@ -22,21 +22,22 @@
 #include "vmm/error.h"
 #include "vmm/machine.h"
 
-#define VENDOR_VIRTIO 0x1af4
-#define DEVICE_BASE 0x1040
-#define BAR_SIZE 0x8000
-#define COMMON_AT 0x0000u
-#define ISR_AT 0x1000u
-#define CONFIG_AT 0x2000u
-#define MSIX_AT 0x3000u
-#define PBA_AT 0x3800u
-#define NOTIFY_AT 0x4000u
-#define NOTIFY_STEP 4u
+#define VENDOR_VIRTIO	0x1af4
+#define DEVICE_BASE	0x1040
+#define BAR_SIZE	0x8000
+#define COMMON_AT	0x0000u
+#define ISR_AT		0x1000u
+#define CONFIG_AT	0x2000u
+#define MSIX_AT		0x3000u
+#define PBA_AT		0x3800u
+#define NOTIFY_AT	0x4000u
+#define NOTIFY_STEP	4u
 #define CONFIG_SIZE_MAX 256u
-#define ISR_QUEUE 1
-#define NO_VECTOR 0xffff
-#define FEATURES_RING (BIT64(VIRTIO_F_VERSION_1) | BIT64(VIRTIO_RING_F_INDIRECT_DESC) | \
-		       BIT64(VIRTIO_RING_F_EVENT_IDX))
+#define ISR_QUEUE	1
+#define NO_VECTOR	0xffff
+#define FEATURES_RING                                                     \
+	(BIT64(VIRTIO_F_VERSION_1) | BIT64(VIRTIO_RING_F_INDIRECT_DESC) | \
+	 BIT64(VIRTIO_RING_F_EVENT_IDX))
 
 struct virtio {
 	struct machine *m;
@@ -270,8 +271,7 @@ static void common_write(struct virtio *vio, u32 offset, u32 v)
 		vio->driver_feature_select = v;
 		break;
 	case VIRTIO_PCI_COMMON_GF:
-		if (vio->driver_feature_select < 2 &&
-		    !(vio->status & VIRTIO_CONFIG_S_FEATURES_OK))
+		if (vio->driver_feature_select < 2 && !(vio->status & VIRTIO_CONFIG_S_FEATURES_OK))
 			set_half(&vio->driver_features, vio->driver_feature_select == 1, v);
 		break;
 	case VIRTIO_PCI_COMMON_MSIX:
@@ -327,9 +327,8 @@ static u32 common_read(struct virtio *vio, u32 offset)
 	case VIRTIO_PCI_COMMON_DFSELECT:
 		return vio->feature_select;
 	case VIRTIO_PCI_COMMON_DF:
-		return vio->feature_select < 2
-			       ? (u32)(offered(vio) >> (32 * vio->feature_select))
-			       : 0;
+		return vio->feature_select < 2 ? (u32)(offered(vio) >> (32 * vio->feature_select))
+					       : 0;
 	case VIRTIO_PCI_COMMON_GFSELECT:
 		return vio->driver_feature_select;
 	case VIRTIO_PCI_COMMON_GF:

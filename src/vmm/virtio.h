@@ -19,8 +19,8 @@
 struct machine;
 struct virtio;
 
-#define VIRTIO_QUEUES_MAX 8
-#define VIRTIO_QUEUE_SIZE 256
+#define VIRTIO_QUEUES_MAX   8
+#define VIRTIO_QUEUE_SIZE   256
 #define VIRTIO_SEGMENTS_MAX 512 /* descriptors of one request, indirect ones included */
 
 struct virtqueue {
@@ -31,10 +31,10 @@ struct virtqueue {
 	u16 vector;
 	bool enabled;
 	u64 desc, avail, used; /* guest addresses */
-	u16 last_avail;        /* next entry to take */
-	u16 used_index;        /* next entry to fill */
-	bool broken;           /* the driver broke the rules: the queue stands still */
-	int doorbell;          /* eventfd */
+	u16 last_avail;	       /* next entry to take */
+	u16 used_index;	       /* next entry to fill */
+	bool broken;	       /* the driver broke the rules: the queue stands still */
+	int doorbell;	       /* eventfd */
 };
 
 /** A request: first out_count segments to read, then in_count segments to write. */
@@ -52,11 +52,11 @@ static inline struct iovec *virtio_request_in(struct virtio_request *req)
 
 struct virtio_ops {
 	const char *name;
-	u16 id;          /* virtio device type */
-	u32 class;       /* PCI class code */
-	u64 features;    /* besides the ring's own */
+	u16 id;	      /* virtio device type */
+	u32 class;    /* PCI class code */
+	u64 features; /* besides the ring's own */
 	unsigned queues;
-	bool thread;     /* served by an own thread */
+	bool thread; /* served by an own thread */
 	/** Serves a queue whose doorbell rang (or that became ready); its lock is held. */
 	void (*serve)(void *dev, struct virtqueue *vq);
 	/** Configuration space, offset + size checked to lie in config_size. virtio.lock is held. */

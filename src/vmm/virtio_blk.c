@@ -12,14 +12,14 @@
 #include "vmm/virtio.h"
 
 #define SEGMENTS_MAX (VIRTIO_QUEUE_SIZE - 2)
-#define RANGE_MAX (1u << 22) /* sectors of one discard or write-zeroes range */
-#define RANGES_MAX 32u
+#define RANGE_MAX    (1u << 22) /* sectors of one discard or write-zeroes range */
+#define RANGES_MAX   32u
 
 struct virtio_blk {
 	struct virtio *vio;
 	struct disk *disk;
 	unsigned index;
-	struct virtio_ops ops; /* features depend on the disk */
+	struct virtio_ops ops;	   /* features depend on the disk */
 	struct virtio_request req; /* the queue's thread only: too big for a stack */
 };
 
@@ -47,8 +47,9 @@ static unsigned iov_trim_front(struct iovec *iov, unsigned count, size_t skip)
 
 static u8 to_status(int r)
 {
-	return r >= 0 ? VIRTIO_BLK_S_OK : r == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP
-							   : VIRTIO_BLK_S_IOERR;
+	return r >= 0		  ? VIRTIO_BLK_S_OK
+	       : r == -EOPNOTSUPP ? VIRTIO_BLK_S_UNSUPP
+				  : VIRTIO_BLK_S_IOERR;
 }
 
 static u8 serve_read(struct virtio_blk *blk, u64 sector)
@@ -85,8 +86,7 @@ static u8 serve_ranges(struct virtio_blk *blk, bool discard)
 	u64 len = blk->req.out_len - sizeof(struct virtio_blk_outhdr);
 	unsigned count = (unsigned)MIN(len / sizeof(ranges[0]), (u64)RANGES_MAX);
 
-	if (disk_readonly(blk->disk) || !len || len % sizeof(ranges[0]) ||
-	    len > sizeof(ranges))
+	if (disk_readonly(blk->disk) || !len || len % sizeof(ranges[0]) || len > sizeof(ranges))
 		return VIRTIO_BLK_S_IOERR;
 	iov_to_buf(blk->req.segments, blk->req.out_count, sizeof(struct virtio_blk_outhdr), ranges,
 		   len);
@@ -154,8 +154,8 @@ static void blk_serve(void *dev, struct virtqueue *vq)
 			u64 len = blk->req.in_len;
 
 			if (len) { /* serving changes the segments */
-				struct iovec *last = virtio_request_in(&blk->req) +
-						     blk->req.in_count - 1;
+				struct iovec *last =
+					virtio_request_in(&blk->req) + blk->req.in_count - 1;
 
 				while (!last->iov_len)
 					last--;

@@ -13,13 +13,13 @@
 
 #define QUEUE_RX 0
 #define QUEUE_TX 1
-#define CHUNK 4096u
+#define CHUNK	 4096u
 
 struct virtio_con {
 	struct virtio *vio;
 	struct console *con;
 	struct virtio_request rx, tx; /* under the lock of their queue */
-	u64 tx_done;                  /* bytes of the first request that are out already */
+	u64 tx_done;		      /* bytes of the first request that are out already */
 };
 
 static void serve_rx(struct virtio_con *vc, struct virtqueue *vq)

@@ -11,18 +11,18 @@
 
 #include "vmm/virtio.h"
 
-#define QUEUE_RX 0
-#define QUEUE_TX 1
-#define FRAME_MAX 65550u
+#define QUEUE_RX    0
+#define QUEUE_TX    1
+#define FRAME_MAX   65550u
 #define BACKLOG_MAX 256u /* frames */
-#define TX_BURST 64u     /* frames before others in the main loop get their turn */
+#define TX_BURST    64u	 /* frames before others in the main loop get their turn */
 
 struct virtio_net {
 	struct virtio *vio;
 	struct net_user *net;
-	GQueue backlog;            /* GBytes, main loop only */
+	GQueue backlog;		   /* GBytes, main loop only */
 	struct virtio_request req; /* main loop only */
-	u8 frame[FRAME_MAX];       /* main loop only */
+	u8 frame[FRAME_MAX];	   /* main loop only */
 };
 
 static const u8 mac[6] = {0x52, 0x54, 0x00, 0x61, 0x6b, 0x76};

@@ -18,8 +18,8 @@ static u32 fill(struct virtio_request *req)
 
 	for (unsigned i = 0; i < req->in_count && done < REQUEST_MAX; i++) {
 		struct iovec *in = &virtio_request_in(req)[i];
-		ssize_t n = getrandom(in->iov_base, MIN(in->iov_len, (size_t)REQUEST_MAX - done),
-				      0);
+		ssize_t n =
+			getrandom(in->iov_base, MIN(in->iov_len, (size_t)REQUEST_MAX - done), 0);
 
 		if (n <= 0)
 			break;
