@@ -219,7 +219,7 @@ void cpu_msr_reset(struct cpu *cpu)
 	cpu->sysenter_esp = cpu->sysenter_eip = 0;
 	cpu->hwcr = BIT64(24); /* the TSC counts at P0's frequency */
 	cpu->s_cet = cpu->u_cet = 0;
-	cpu->mcg_ctl = ~0ull;
+	cpu->mcg_ctl = cpu->mcg_cap & BIT64(8) ? ~0ull : 0;
 	cpu->mcg_ext_ctl = 0;
 	for (unsigned i = 0; i < 32; i++) {
 		cpu->mce_ctl2[i] = 0;
