@@ -268,8 +268,14 @@ static int deliver_task(struct cpu *cpu, const struct cpu_exc *ev, u64 gate, u32
 
 	if (ret)
 		return ret;
-	return cpu_task_switch(cpu, sel, &tss, TASK_GATE, event_return_rip(cpu, ev),
-			       ev->has_error, ev->error, ext);
+	return cpu_task_switch(cpu, sel, &tss, &(struct seg_task){
+		.source = TASK_GATE,
+		.has_error = ev->has_error,
+		.error = ev->error,
+		.ext = ext,
+		.next_rip = event_return_rip(cpu, ev),
+		.flags = event_flags(cpu, ev),
+	});
 }
 
 static void push_v86_segments(struct cpu *cpu, struct seg_frame *f)

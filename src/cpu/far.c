@@ -210,8 +210,11 @@ static int far_task(struct cpu *cpu, const struct cpu_insn *in, u16 sel, struct 
 		if (ret)
 			return ret;
 	}
-	ret = cpu_task_switch(cpu, sel, d, call ? TASK_CALL : TASK_JMP,
-			      seg_next_rip(cpu, in->len), false, 0, 0);
+	ret = cpu_task_switch(cpu, sel, d, &(struct seg_task){
+		.source = call ? TASK_CALL : TASK_JMP,
+		.next_rip = seg_next_rip(cpu, in->len),
+		.flags = cpu_rflags(cpu) & ~FLAG_RF,
+	});
 	if (ret)
 		return ret;
 	return cpu_irq_window_check(cpu);

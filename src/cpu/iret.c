@@ -115,7 +115,11 @@ static int iret_task(struct cpu *cpu, const struct cpu_insn *in)
 		return cpu_raise_err(cpu, EXC_TS, sel & 0xfffc);
 	if (!(d.attr & SEG_ATTR_P))
 		return cpu_raise_err(cpu, EXC_NP, sel & 0xfffc);
-	ret = cpu_task_switch(cpu, sel, &d, TASK_IRET, seg_next_rip(cpu, in->len), false, 0, 0);
+	ret = cpu_task_switch(cpu, sel, &d, &(struct seg_task){
+		.source = TASK_IRET,
+		.next_rip = seg_next_rip(cpu, in->len),
+		.flags = cpu_rflags(cpu) & ~(FLAG_RF | FLAG_NT),
+	});
 	if (ret)
 		return ret;
 	cpu->nmi_masked = false;

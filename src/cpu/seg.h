@@ -212,13 +212,20 @@ int seg_stack_peek(struct cpu *cpu, unsigned skip, unsigned size, unsigned count
 /* Who asks for a task switch. */
 enum seg_task_source { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };
 
+/* What a task switch needs to know besides the new task. */
+struct seg_task {
+	enum seg_task_source source;
+	bool has_error; /* push `error` on the new task's stack */
+	u32 error, ext;
+	u64 next_rip;   /* what the outgoing task resumes at */
+	u64 flags;      /* its RFLAGS image */
+};
+
 /**
  * Hardware task switch to a TSS descriptor that has passed the caller's privilege checks.
- * next_rip: what the outgoing task resumes at. error: pushed on the new task's stack when
- * has_error. CPU_OK, CPU_EXC (before the switch: old task; after: new task), CPU_EXIT.
+ * CPU_OK, CPU_EXC (before the switch: old task; after: new task), CPU_EXIT.
  */
-int cpu_task_switch(struct cpu *cpu, u16 sel, struct seg_desc *tss, enum seg_task_source source,
-		    u64 next_rip, bool has_error, u32 error, u32 ext);
+int cpu_task_switch(struct cpu *cpu, u16 sel, struct seg_desc *tss, const struct seg_task *t);
 /** Follows a task gate: reads and checks the TSS selector in it. */
 int cpu_task_gate(struct cpu *cpu, u64 gate, u32 ext, u16 *sel, struct seg_desc *tss);
 

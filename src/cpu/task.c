@@ -221,14 +221,14 @@ static int state_load(struct cpu *cpu, const struct tss_layout *l, const u8 *tss
 	return ret;
 }
 
-int cpu_task_switch(struct cpu *cpu, u16 sel, struct seg_desc *tss, enum seg_task_source source,
-		    u64 next_rip, bool has_error, u32 error, u32 ext)
+int cpu_task_switch(struct cpu *cpu, u16 sel, struct seg_desc *tss, const struct seg_task *t)
 {
 	const struct tss_layout *old = tss_layout(cpu->seg[SEG_TR].attr);
 	const struct tss_layout *new = tss_layout(tss->attr);
-	bool nested = source == TASK_CALL || source == TASK_GATE;
+	bool nested = t->source == TASK_CALL || t->source == TASK_GATE;
 	struct cpu_seg tr = seg_from_desc(sel, tss);
-	u64 flags = cpu_rflags(cpu), old_base = cpu->seg[SEG_TR].base;
+	u64 old_base = cpu->seg[SEG_TR].base;
+	u32 ext = t->ext;
 	u16 old_sel = cpu->seg[SEG_TR].sel;
 	u8 image[104], saved[64];
 	struct seg_desc od;
@@ -241,11 +241,7 @@ int cpu_task_switch(struct cpu *cpu, u16 sel, struct seg_desc *tss, enum seg_tas
 		return cpu_raise_err(cpu, EXC_TS, (sel & 0xfffc) | ext);
 	if ((cpu->seg[SEG_TR].attr & SEG_ATTR_UNUSABLE) || cpu->seg[SEG_TR].limit < old->total - 1u)
 		return cpu_raise_err(cpu, EXC_TS, (old_sel & 0xfffc) | ext);
-	if (source == TASK_IRET)
-		flags &= ~FLAG_NT;
-	if (source != TASK_GATE)
-		flags &= ~FLAG_RF;
-	n = state_save(cpu, old, next_rip, flags, saved);
+	n = state_save(cpu, old, t->next_rip, t->flags, saved);
 	ret = mmu_read(cpu, tr.base, image, new->total, MMU_READ | MMU_SYSTEM);
 	if (!ret && nested)
 		ret = mmu_probe(cpu, tr.base, 2, MMU_WRITE | MMU_SYSTEM);
@@ -255,7 +251,7 @@ int cpu_task_switch(struct cpu *cpu, u16 sel, struct seg_desc *tss, enum seg_tas
 		ret = seg_desc_fetch(cpu, old_sel, EXC_TS, ext, &od);
 	if (!ret && !nested)
 		ret = seg_desc_unmark(cpu, &od, SEG_TYPE_WRITE);
-	if (!ret && source != TASK_IRET)
+	if (!ret && t->source != TASK_IRET)
 		ret = seg_desc_mark(cpu, tss, SEG_TYPE_WRITE);
 	if (!ret)
 		ret = mmu_write(cpu, old_base + old->ip, saved, n, MMU_WRITE | MMU_SYSTEM);
@@ -269,8 +265,8 @@ int cpu_task_switch(struct cpu *cpu, u16 sel, struct seg_desc *tss, enum seg_tas
 	cpu->seg[SEG_TR] = tr;
 	cpu->shadow = 0;
 	ret = state_load(cpu, new, image, nested, sel, ext);
-	if (!ret && has_error)
-		ret = push_error(cpu, new->size, error, ext);
+	if (!ret && t->has_error)
+		ret = push_error(cpu, new->size, t->error, ext);
 	if (!ret && new == &layout32 && (image[100] & 1))
 		ret = cpu_raise_db(cpu, DR6_BT);
 	return ret;
