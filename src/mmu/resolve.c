@@ -43,7 +43,7 @@ static enum mmu_resolve_kind bounce(struct cpu *cpu, unsigned access, bool lock,
 				    struct pend_part *part, unsigned count)
 {
 	struct mmu_cpu *mc = cpu->mmu;
-	bool write = access & MMU_WRITE, all_ram = true;
+	bool write = access & MMU_WRITE, all_ram = true, split;
 	u8 *to = cpu->bounce;
 	unsigned mark;
 	int ret = CPU_OK;
@@ -65,8 +65,8 @@ static enum mmu_resolve_kind bounce(struct cpu *cpu, unsigned access, bool lock,
 		if (ret)
 			return stopped(ret);
 	}
-	mc->pend_split = lock && all_ram;
-	if (mc->pend_split)
+	split = lock && all_ram;
+	if (split)
 		futex_lock(&cpu->mem->split_lock);
 	mark = mmio_begin(cpu);
 	for (unsigned i = 0; i < count; to += part[i++].len) {
@@ -81,15 +81,15 @@ static enum mmu_resolve_kind bounce(struct cpu *cpu, unsigned access, bool lock,
 			mem_set(to, 0, p->len);
 		}
 		if (UNLIKELY(ret)) {
-			if (mc->pend_split)
+			if (split)
 				futex_unlock(&cpu->mem->split_lock);
-			mc->pend_split = false;
 			return stopped(ret);
 		}
 	}
 	mmio_end(cpu, mark);
-	mc->pend_count = 0;
+	/* A read leaves alone what an earlier operand of the same instruction has to commit. */
 	if (write) {
+		mc->pend_split = split;
 		mc->pend_count = count;
 		for (unsigned i = 0; i < count; i++)
 			mc->pend[i] = part[i];
