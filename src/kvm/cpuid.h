@@ -1,0 +1,15 @@
+/* CPUID as the client sets and reads it. The processor's side is cpu/cpuid.h. */
+#ifndef KVM_CPUID_H
+#define KVM_CPUID_H
+
+#include "kvm/vcpu.h"
+
+/* MCG_CAP bits that KVM_X86_SETUP_MCE accepts, with the number of banks. */
+#define MCE_CAP_SUPPORTED (BIT64(8) | BIT64(10) | BIT64(24) | BIT64(27) | 32)
+
+/** A new vCPU has no CPUID entries. 0 or -ENOMEM. */
+int cpuid_init(struct vcpu *vcpu);
+/** Bits that follow the state (APIC enabled …) and what the local APIC takes from CPUID. */
+void cpuid_update_dynamic(struct vcpu *vcpu);
+
+#endif

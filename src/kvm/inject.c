@@ -1,0 +1,136 @@
+/*
+ * Events before the guest goes on, in KVM's order: an exception that is already under way, SMI,
+ * NMI, external interrupt. What is pending but not allowed arranges to be heard of: cpu.irq_window
+ * makes the guest leave when it opens interrupts, and an interrupt shadow is passed by a single
+ * step.
+ */
+#include "jit/jit.h"
+#include "kvm/pv.h"
+#include "kvm/request.h"
+#include "kvm/run.h"
+
+#define NMI_VECTOR 2
+
+bool inject_interrupts_allowed(const struct vcpu *vcpu)
+{
+	return vcpu->cpu.intf && !vcpu->cpu.shadow;
+}
+
+static u32 nmi_queued(const struct vcpu *vcpu)
+{
+	return __atomic_load_n(&vcpu->latch.nmi_queued, __ATOMIC_ACQUIRE);
+}
+
+static bool interrupt_pending(struct vcpu *vcpu)
+{
+	if (!vcpu->apic)
+		return vcpu->interrupt_injected;
+	if (LIKELY(!lapic_pending(vcpu->apic)))
+		return false;
+	return lapic_has_extint(vcpu->apic) || lapic_has_interrupt(vcpu->apic) >= 0;
+}
+
+bool inject_has_work(struct vcpu *vcpu)
+{
+	const struct cpu *cpu = &vcpu->cpu;
+
+	return cpu->exc.pending || vcpu->triple_fault || vcpu->eoi_exit_pending ||
+	       __atomic_load_n(&vcpu->latch.unhalted, __ATOMIC_ACQUIRE) ||
+	       (nmi_queued(vcpu) && !cpu->nmi_masked) || (cpu->smi_pending && !cpu->smm) ||
+	       vcpu->interrupt_injected ||
+	       (inject_interrupts_allowed(vcpu) && interrupt_pending(vcpu));
+}
+
+static int deliver(struct vcpu *vcpu, unsigned vector, enum cpu_event_kind kind)
+{
+	if (cpu_intr_deliver(&vcpu->cpu, vector, kind) == CPU_EXIT)
+		return exit_handle(vcpu);
+	return RUN_GUEST;
+}
+
+static int inject_smi(struct vcpu *vcpu)
+{
+	vcpu->cpu.smi_pending = false;
+	vcpu->smi_count++;
+	vcpu->smm_inside_nmi = vcpu->cpu.nmi_masked;
+	if (cpu_smm_enter(&vcpu->cpu) == CPU_EXIT)
+		return exit_handle(vcpu);
+	return RUN_GUEST;
+}
+
+static int inject_nmi(struct vcpu *vcpu)
+{
+	__atomic_fetch_sub(&vcpu->latch.nmi_queued, 1, __ATOMIC_ACQ_REL);
+	vcpu->stats.nmi_injections++;
+	return deliver(vcpu, NMI_VECTOR, EVENT_NMI);
+}
+
+static int inject_interrupt(struct vcpu *vcpu)
+{
+	int vector;
+
+	if (!vcpu->apic) {
+		vector = vcpu->interrupt_vector;
+		vcpu->interrupt_injected = false;
+	} else {
+		vector = lapic_get_interrupt(vcpu->apic);
+	}
+	if (vector < 0)
+		return RUN_GUEST;
+	vcpu->stats.irq_injections++;
+	return deliver(vcpu, (unsigned)vector, EVENT_INTR);
+}
+
+/* The guest must come back when it opens interrupts, or behind the next instruction. */
+static int want_window(struct vcpu *vcpu)
+{
+	struct cpu *cpu = &vcpu->cpu;
+
+	cpu->irq_window = 0;
+	if (!cpu->shadow || (!cpu->intf && !nmi_queued(vcpu)))
+		return RUN_GUEST;
+	/* Only a shadow is in the way: it ends behind one instruction. */
+	jit_step(cpu);
+	vcpu_wake(vcpu);
+	return exit_handle(vcpu);
+}
+
+int inject_events(struct vcpu *vcpu)
+{
+	struct cpu *cpu = &vcpu->cpu;
+	bool waiting = false;
+	int ret = RUN_GUEST;
+
+	cpu->irq_window = 1;
+	pv_eoi_sync(vcpu);
+	if (cpu->exc.pending)
+		return RUN_GUEST; /* jit_run() delivers it and comes back at once: poll is 0 */
+	/* A client without a local APIC here injects by itself when it was told that it may. */
+	if (vcpu->interrupt_injected)
+		return vcpu->apic ? RUN_GUEST : inject_interrupt(vcpu);
+	if (UNLIKELY(cpu->smi_pending) && !cpu->smm)
+		return inject_smi(vcpu);
+	if (UNLIKELY(nmi_queued(vcpu))) {
+		if (!cpu->nmi_masked && !cpu->shadow)
+			ret = inject_nmi(vcpu);
+		else
+			waiting = true;
+		if (ret != RUN_GUEST)
+			return ret;
+	}
+	if (interrupt_pending(vcpu)) {
+		if (!waiting && inject_interrupts_allowed(vcpu))
+			ret = inject_interrupt(vcpu);
+		else
+			waiting = true;
+		if (ret == RUN_GUEST && !waiting && interrupt_pending(vcpu))
+			cpu->irq_window = 0;
+	}
+	if (vcpu->request_window && !vcpu_ready_for_injection(vcpu))
+		waiting = true;
+	if (ret != RUN_GUEST || !waiting) {
+		pv_eoi_offer(vcpu);
+		return ret;
+	}
+	return want_window(vcpu);
+}

@@ -1,0 +1,15 @@
+/* KVM_IOEVENTFD: a guest's write signals an event descriptor instead of exiting. */
+#ifndef KVM_IOEVENTFD_H
+#define KVM_IOEVENTFD_H
+
+#include "kvm/vm.h"
+
+/** A write matched and its descriptor was signalled. vCPU thread, in a section. */
+bool ioeventfd_signal(struct vm *vm, bool pio, u64 addr, unsigned len, const void *data);
+void ioeventfd_destroy_all(struct vm *vm);
+/** A descriptor of our own for a client's eventfd: number, or -EBADF, -EINVAL (no eventfd), … */
+int eventfd_hold(int fd);
+/** Both numbers name the same eventfd. */
+bool eventfd_same(int a, int b);
+
+#endif

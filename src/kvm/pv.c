@@ -1,0 +1,321 @@
+/* The paravirtual MSRs and the records in guest memory behind them. */
+#include "kvm/pv.h"
+
+#include "base/mem.h"
+#include "cpu/feature.h"
+#include "kvm/clock.h"
+#include "kvm/memslot.h"
+#include "kvm/request.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+#define PVCLOCK_TSC_STABLE 1u
+#define PVCLOCK_GUEST_STOPPED 2u
+
+/* struct pvclock_vcpu_time_info and pvclock_wall_clock of the guest interface. */
+struct pvclock_time {
+	u32 version, pad0;
+	u64 tsc_timestamp, system_time;
+	u32 tsc_to_system_mul;
+	s8 tsc_shift;
+	u8 flags, pad[2];
+};
+_Static_assert(sizeof(struct pvclock_time) == 32, "guest ABI");
+
+struct pvclock_wall {
+	u32 version, sec, nsec;
+};
+
+static void wall_clock_write(struct vcpu *vcpu, u64 gpa)
+{
+	struct pvclock_wall w;
+	struct timespec real;
+	u64 boot, now;
+
+	if (!gpa || guest_read(vcpu, gpa, &w.version, 4))
+		return;
+	clock_gettime(CLOCK_REALTIME, &real);
+	now = (u64)real.tv_sec * 1000000000u + (u64)real.tv_nsec;
+	futex_lock(&vcpu->vm->clock.lock);
+	boot = now - clock_vm_now(vcpu->vm, NULL);
+	futex_unlock(&vcpu->vm->clock.lock);
+	w.version = (w.version | 1) + 2; /* odd: being written */
+	w.sec = (u32)(boot / 1000000000u);
+	w.nsec = (u32)(boot % 1000000000u);
+	guest_write(vcpu, gpa, &w, 4);
+	guest_write(vcpu, gpa + 4, &w.sec, 8);
+	w.version++;
+	guest_write(vcpu, gpa, &w.version, 4);
+}
+
+void pv_clock_update(struct vcpu *vcpu)
+{
+	u64 gpa = vcpu->pv.system_time & ~1ull, tsc;
+	struct pvclock_time t = {0};
+
+	if (!(vcpu->pv.system_time & KVM_MSR_ENABLED))
+		return;
+	futex_lock(&vcpu->vm->clock.lock);
+	/* One base for all vCPUs: their results never disagree. */
+	tsc = vcpu->vm->clock.tsc_base;
+	t.system_time = vcpu->vm->clock.ns_base + (u64)vcpu->vm->clock.offset;
+	futex_unlock(&vcpu->vm->clock.lock);
+	t.tsc_timestamp = clock_guest_tsc(vcpu, tsc);
+	clock_pv_factors(vcpu->tsc_khz, &t.tsc_to_system_mul, &t.tsc_shift);
+	t.flags = PVCLOCK_TSC_STABLE | (vcpu->pv.guest_stopped ? PVCLOCK_GUEST_STOPPED : 0);
+	vcpu->pv.guest_stopped = false;
+	vcpu->pv.clock_version += 2;
+	t.version = vcpu->pv.clock_version - 1;
+	if (guest_write(vcpu, gpa, &t.version, 4))
+		return;
+	guest_write(vcpu, gpa + 4, (u8 *)&t + 4, sizeof(t) - 4);
+	t.version++;
+	guest_write(vcpu, gpa, &t.version, 4);
+}
+
+/* --- steal time ---------------------------------------------------------------------------------- */
+
+/* ns that this thread was runnable without running. 0 where the host does not tell. */
+static u64 run_delay(void)
+{
+	char text[96];
+	char *at;
+	ssize_t n;
+	int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+
+	if (fd < 0)
+		return 0;
+	n = read(fd, text, sizeof(text) - 1);
+	close(fd);
+	if (n <= 0)
+		return 0;
+	text[n] = 0;
+	strtoull(text, &at, 10);
+	return strtoull(at, NULL, 10);
+}
+
+static bool steal_on(const struct vcpu *vcpu)
+{
+	return UNLIKELY(vcpu->pv.steal_time & KVM_MSR_ENABLED);
+}
+
+void pv_steal_update(struct vcpu *vcpu)
+{
+	u64 gpa = vcpu->pv.steal_time & ~63ull, delay = run_delay();
+	struct kvm_steal_time s;
+	u32 version;
+
+	if (!steal_on(vcpu) || guest_read(vcpu, gpa, &s, sizeof(s)))
+		return;
+	version = (s.version | 1) + (s.version & 1 ? 2 : 0);
+	guest_write(vcpu, gpa + offsetof(struct kvm_steal_time, version), &version, 4);
+	if (delay > vcpu->pv.steal_last && vcpu->pv.steal_last)
+		s.steal += delay - vcpu->pv.steal_last;
+	vcpu->pv.steal_last = delay;
+	guest_write(vcpu, gpa, &s.steal, 8);
+	version++;
+	guest_write(vcpu, gpa + offsetof(struct kvm_steal_time, version), &version, 4);
+	vcpu->pv.steal_preempted = true; /* for the first resume to clear */
+	pv_steal_resume(vcpu);
+}
+
+void pv_steal_resume(struct vcpu *vcpu)
+{
+	u64 at = (vcpu->pv.steal_time & ~63ull) + offsetof(struct kvm_steal_time, preempted);
+	u8 was, zero = 0;
+
+	if (!steal_on(vcpu) || !vcpu->pv.steal_preempted)
+		return;
+	vcpu->pv.steal_preempted = false;
+	if (guest_read(vcpu, at, &was, 1))
+		return;
+	if (was & KVM_VCPU_FLUSH_TLB)
+		vcpu_request(vcpu, BIT64(REQ_TLB_FLUSH));
+	if (was)
+		guest_write(vcpu, at, &zero, 1);
+}
+
+void pv_steal_suspend(struct vcpu *vcpu)
+{
+	u64 at = (vcpu->pv.steal_time & ~63ull) + offsetof(struct kvm_steal_time, preempted);
+	u8 flag = KVM_VCPU_PREEMPTED;
+
+	if (!steal_on(vcpu) || vcpu->pv.steal_preempted)
+		return;
+	if (!guest_write(vcpu, at, &flag, 1))
+		vcpu->pv.steal_preempted = true;
+}
+
+/* --- PV EOI ---------------------------------------------------------------------------------------- */
+
+void pv_eoi_sync(struct vcpu *vcpu)
+{
+	u8 flag;
+
+	if (LIKELY(!vcpu->pv.eoi_offered))
+		return;
+	vcpu->pv.eoi_offered = false;
+	if (guest_read(vcpu, vcpu->pv.eoi & ~3ull, &flag, 1))
+		return;
+	if (flag & KVM_PV_EOI_ENABLED) {
+		flag &= (u8)~KVM_PV_EOI_ENABLED; /* withdrawn: the guest writes the register */
+		guest_write(vcpu, vcpu->pv.eoi & ~3ull, &flag, 1);
+	} else {
+		lapic_eoi(vcpu->apic);
+	}
+}
+
+void pv_eoi_offer(struct vcpu *vcpu)
+{
+	u8 flag;
+
+	if (LIKELY(!(vcpu->pv.eoi & KVM_MSR_ENABLED)) || !vcpu->apic ||
+	    !lapic_pv_eoi_eligible(vcpu->apic) ||
+	    guest_read(vcpu, vcpu->pv.eoi & ~3ull, &flag, 1))
+		return;
+	flag |= KVM_PV_EOI_ENABLED;
+	if (!guest_write(vcpu, vcpu->pv.eoi & ~3ull, &flag, 1))
+		vcpu->pv.eoi_offered = true;
+}
+
+/* --- MSRs -------------------------------------------------------------------------------------------- */
+
+/* The feature that an MSR belongs to: hidden ones refuse when the client enforces CPUID. */
+static bool pv_msr_shown(const struct vcpu *vcpu, u32 index)
+{
+	const struct cpu *cpu = &vcpu->cpu;
+
+	if (!vcpu->pv_cpuid_enforced)
+		return true;
+	switch (index) {
+	case MSR_KVM_WALL_CLOCK:
+	case MSR_KVM_SYSTEM_TIME:
+		return cpu_has(cpu, X86_FEATURE_KVM_CLOCKSOURCE);
+	case MSR_KVM_WALL_CLOCK_NEW:
+	case MSR_KVM_SYSTEM_TIME_NEW:
+		return cpu_has(cpu, X86_FEATURE_KVM_CLOCKSOURCE2);
+	case MSR_KVM_ASYNC_PF_EN:
+		return cpu_has(cpu, X86_FEATURE_KVM_ASYNC_PF);
+	case MSR_KVM_ASYNC_PF_INT:
+	case MSR_KVM_ASYNC_PF_ACK:
+		return cpu_has(cpu, X86_FEATURE_KVM_ASYNC_PF_INT);
+	case MSR_KVM_STEAL_TIME:
+		return cpu_has(cpu, X86_FEATURE_KVM_STEAL_TIME);
+	case MSR_KVM_PV_EOI_EN:
+		return cpu_has(cpu, X86_FEATURE_KVM_PV_EOI);
+	case MSR_KVM_POLL_CONTROL:
+		return cpu_has(cpu, X86_FEATURE_KVM_POLL_CONTROL);
+	case MSR_KVM_MIGRATION_CONTROL:
+		return cpu_has(cpu, X86_FEATURE_KVM_MIGRATION_CONTROL);
+	}
+	return false;
+}
+
+int pv_msr_get(struct vcpu *vcpu, u32 index, u64 *value, bool host)
+{
+	const struct vcpu_pv *pv = &vcpu->pv;
+
+	if (!host && !pv_msr_shown(vcpu, index))
+		return 1;
+	switch (index) {
+	case MSR_KVM_WALL_CLOCK:
+	case MSR_KVM_WALL_CLOCK_NEW:
+		*value = vcpu->vm->clock.wall_msr;
+		return 0;
+	case MSR_KVM_SYSTEM_TIME:
+	case MSR_KVM_SYSTEM_TIME_NEW:
+		*value = pv->system_time;
+		return 0;
+	case MSR_KVM_ASYNC_PF_EN:
+		*value = pv->async_pf_en;
+		return 0;
+	case MSR_KVM_ASYNC_PF_INT:
+		*value = pv->async_pf_int;
+		return 0;
+	case MSR_KVM_ASYNC_PF_ACK:
+		*value = 0;
+		return 0;
+	case MSR_KVM_STEAL_TIME:
+		*value = pv->steal_time;
+		return 0;
+	case MSR_KVM_PV_EOI_EN:
+		*value = pv->eoi;
+		return 0;
+	case MSR_KVM_POLL_CONTROL:
+		*value = pv->poll_control;
+		return 0;
+	case MSR_KVM_MIGRATION_CONTROL:
+		*value = pv->migration_control;
+		return 0;
+	}
+	return 1;
+}
+
+/* Accepted so that guests can set it up; no "not present" event is ever sent. */
+static int async_pf_set(struct vcpu *vcpu, u64 value)
+{
+	if ((value & 0x30) || (value & ~0xfull & 0x30))
+		return 1;
+	if ((value & KVM_ASYNC_PF_ENABLED) && !vcpu->apic)
+		return value ? 1 : 0;
+	vcpu->pv.async_pf_en = value;
+	return 0;
+}
+
+int pv_msr_set(struct vcpu *vcpu, u32 index, u64 value, bool host)
+{
+	struct vcpu_pv *pv = &vcpu->pv;
+
+	if (!host && !pv_msr_shown(vcpu, index))
+		return 1;
+	switch (index) {
+	case MSR_KVM_WALL_CLOCK:
+	case MSR_KVM_WALL_CLOCK_NEW:
+		vcpu->vm->clock.wall_msr = value;
+		wall_clock_write(vcpu, value);
+		return 0;
+	case MSR_KVM_SYSTEM_TIME:
+	case MSR_KVM_SYSTEM_TIME_NEW:
+		pv->system_time = value;
+		vcpu_request(vcpu, BIT64(REQ_CLOCK));
+		return 0;
+	case MSR_KVM_ASYNC_PF_EN:
+		return async_pf_set(vcpu, value);
+	case MSR_KVM_ASYNC_PF_INT:
+		if (value >> 8)
+			return 1;
+		pv->async_pf_int = value;
+		return 0;
+	case MSR_KVM_ASYNC_PF_ACK:
+		return 0;
+	case MSR_KVM_STEAL_TIME:
+		if (value & KVM_STEAL_RESERVED_MASK)
+			return 1;
+		pv->steal_time = value;
+		pv->steal_last = 0;
+		pv->steal_preempted = false;
+		if (value & KVM_MSR_ENABLED)
+			vcpu_request(vcpu, BIT64(REQ_STEAL));
+		return 0;
+	case MSR_KVM_PV_EOI_EN:
+		if ((value & 2) || (!vcpu->apic && value))
+			return 1;
+		pv->eoi_offered = false;
+		pv->eoi = value;
+		return 0;
+	case MSR_KVM_POLL_CONTROL:
+		if (value & ~1ull)
+			return 1;
+		pv->poll_control = value;
+		return 0;
+	case MSR_KVM_MIGRATION_CONTROL:
+		if (value & ~(u64)KVM_MIGRATION_READY)
+			return 1;
+		pv->migration_control = value;
+		return 0;
+	}
+	return 1;
+}

@@ -1,0 +1,188 @@
+/* General registers, XCR0, debug registers, MP state. */
+#include "kvm/regs.h"
+
+#include "cpu/cpuid.h"
+#include "cpu/feature.h"
+#include "kvm/debug.h"
+#include "kvm/ioctl.h"
+#include "kvm/request.h"
+#include "kvm/run.h"
+
+#include <errno.h>
+
+#define DR_FIXED_1 0xffff0ff0ull /* DR6 */
+#define DR7_FIXED_1 0x400ull
+
+void regs_get(struct vcpu *vcpu, struct kvm_regs *r)
+{
+	const u64 *g = vcpu->cpu.gpr;
+
+	*r = (struct kvm_regs){
+		.rax = g[RAX], .rbx = g[RBX], .rcx = g[RCX], .rdx = g[RDX],
+		.rsi = g[RSI], .rdi = g[RDI], .rsp = g[RSP], .rbp = g[RBP],
+		.r8 = g[R8],   .r9 = g[R9],   .r10 = g[R10], .r11 = g[R11],
+		.r12 = g[R12], .r13 = g[R13], .r14 = g[R14], .r15 = g[R15],
+		.rip = vcpu->cpu.rip,
+		.rflags = cpu_rflags(&vcpu->cpu),
+	};
+	if (debug_hides_tf(vcpu))
+		r->rflags &= ~FLAG_TF;
+}
+
+void regs_set(struct vcpu *vcpu, const struct kvm_regs *r)
+{
+	struct cpu *cpu = &vcpu->cpu;
+	u64 *g = cpu->gpr;
+
+	g[RAX] = r->rax;
+	g[RBX] = r->rbx;
+	g[RCX] = r->rcx;
+	g[RDX] = r->rdx;
+	g[RSI] = r->rsi;
+	g[RDI] = r->rdi;
+	g[RSP] = r->rsp;
+	g[RBP] = r->rbp;
+	g[R8] = r->r8;
+	g[R9] = r->r9;
+	g[R10] = r->r10;
+	g[R11] = r->r11;
+	g[R12] = r->r12;
+	g[R13] = r->r13;
+	g[R14] = r->r14;
+	g[R15] = r->r15;
+	cpu->rip = r->rip;
+	cpu_rflags_set(cpu, r->rflags | 2);
+	/* A pending exception belongs to the old registers. */
+	cpu->exc.pending = false;
+	vcpu_state_changed(vcpu);
+}
+
+int vcpu_get_regs(struct vcpu *vcpu, void *data, unsigned long arg)
+{
+	regs_get(vcpu, data);
+	return 0;
+}
+
+int vcpu_set_regs(struct vcpu *vcpu, void *data, unsigned long arg)
+{
+	regs_set(vcpu, data);
+	return 0;
+}
+
+u64 vcpu_cr8(const struct vcpu *vcpu)
+{
+	return vcpu->apic ? lapic_get_cr8(vcpu->apic) : vcpu->cr8;
+}
+
+void vcpu_set_cr8(struct vcpu *vcpu, u64 value)
+{
+	if (vcpu->apic)
+		lapic_set_cr8(vcpu->apic, value & 15);
+	else
+		vcpu->cr8 = value & 15;
+}
+
+int vcpu_get_xcrs(struct vcpu *vcpu, void *data, unsigned long arg)
+{
+	struct kvm_xcrs *x = data;
+
+	x->nr_xcrs = 1;
+	x->xcrs[0].value = vcpu->cpu.xcr0;
+	return 0;
+}
+
+static bool xcr0_valid(u64 v)
+{
+	if (!(v & XSTATE_X87) || (v & ~cpu_xcr0_supported()))
+		return false;
+	if ((v & XSTATE_AVX) && !(v & XSTATE_SSE))
+		return false;
+	if (v & XSTATE_AVX512)
+		return (v & XSTATE_AVX512) == XSTATE_AVX512 && (v & XSTATE_AVX);
+	return true;
+}
+
+int vcpu_set_xcrs(struct vcpu *vcpu, void *data, unsigned long arg)
+{
+	const struct kvm_xcrs *x = data;
+
+	if (x->nr_xcrs > KVM_MAX_XCRS || x->flags)
+		return -EINVAL;
+	for (u32 i = 0; i < x->nr_xcrs; i++) {
+		if (x->xcrs[i].xcr)
+			continue;
+		if (!xcr0_valid(x->xcrs[i].value))
+			return -EINVAL;
+		vcpu->cpu.xcr0 = x->xcrs[i].value;
+		vcpu_state_changed(vcpu);
+		break;
+	}
+	return 0;
+}
+
+int vcpu_get_debugregs(struct vcpu *vcpu, void *data, unsigned long arg)
+{
+	struct kvm_debugregs *d = data;
+
+	for (int i = 0; i < 4; i++)
+		d->db[i] = vcpu->cpu.dr[i];
+	d->dr6 = vcpu->cpu.dr6;
+	d->dr7 = vcpu->cpu.dr7;
+	return 0;
+}
+
+int vcpu_set_debugregs(struct vcpu *vcpu, void *data, unsigned long arg)
+{
+	const struct kvm_debugregs *d = data;
+
+	if (d->flags || (d->dr6 >> 32) || (d->dr7 >> 32))
+		return -EINVAL;
+	for (int i = 0; i < 4; i++)
+		vcpu->cpu.dr[i] = d->db[i];
+	vcpu->cpu.dr6 = d->dr6 | DR_FIXED_1;
+	vcpu->cpu.dr7 = d->dr7 | DR7_FIXED_1;
+	vcpu_state_changed(vcpu);
+	return 0;
+}
+
+int vcpu_get_mp_state(struct vcpu *vcpu, void *data, unsigned long arg)
+{
+	struct kvm_mp_state *mp = data;
+
+	/* INIT and SIPI that came while the vCPU was outside change what is seen here. */
+	vcpu_accept_apic_events(vcpu);
+	mp->mp_state = vcpu->mp_state;
+	return 0;
+}
+
+int vcpu_set_mp_state(struct vcpu *vcpu, void *data, unsigned long arg)
+{
+	const struct kvm_mp_state *mp = data;
+
+	switch (mp->mp_state) {
+	case KVM_MP_STATE_UNINITIALIZED:
+	case KVM_MP_STATE_HALTED:
+	case KVM_MP_STATE_INIT_RECEIVED:
+	case KVM_MP_STATE_SIPI_RECEIVED:
+		if (!vcpu->apic)
+			return -EINVAL;
+		break;
+	case KVM_MP_STATE_RUNNABLE:
+		break;
+	default:
+		return -EINVAL;
+	}
+	/* INIT is blocked in SMM. */
+	if ((vcpu->cpu.smm || vcpu->cpu.smi_pending) &&
+	    (mp->mp_state == KVM_MP_STATE_SIPI_RECEIVED ||
+	     mp->mp_state == KVM_MP_STATE_INIT_RECEIVED))
+		return -EINVAL;
+	if (mp->mp_state == KVM_MP_STATE_SIPI_RECEIVED) {
+		vcpu->mp_state = KVM_MP_STATE_INIT_RECEIVED;
+		__atomic_fetch_or(&vcpu->latch.init_sipi, LATCH_SIPI, __ATOMIC_SEQ_CST);
+	} else {
+		vcpu->mp_state = mp->mp_state;
+	}
+	vcpu_request(vcpu, BIT64(REQ_EVENT));
+	return 0;
+}

@@ -1,0 +1,142 @@
+/*
+ * KVM_GET_STATS_FD: a descriptor that reads as header, id, descriptors, values. The image is made
+ * anew for every read, so that the values are of this moment.
+ */
+#include "kvm/fd.h"
+#include "kvm/ioctl.h"
+#include "kvm/user.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#ifndef KVM_STATS_UNIT_BOOLEAN
+#define KVM_STATS_UNIT_BOOLEAN (0x4 << KVM_STATS_UNIT_SHIFT)
+#endif
+
+#define ID_BYTES 48u /* room for a name, as in the kernel */
+#define DESC_BYTES (sizeof(struct kvm_stats_desc) + ID_BYTES)
+
+struct stat_row {
+	const char *name;
+	u32 at; /* of the value in its structure */
+	u32 flags;
+};
+
+#define ROW(name, type, field, kind, unit)                                                \
+	{name, offsetof(struct type, field),                                              \
+	 KVM_STATS_TYPE_##kind | KVM_STATS_UNIT_##unit | KVM_STATS_BASE_POW10},
+
+static const struct stat_row vm_rows[] = {
+#define STAT_VM(name, field, kind, unit) ROW(name, vm_stats, field, kind, unit)
+#include "kvm/stats.def"
+};
+
+static const struct stat_row vcpu_rows[] = {
+#define STAT_VCPU(name, field, kind, unit) ROW(name, vcpu_stats, field, kind, unit)
+#include "kvm/stats.def"
+};
+
+struct stats_file {
+	struct vm *vm;
+	struct vcpu *vcpu; /* NULL: the VM's */
+};
+
+static size_t image_make(const struct stats_file *f, u8 **out)
+{
+	const struct stat_row *rows = f->vcpu ? vcpu_rows : vm_rows;
+	u32 count = f->vcpu ? ARRAY_SIZE(vcpu_rows) : ARRAY_SIZE(vm_rows);
+	const u8 *values = f->vcpu ? (const u8 *)&f->vcpu->stats : (const u8 *)&f->vm->stats;
+	size_t desc = sizeof(struct kvm_stats_header) + ID_BYTES;
+	size_t data = desc + count * DESC_BYTES, size = data + count * sizeof(u64);
+	u8 *p = calloc(1, size);
+	struct kvm_stats_header *h = (struct kvm_stats_header *)p;
+
+	if (!p)
+		return 0;
+	h->name_size = ID_BYTES;
+	h->num_desc = count;
+	h->id_offset = sizeof(*h);
+	h->desc_offset = (u32)desc;
+	h->data_offset = (u32)data;
+	if (f->vcpu)
+		snprintf((char *)p + sizeof(*h), ID_BYTES, "kvm-%p/vcpu-%u", (void *)f->vm,
+			 f->vcpu->id);
+	else
+		snprintf((char *)p + sizeof(*h), ID_BYTES, "kvm-%p", (void *)f->vm);
+	for (u32 i = 0; i < count; i++) {
+		struct kvm_stats_desc *d = (struct kvm_stats_desc *)(p + desc + i * DESC_BYTES);
+		u64 v = __atomic_load_n((const u64 *)(values + rows[i].at), __ATOMIC_RELAXED);
+
+		d->flags = rows[i].flags;
+		d->size = 1;
+		d->offset = i * (u32)sizeof(u64);
+		snprintf((char *)(d + 1), ID_BYTES, "%s", rows[i].name);
+		memcpy(p + data + i * sizeof(u64), &v, sizeof(v));
+	}
+	*out = p;
+	return size;
+}
+
+static long stats_read(struct fd_file *file, void *buf, size_t size, u64 offset)
+{
+	u8 *image;
+	size_t total = image_make(file->object, &image), n;
+	int ret;
+
+	if (!total)
+		return -ENOMEM;
+	n = offset < total ? MIN(size, total - offset) : 0;
+	ret = user_copy_out((u64)buf, image + offset, n);
+	free(image);
+	return ret ? ret : (long)n;
+}
+
+static void stats_release(struct fd_file *file)
+{
+	struct stats_file *f = file->object;
+
+	vm_put(f->vm);
+	free(f);
+}
+
+static long stats_ioctl(struct fd_file *file, u32 req, unsigned long arg)
+{
+	return -ENOTTY;
+}
+
+static const struct fd_ops fd_stats_ops = {
+	.kind = ANYKVM_STATS,
+	.ioctl = stats_ioctl,
+	.read = stats_read,
+	.release = stats_release,
+};
+
+static int stats_open(struct vm *vm, struct vcpu *vcpu)
+{
+	struct stats_file *f = calloc(1, sizeof(*f));
+	int ret;
+
+	if (!f)
+		return -ENOMEM;
+	f->vm = vm;
+	f->vcpu = vcpu;
+	vm_get(vm);
+	ret = fd_create(&fd_stats_ops, f, vcpu ? "kvm-vcpu-stats" : "kvm-vm-stats");
+	if (ret < 0) {
+		vm_put(vm);
+		free(f);
+	}
+	return ret;
+}
+
+int vm_get_stats_fd(struct vm *vm, void *data, unsigned long arg)
+{
+	return stats_open(vm, NULL);
+}
+
+int vcpu_get_stats_fd(struct vcpu *vcpu, void *data, unsigned long arg)
+{
+	return stats_open(vcpu->vm, vcpu);
+}
