@@ -216,10 +216,23 @@ void lapic_get_state(struct lapic *l, struct kvm_lapic_state *state)
 	lapic_reg_set(out, APIC_ICR2, lapic_reg(out, APIC_ICR + 4));
 }
 
+/* What the APIC map depends on; unchanged, a restore (a snapshot's reset) need not rebuild it. */
+struct identity {
+	u32 id, ldr, dfr;
+	bool enabled;
+};
+
+static struct identity identity_of(const struct lapic *l)
+{
+	return (struct identity){lapic_reg(l->regs, APIC_ID), lapic_reg(l->regs, APIC_LDR),
+				 lapic_reg(l->regs, APIC_DFR), lapic_sw_enabled(l)};
+}
+
 int lapic_set_state(struct lapic *l, const struct kvm_lapic_state *state)
 {
 	const u32 *in = (const u32 *)state->regs;
 	bool x2apic = lapic_mode(l) == LAPIC_X2APIC;
+	struct identity was = identity_of(l), is;
 
 	if (x2apic && l->chip->x2apic_ids && lapic_reg(in, APIC_ID) != l->id)
 		return -EINVAL;
@@ -237,7 +250,9 @@ int lapic_set_state(struct lapic *l, const struct kvm_lapic_state *state)
 	lapic_reg_set(l->regs, APIC_TMCCT, 0);
 	lapic_summaries_rebuild(l);
 	lapic_lint0_changed(l);
-	apic_map_update(l->chip);
+	is = identity_of(l);
+	if (was.id != is.id || was.ldr != is.ldr || was.dfr != is.dfr || was.enabled != is.enabled)
+		apic_map_update(l->chip);
 	lapic_recheck(l);
 	return 0;
 }

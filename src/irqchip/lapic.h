@@ -201,6 +201,12 @@ static inline bool lapic_pending(const struct lapic *l)
  */
 bool lapic_local_deliver(struct lapic *l, u32 lvt);
 
+/**
+ * Raises one edge-triggered vector on this vCPU (asynchronous page fault, posted interrupts). Any
+ * thread. False when the APIC is disabled or the vector is below 16.
+ */
+bool lapic_raise(struct lapic *l, u8 vector);
+
 /* Paravirtual EOI (KVM_FEATURE_PV_EOI): the flag in guest memory is the caller's. Own thread. */
 
 /**

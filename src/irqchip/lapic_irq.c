@@ -190,6 +190,8 @@ bool lapic_pv_eoi_eligible(struct lapic *l)
 
 void lapic_write_tpr(struct lapic *l, u32 tpr)
 {
+	if ((tpr & 0xff) == lapic_reg(l->regs, APIC_TPR))
+		return;
 	lapic_reg_set(l->regs, APIC_TPR, tpr & 0xff);
 	lapic_update_ppr(l);
 	lapic_recheck(l);
@@ -233,6 +235,11 @@ void lapic_error(struct lapic *l, u32 esr)
 	/* The entry always delivers as fixed; an illegal vector of its own is not an error again. */
 	if (!(lvt & APIC_LVT_MASKED) && (lvt & 0xff) >= 16 && lapic_mode(l) && lapic_sw_enabled(l))
 		accept_vector(l, lvt & 0xff, false);
+}
+
+bool lapic_raise(struct lapic *l, u8 vector)
+{
+	return lapic_accept(l, APIC_DM_FIXED, vector, true, false, NULL);
 }
 
 int lapic_accept(struct lapic *l, u8 mode, u8 vector, bool assert, bool level,

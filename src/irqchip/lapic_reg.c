@@ -53,10 +53,13 @@ static bool is_readable(const struct lapic *l, u32 reg)
 	}
 }
 
-/* Exists, though it may be write-only or have no content: touching it is no error. */
+/*
+ * Exists, though it may be write-only or have no content: touching it is no error. Nor is the
+ * space from 0x400 on, where AMD's extended registers would be.
+ */
 static bool is_known(const struct lapic *l, u32 reg)
 {
-	return reg == APIC_EOI || reg == APIC_RRD || is_readable(l, reg);
+	return reg == APIC_EOI || reg == APIC_RRD || reg >= KVM_APIC_REG_SIZE || is_readable(l, reg);
 }
 
 static u32 read_reg(struct lapic *l, u32 reg)
