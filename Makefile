@@ -16,7 +16,7 @@ run:
 	@scripts/setup build
 	@scripts/build $(BUILD)
 	@scripts/guest-assets --dir $(BUILD)/guest 6.1
-	@exec $(BUILD)/anykvm run $(ARGS)
+	@exec $(BUILD)/anykvm run --cpus 2 --memory 1G $(ARGS)
 
 # SUITE=unit runs one suite.
 test:

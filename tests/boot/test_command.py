@@ -1,0 +1,76 @@
+"""`anykvm run -- COMMAND`: output, exit status, arguments, time-out."""
+
+import time
+
+from guest import kernel_options, run_plain
+from cases import check, check_equal, run_cases
+
+
+def command(*words, options=()):
+    return run_plain(["run", *kernel_options(), *options, "--", *words])
+
+
+def status_of(words, want):
+    status, out, err = command(*words)
+    check_equal(status, want, "status (stdout %r, stderr %r)" % (out[-200:], err[-200:]))
+
+
+def output_of(words, want):
+    status, out, err = command(*words)
+    check_equal((status, out), (0, want), "status and output (stderr %r)" % err[-200:])
+
+
+def default_guest():
+    status, out, err = run_plain(["run", "--", "uname", "-r"])
+    check_equal(status, 0, "status (stderr %r)" % err[-200:])
+    check(out.startswith("6.1."), "the default guest is %r" % out)
+
+
+def with_options():
+    status, out, _ = command("sh", "-c", "nproc; cat /proc/cmdline",
+                             options=["--cpus", "2", "--memory", "512M", "--append", "mark=17"])
+    check_equal(status, 0, "status")
+    check_equal(out.splitlines()[0], "2", "CPUs")
+    check(" mark=17" in out, "the command line lacks --append's text: %r" % out)
+
+
+def time_out():
+    start = time.monotonic()
+    status, _, err = command("sleep", "100", options=["--timeout", "8"])
+    took = time.monotonic() - start
+    check_equal(status, 124, "status")
+    check(len(err.strip().splitlines()) == 1, "no single line of explanation: %r" % err)
+    check(7 < took < 20, "it took %.1f s" % took)
+
+
+def guest_ends_first():
+    status, _, _ = command("poweroff", "-f")
+    check(status != 0, "status 0 although the command gave no status")
+
+
+def much_output():
+    status, out, _ = command("seq", "1", "20000")
+    check_equal(status, 0, "status")
+    check_equal(out.split(), [str(i) for i in range(1, 20001)], "output")
+
+
+def main():
+    run_cases([
+        ("true", lambda: status_of(["true"], 0)),
+        ("false", lambda: status_of(["false"], 1)),
+        ("exit 42", lambda: status_of(["sh", "-c", "exit 42"], 42)),
+        ("exit 255", lambda: status_of(["sh", "-c", "exit 255"], 255)),
+        ("killed by a signal", lambda: status_of(["sh", "-c", "kill -9 $$"], 137)),
+        ("a command that is not there", lambda: status_of(["no-such-command"], 127)),
+        ("output is the command's alone", lambda: output_of(["echo", "hello"], "hello\n")),
+        ("arguments arrive as they are", lambda: output_of(
+            ["printf", "<%s>\\n", "a b", "'\"$x`", "*", ""], "<a b>\n<'\"$x`>\n<*>\n<>\n")),
+        ("options before the command", with_options),
+        ("the default guest", default_guest),
+        ("much output", much_output),
+        ("--timeout", time_out),
+        ("the guest ends before the command", guest_ends_first),
+    ])
+
+
+main()
