@@ -244,6 +244,7 @@ struct cpu {
 	bool nmi_masked;         /* an NMI handler runs */
 	bool smm;                /* in system-management mode */
 	bool smm_nmi_masked;     /* NMIs were masked when SMM began */
+	u64 smi_count;           /* SMIs taken, as MSR_SMI_COUNT shows */
 	bool smi_pending, nmi_pending; /* kept by the run loop */
 	u8 monitor_armed;
 	u64 monitor_gpa;
@@ -262,7 +263,7 @@ struct cpu {
 	unsigned cpuid_count;
 	u64 features[CPU_FEATURE_WORDS]; /* guest CPUID as a bitmap over enum cpu_feature */
 	u32 index;                       /* vCPU number within the VM */
-	bool cpuid_mwait_follows;        /* CPUID shows MWAIT by MISC_ENABLE (a quirk is off) */
+	u64 disabled_quirks;             /* KVM_X86_QUIRK_* that the client switched off */
 
 	/* --- guest debugging (KVM_SET_GUEST_DEBUG) -------------------------------------------- */
 	u32 guest_debug;      /* KVM_GUESTDBG_* */

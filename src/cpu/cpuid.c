@@ -6,6 +6,7 @@
  * only what this processor really implements: a client that claims more gets #UD there.
  */
 #include <errno.h>
+#include <linux/kvm.h>
 #include "base/mem.h"
 #include "cpu/cpuid.h"
 #include "cpu/cpuid_internal.h"
@@ -83,7 +84,7 @@ static void query_dynamic(const struct cpu *cpu, u32 leaf, u32 index, u32 regs[4
 	switch (leaf) {
 	case 1:
 		put_bit(&regs[CPUID_ECX], X86_FEATURE_OSXSAVE, cpu->cr4 & CR4_OSXSAVE);
-		if (cpu->cpuid_mwait_follows)
+		if (cpu->disabled_quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT)
 			put_bit(&regs[CPUID_ECX], X86_FEATURE_MWAIT,
 				cpu->misc_enable & MISC_ENABLE_MWAIT);
 		break;

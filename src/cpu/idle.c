@@ -1,6 +1,7 @@
 /*
  * idle.c - waiting, and calling the hypervisor
  */
+#include <linux/kvm.h>
 #include "cpu/feature.h"
 #include "cpu/insn.h"
 #include "mmu/mmu.h"
@@ -26,19 +27,27 @@ int insn_pause(struct cpu *cpu, const struct cpu_insn *in)
 	return CPU_OK;
 }
 
-/* #UD above ring 0, as on processors where MSRs do not open it to users. */
-int insn_monitor(struct cpu *cpu, const struct cpu_insn *in)
+/*
+ * MONITOR and MWAIT are #UD above ring 0, as where no MSR opens them to users. Guests that were not
+ * offered them find two no-operations, as with KVM, unless the client switched that quirk off.
+ */
+static int mwait_check(struct cpu *cpu, bool *nop)
+{
+	*nop = !cpu_has(cpu, X86_FEATURE_MWAIT);
+	if (cpu->cpl || (*nop && (cpu->disabled_quirks & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)))
+		return cpu_raise(cpu, EXC_UD);
+	return CPU_OK;
+}
+
+/* The byte is read as MONITOR's operand is, and where it lies is kept for MWAIT. */
+static int monitor_arm(struct cpu *cpu, const struct cpu_insn *in)
 {
 	u64 off = cpu->gpr[RAX], lin;
-	struct mmu_walk walk;
 	struct mmu_fault fault;
+	struct mmu_walk walk;
 	u8 byte;
 	int ret;
 
-	if (!cpu_has(cpu, X86_FEATURE_MWAIT) || cpu->cpl)
-		return cpu_raise(cpu, EXC_UD);
-	if ((u32)cpu->gpr[RCX])
-		return gp(cpu);
 	if (in->addrsize == 2)
 		off = (u16)off;
 	else if (in->addrsize == 4)
@@ -53,18 +62,32 @@ int insn_monitor(struct cpu *cpu, const struct cpu_insn *in)
 		cpu->monitor_gpa = walk.gpa;
 		cpu->monitor_armed = 1;
 	}
-	cpu_insn_done(cpu, in);
 	return CPU_OK;
+}
+
+int insn_monitor(struct cpu *cpu, const struct cpu_insn *in)
+{
+	bool nop;
+	int ret = mwait_check(cpu, &nop);
+
+	if (ret == CPU_OK && !nop)
+		ret = (u32)cpu->gpr[RCX] ? gp(cpu) : monitor_arm(cpu, in);
+	if (ret == CPU_OK)
+		cpu_insn_done(cpu, in);
+	return ret;
 }
 
 int insn_mwait(struct cpu *cpu, const struct cpu_insn *in)
 {
-	if (!cpu_has(cpu, X86_FEATURE_MWAIT) || cpu->cpl)
-		return cpu_raise(cpu, EXC_UD);
-	if ((u32)cpu->gpr[RCX] & ~1u)
+	bool nop;
+	int ret = mwait_check(cpu, &nop);
+
+	if (ret)
+		return ret;
+	if (!nop && ((u32)cpu->gpr[RCX] & ~1u))
 		return gp(cpu);
 	cpu_insn_done(cpu, in);
-	if (!cpu->monitor_armed)
+	if (nop || !cpu->monitor_armed)
 		return CPU_OK;
 	cpu->monitor_armed = 0;
 	cpu->exit.reason = CPU_EXIT_MWAIT;
@@ -72,13 +95,32 @@ int insn_mwait(struct cpu *cpu, const struct cpu_insn *in)
 }
 
 /*
- * VMCALL and VMMCALL mean the same here, whatever the vendor: guests find out which to use from
- * CPUID, and some use the other one.
+ * VMCALL is Intel's, VMMCALL AMD's. A guest that uses the other vendor's gets it replaced in its
+ * own code, as KVM does, unless the client switched that quirk off.
  */
+static int hypercall_fix(struct cpu *cpu, const struct cpu_insn *in)
+{
+	u8 code[3] = {0x0f, 0x01, cpu->vendor == CPU_VENDOR_AMD ? 0xd9 : 0xc1};
+	u64 lin = cpu->rip;
+
+	if (LIKELY(in->opcode == code[2]))
+		return CPU_OK;
+	if (cpu->disabled_quirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
+		return cpu_raise(cpu, EXC_UD);
+	if (!cpu_is_64bit(cpu))
+		lin = (u32)(lin + cpu->seg[SEG_CS].base);
+	return mmu_write(cpu, lin + in->len - 3, code, 3, MMU_WRITE | MMU_AS_VIEW);
+}
+
 int insn_hypercall(struct cpu *cpu, const struct cpu_insn *in)
 {
+	int ret;
+
 	if (!cpu->ops || !cpu->ops->hypercall)
 		return cpu_raise(cpu, EXC_UD);
+	ret = hypercall_fix(cpu, in);
+	if (ret)
+		return ret;
 	cpu_insn_done(cpu, in);
 	return cpu->ops->hypercall(cpu);
 }

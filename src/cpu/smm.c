@@ -154,6 +154,7 @@ int cpu_smm_enter(struct cpu *cpu)
 		save64(cpu, &m);
 	else
 		save32(cpu, &m);
+	cpu->smi_count++;
 	cpu->smm_nmi_masked = cpu->nmi_masked;
 	smm_switch(cpu, true);
 	if (mmu_phys_write(cpu, cpu->smbase + SMRAM_AT, &m, sizeof(m)))
