@@ -99,9 +99,8 @@ int insn_gather(struct cpu *cpu, const struct cpu_insn *in)
 
 	mem_store(bv, mem_load(bv, 8) | (cpu_fpu_mask() & (in->imm & GATHER_EVEX ? 0xe6 : 0x46)), 8);
 	for (unsigned i = 0; i < n && !ret; i++) {
-		if (!mask_get(cpu, in, i))
-			continue;
-		ret = element(cpu, in, i);
+		if (mask_get(cpu, in, i))
+			ret = element(cpu, in, i);
 		if (!ret)
 			mask_clear(cpu, in, i);
 	}

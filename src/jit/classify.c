@@ -228,6 +228,9 @@ unsigned jit_classify(struct trans *t, struct cpu_insn *out)
 	const ZydisDecodedInstruction *in = &t->in;
 	unsigned op = table[in->mnemonic] ? table[in->mnemonic] - 1u : special_form(t);
 
+	if (op == CPU_OP_PAUSE && in->raw.rex.B)
+		return CPU_OP_NONE; /* XCHG R8, rAX with a meaningless F3: copied as it is */
+
 	if (op == CPU_OP_NONE)
 		return fill_gather(t, out) ? CPU_OP_GATHER : CPU_OP_NONE;
 	*out = (struct cpu_insn){

@@ -42,15 +42,23 @@ static u64 gs_swap(const struct jit *jit, u64 base)
 	return old;
 }
 
+static bool x87_pending(void)
+{
+	u16 sw;
+
+	__asm__ volatile("fnstsw %0" : "=a"(sw));
+	return sw & 0x80;
+}
+
 /* --- called from thunks ------------------------------------------------------------------------ */
 
 /**
  * A data access missed the TLB. Returns MMU_DIRECT or MMU_BOUNCED with the host address in
  * jit_scratch[0], or another enum mmu_resolve_kind to stop.
  */
-u64 jit_resolve(struct cpu *cpu, u64 lin, u32 desc)
+u64 jit_resolve(struct cpu *cpu, u64 lin, u64 desc)
 {
-	unsigned size = desc & DESC_SIZE, seg = (desc & DESC_SEG) >> DESC_SEG_SHIFT;
+	unsigned size = desc & DESC_SIZE, seg = (unsigned)(desc & DESC_SEG) >> DESC_SEG_SHIFT, skip = 0;
 	unsigned access = desc & DESC_WRITE ? MMU_WRITE : MMU_READ;
 	struct jit *jit = cpu->jit;
 	enum mmu_resolve_kind kind;
@@ -63,16 +71,36 @@ u64 jit_resolve(struct cpu *cpu, u64 lin, u32 desc)
 		if (ret)
 			return ret == CPU_EXC ? MMU_STOP_EXC : MMU_STOP_EXIT;
 	}
+	if ((desc & DESC_ALIGN) && (lin & (size - 1))) {
+		cpu_raise_err(cpu, EXC_GP, 0);
+		return MMU_STOP_EXC;
+	}
+	if ((desc & DESC_X87) && x87_pending()) {
+		cpu_raise(cpu, EXC_MF);
+		return MMU_STOP_EXC;
+	}
+	if (desc & DESC_MASK) {
+		unsigned last;
+
+		if (!jit_mask_range(desc, size, &skip, &last)) {
+			/* nothing is touched: any readable place will do */
+			cpu->jit_scratch[0] = (u64)jit->bounce;
+			return MMU_DIRECT;
+		}
+		size = last - skip;
+		lin += skip;
+	}
 	if (seg == SEG_SS)
 		access |= MMU_STACK;
 	kind = mmu_resolve(cpu, lin, size, access, desc & DESC_LOCK);
 	if (kind == MMU_BOUNCED) {
 		/* At the operand's own alignment, so that aligned forms fault as they should. */
-		jit->bounce_at = jit->bounce + (lin & 63);
+		jit->bounce_at = jit->bounce + ((lin - skip) & 63) + skip;
 		jit->bounce_size = size;
 		mem_copy(jit->bounce_at, cpu->bounce, size);
 		cpu->jit_scratch[0] = (u64)jit->bounce_at;
 	}
+	cpu->jit_scratch[0] -= skip;
 	return kind;
 }
 
@@ -282,6 +310,24 @@ static enum outcome from_ret(int ret)
 	return ret == CPU_OK ? OUT_DONE : ret == CPU_EXC ? OUT_AGAIN : OUT_EXIT;
 }
 
+/*
+ * A computed jump arrived at cpu->rip. In 64-bit mode a target that is not canonical faults on the
+ * jump itself: what it did to RSP is taken back.
+ */
+static enum outcome computed_target(struct cpu *cpu)
+{
+	u64 target = cpu->rip;
+	struct jit_block *b;
+
+	if (LIKELY(!(cpu->mode & MODE_LONG) || cpu_is_canonical(cpu, target)))
+		return OUT_DONE;
+	b = jit_block_by_host(cpu->jit, cpu->jit_scratch[1] - 1);
+	stopped_at(cpu);
+	cpu->gpr[RSP] -= (u64)(s64)b->rsp_change;
+	cpu_raise_err(cpu, EXC_GP, 0);
+	return OUT_AGAIN;
+}
+
 static enum outcome enter_block(struct cpu *cpu, struct jit_block *b, struct jit_link **link)
 {
 	struct jit *jit = cpu->jit;
@@ -329,6 +375,8 @@ resume:
 	case JIT_POLL:
 		stopped_at(cpu);
 		return OUT_AGAIN;
+	case JIT_TARGET:
+		return computed_target(cpu);
 	}
 	__builtin_unreachable();
 }

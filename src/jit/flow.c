@@ -58,10 +58,9 @@ void jit_emit_goto(struct trans *t, u64 target)
 void jit_emit_goto_a(struct trans *t)
 {
 	if (!(t->mode & MODE_FLAT) || (t->mode & MODE_STEP)) {
-		emit_gs_store(&t->e, REG_A, GS(rip));
-		emit_rel32(&t->e, 0xe9, t->jit->thunk.next);
+		emit_rel32(&t->e, 0xe8, t->jit->thunk.target);
 	} else {
-		emit_rel32(&t->e, 0xe9, t->jit->thunk.indirect[(t->mode & MODE_VIEW) >> MODE_VIEW_SHIFT]);
+		jit_emit_jump_cache(t);
 	}
 	t->ended = true;
 }
@@ -134,7 +133,7 @@ static void emit_call(struct trans *t)
 	unsigned size = t->in.operand_width / 8;
 	struct emit *e = &t->e;
 	struct cold *c;
-	u32 desc;
+	u64 desc;
 
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		jit_emit_address(t, op, 0, &desc);
@@ -157,6 +156,7 @@ static void emit_call(struct trans *t)
 	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		jit_emit_goto(t, branch_target(t));
 	} else {
+		t->block->rsp_change = -(s32)size;
 		emit_gs_load(e, REG_A, SCRATCH(8));
 		jit_emit_goto_a(t);
 	}
@@ -167,13 +167,14 @@ static void emit_ret(struct trans *t)
 	unsigned size = t->in.operand_width / 8;
 	unsigned release = t->in.raw.imm[0].size ? (u16)t->in.raw.imm[0].value.u : 0;
 	struct cold *c;
-	u32 desc;
+	u64 desc;
 
 	jit_emit_sp_address(t, 0, &desc);
 	c = jit_emit_access(t, size, MMU_READ, false, desc);
 	emit_load(&t->e, size, REG_T, REG_A, REG_B);
 	jit_access_end(t, c);
 	jit_emit_sp_add(t, (int)(size + release));
+	t->block->rsp_change = (s32)(size + release);
 	emit_mov(&t->e, true, REG_A, REG_T);
 	jit_emit_goto_a(t);
 }
@@ -193,7 +194,7 @@ static void emit_jmp(struct trans *t)
 	}
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		struct cold *c;
-		u32 desc;
+		u64 desc;
 
 		jit_emit_address(t, op, 0, &desc);
 		c = jit_emit_access(t, size, MMU_READ, false, desc);

@@ -37,6 +37,7 @@ enum jit_stop {
 	JIT_COMMIT,   /* likewise, a bounced store is done: go on behind the instruction */
 	JIT_FAULT,    /* the host raised a signal: struct jit.fault */
 	JIT_POLL,     /* jit_scratch[1] = return address: the instruction is yet to run */
+	JIT_TARGET,   /* jit_scratch[1] = return address: a computed jump to cpu->rip, its effects done */
 };
 
 struct jit_link;
@@ -59,6 +60,7 @@ struct jit_block {
 	struct jit_link *out;       /* this block's links */
 	struct jit_block *hash_next, *page_next, *cross_next;
 	u64 gpa2;          /* second page of a block whose only instruction crosses pages, or ~0 */
+	s32 rsp_change;    /* what the computed jump that ends the block did to RSP */
 	bool dead;
 };
 
@@ -99,9 +101,10 @@ struct jit {
 	bool fsgsbase;         /* the host lets user mode write GS base */
 	bool use_loop;         /* LOOP is fast (AMD); else JRCXZ over a jump */
 	struct { u8 *enter, *next, *link, *insn, *resolve_read, *resolve_write, *commit, *fault, *poll,
-		*indirect[MMU_TLB_COUNT]; } thunk;
+		*target; } thunk;
 	struct { int signo, trapno, code; u64 pc, address, error; } fault;
 	u8 bounce[192] __attribute__((aligned(64))); /* a bounced access at its own alignment */
+	unsigned bounce_skip;  /* bytes of the operand before the part that is accessed */
 	u8 *bounce_at;
 	u32 bounce_size;
 	u32 jc_log_count[MMU_TLB_COUNT];
@@ -112,15 +115,15 @@ struct jit {
 /* What the translator holds while it makes one block. */
 #define JIT_MARK_FLOW 0x8000u /* in jit_mark.len: a commit resumes in the block (CALL) */
 #define JIT_BLOCK_INSNS 48
-#define JIT_COLD_MAX 160
+#define JIT_COLD_MAX 320
 
 struct cold {
 	u8 *from;      /* jump field to fill in with this stub's address (rel32) */
 	u8 *hot;       /* where to continue */
 	u8 *hot_end;   /* end of the instruction's bytes to repeat on a bounced store; NULL: read */
-	u32 desc;
+	u64 desc;
 	u16 insn;      /* index into marks */
-	enum { COLD_ACCESS, COLD_LINK, COLD_POLL } kind;
+	enum { COLD_ACCESS, COLD_LINK, COLD_POLL, COLD_TARGET } kind;
 	struct jit_link *link;
 	u64 target;    /* COLD_LINK: guest RIP */
 };
@@ -179,11 +182,11 @@ unsigned jit_isa_check(const struct cpu *cpu, u32 mode, const ZydisDecodedInstru
 /** Host register that holds a guest register, or REG_MEMORY. */
 extern const u8 jit_home[16];
 /** Emits the address of a memory operand into A: linear, or the offset when segments are not flat. */
-void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra_disp, u32 *desc);
+void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra_disp, u64 *desc);
 /** The second half of jit_emit_address, for an offset already in A. */
-void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u32 *desc);
+void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc);
 /** Emits translation of A into host A+B (T destroyed); desc from jit_emit_address, size, access. */
-struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u32 desc);
+struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc);
 /** The instruction's own bytes begin here (after jit_emit_access) and end there. */
 void jit_access_end(struct trans *t, struct cold *c);
 void jit_emit_reg_load(struct trans *t, unsigned host, unsigned guest);
@@ -194,8 +197,20 @@ unsigned jit_gpr_index(ZydisRegister r);
 #define DESC_LOCK BIT(17)
 #define DESC_SEG_SHIFT 18
 #define DESC_SEG (7u << DESC_SEG_SHIFT)
+#define DESC_ALIGN BIT(23) /* #GP(0) when not aligned to its size, before any translation */
 #define DESC_RMW BIT(22)
+#define DESC_X87 BIT(24)   /* a pending x87 exception comes before the access */
+#define DESC_MASK BIT64(32) /* under a mask, which the bits above describe (mask.c) */
+#define DESC_MASK_VECTOR BIT64(33)
+#define DESC_MASK_PACKED BIT64(34)
+#define DESC_MASK_REG_SHIFT 36
+#define DESC_MASK_ELEMENT_SHIFT 40
+#define DESC_MASK_COUNT_SHIFT 44
 #define DESC_CHECK BIT(21) /* A is an offset: C code checks the segment */
+
+/* mask.c */
+u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem);
+bool jit_mask_range(u64 desc, unsigned size, unsigned *first, unsigned *last);
 
 /* rewrite.c: ordinary instructions. False: not expressible (a #UD is due). */
 bool jit_emit_ordinary(struct trans *t);
@@ -207,13 +222,14 @@ void jit_emit_goto(struct trans *t, u64 target);
 /** Ends the block: guest RIP in A. */
 void jit_emit_goto_a(struct trans *t);
 void jit_emit_poll(struct trans *t);
+void jit_emit_jump_cache(struct trans *t);
 /** A = stack pointer + disp (stack.c); and RSP += n. */
-void jit_emit_sp_address(struct trans *t, int disp, u32 *desc);
+void jit_emit_sp_address(struct trans *t, int disp, u64 *desc);
 void jit_emit_sp_add(struct trans *t, int n);
 void jit_emit_store_rip(struct trans *t, u64 rip);
 
 /* dispatch.c */
-u64 jit_resolve(struct cpu *cpu, u64 lin, u32 desc);
+u64 jit_resolve(struct cpu *cpu, u64 lin, u64 desc);
 u64 jit_commit(struct cpu *cpu);
 
 #endif

@@ -68,7 +68,7 @@ static unsigned segment_number(ZydisRegister r)
 }
 
 /** The offset is in A: adds the segment's base, or says in *desc that C must check the segment. */
-void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u32 *desc)
+void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc)
 {
 	unsigned seg = segment_number(op->mem.segment);
 	bool special = seg == SEG_FS || seg == SEG_GS;
@@ -82,7 +82,7 @@ void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u32 *desc)
 	}
 }
 
-void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra, u32 *desc)
+void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra, u64 *desc)
 {
 	struct emit *e = &t->e;
 	unsigned width = t->in.address_width;
@@ -153,7 +153,7 @@ static struct cold *cold_add(struct trans *t, u8 *from, unsigned kind)
 	return c;
 }
 
-struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u32 desc)
+struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc)
 {
 	struct emit *e = &t->e;
 	unsigned view = (t->mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
@@ -176,7 +176,7 @@ struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bo
 		emit_gs_load_index(e, REG_B, REG_B, tlb + (u32)offsetof(struct mmu_tlb, addend));
 	}
 	c->hot = e->p;
-	c->desc = desc | size | (write ? DESC_WRITE : 0) | (access & MMU_RMW ? DESC_RMW : 0) | (lock ? DESC_LOCK : 0);
+	c->desc = desc | size | (u64)(write ? DESC_WRITE : 0) | (access & MMU_RMW ? DESC_RMW : 0) | (lock ? DESC_LOCK : 0);
 	return c;
 }
 
@@ -190,5 +190,31 @@ void jit_access_end(struct trans *t, struct cold *c)
 void jit_emit_poll(struct trans *t)
 {
 	emit_gs_load(&t->e, REG_T, GS(poll));
+	if (!t->jit->use_loop)
+		emit_lea(&t->e, true, REG_T, REG_T, -1, 0, -1);
 	cold_add(t, emit_branch_miss(t), COLD_POLL);
+}
+
+/**
+ * Goes to the guest RIP in A through the jump cache. A miss, or a poll, goes to a cold stub that
+ * tells which instruction jumped.
+ */
+void jit_emit_jump_cache(struct trans *t)
+{
+	struct emit *e = &t->e;
+	unsigned view = (t->mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
+	u32 jc = (u32)(offsetof(struct cpu, jc) + view * sizeof(struct jit_jump_cache));
+
+	emit_pext_gs(e, REG_B, REG_A, GS(jc_mask));
+	emit_gs_load_index(e, REG_T, REG_B, jc + (u32)offsetof(struct jit_jump_cache, ntag));
+	emit_lea(e, true, REG_T, REG_A, REG_T, 0, t->jit->use_loop ? 0 : -1);
+	cold_add(t, emit_branch_miss(t), COLD_TARGET);
+	emit_gs_load(e, REG_T, GS(poll));
+	if (!t->jit->use_loop)
+		emit_lea(e, true, REG_T, REG_T, -1, 0, -1);
+	cold_add(t, emit_branch_miss(t), COLD_TARGET);
+	emit8(e, 0x65);
+	emit_rex(e, false, 0, REG_B, 0, false);
+	emit8(e, 0xff);
+	emit_mem(e, 4, -1, REG_B, 3, (s32)(jc + offsetof(struct jit_jump_cache, code)));
 }

@@ -174,9 +174,17 @@ static void assign_high(struct trans *t, struct rewrite *w)
 	bool rex = w->mem || (w->reg.used && !w->reg.high && (w->reg.host >= 8)) ||
 		   (w->rm.used && !w->rm.high && w->rm.host >= 8) || (w->reg.high && w->reg.guest == RCX) ||
 		   (w->rm.high && w->rm.guest == RCX);
-	struct field *const f[] = { &w->reg, &w->rm };
+	struct field *const f[] = { &w->reg, &w->rm, &w->opc };
 
-	for (unsigned i = 0; i < 2; i++) {
+	rex |= w->opc.high && w->opc.guest == RCX;
+	if (w->rcx_in && !w->mem && w->rm.high && w->rm.guest == RCX) {
+		/* shifts of CH by CL: RCX as a whole is in T */
+		w->rm.host = 4 + RCX;
+		w->rm.high = false;
+		w->rcx_out = true;
+		return;
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(f); i++) {
 		if (!f[i]->used || !f[i]->high)
 			continue;
 		if (!rex) {
@@ -191,7 +199,7 @@ static void assign_high(struct trans *t, struct rewrite *w)
 				w->free[k] = w->free[--w->free_count];
 	}
 	if (!rex)
-		w->reg.high = w->rm.high = false;
+		w->reg.high = w->rm.high = w->opc.high = false;
 }
 
 /* 0x66 selects 16-bit operands in 64-bit mode for these, whatever the guest's default was. */
@@ -259,7 +267,7 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 	else if (!width_by_prefix(t) && (in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && (t->mode & MODE_LONG))
 		emit8(e, 0x66);
 
-	unsigned r = w->reg.used ? w->reg.host : in->raw.rex.R << 3;
+	unsigned r = w->reg.used ? w->reg.host : moffs ? 0 : in->raw.rex.R << 3;
 	unsigned x = 0, b;
 	bool low_byte = false; /* SPL..DIL need a REX even when it is empty */
 	const struct field *const f[] = { &w->reg, &w->rm, &w->opc };
@@ -391,7 +399,8 @@ static void emit_lea_insn(struct trans *t)
 {
 	ZydisDecodedOperand mem = t->op[1];
 	unsigned g = jit_gpr_index(t->op[0].reg.value), size = t->in.operand_width;
-	u32 desc, mode = t->mode;
+	u64 desc;
+	u32 mode = t->mode;
 
 	mem.mem.segment = ZYDIS_REGISTER_DS;
 	t->mode |= MODE_FLAT; /* the offset itself is wanted */
@@ -417,7 +426,7 @@ static void emit_bit_string_address(struct trans *t)
 {
 	struct emit *e = &t->e;
 	unsigned g = jit_gpr_index(t->op[1].reg.value), size = t->in.operand_width, src = jit_home[g];
-	u32 desc;
+	u64 desc;
 
 	/* the segment is added with the whole: do the offset first, keep it in T while A is made */
 	if (src == REG_MEMORY) {
@@ -460,7 +469,7 @@ static void emit_clzero(struct trans *t)
 	struct emit *e = &t->e;
 	ZydisDecodedOperand op = { .type = ZYDIS_OPERAND_TYPE_MEMORY };
 	struct cold *c;
-	u32 desc;
+	u64 desc;
 
 	emit_lea(e, t->in.address_width == 64, REG_A, H_RAX, -1, 0, 0);
 	emit_mov_imm(e, REG_T, 6);
@@ -480,6 +489,36 @@ static void emit_clzero(struct trans *t)
 		emit_mem(e, REG_T, REG_A, -1, 0, 8 * i);
 	}
 	jit_access_end(t, c);
+}
+
+/* Operands that must be aligned to their size: the check comes before the page walk. */
+static bool aligned_operand(const struct trans *t, unsigned size)
+{
+	switch (t->in.mnemonic) {
+	case ZYDIS_MNEMONIC_MOVUPS:
+	case ZYDIS_MNEMONIC_MOVUPD:
+	case ZYDIS_MNEMONIC_MOVDQU:
+	case ZYDIS_MNEMONIC_LDDQU:
+	case ZYDIS_MNEMONIC_PCMPESTRI:
+	case ZYDIS_MNEMONIC_PCMPESTRM:
+	case ZYDIS_MNEMONIC_PCMPISTRI:
+	case ZYDIS_MNEMONIC_PCMPISTRM:
+		return false;
+	case ZYDIS_MNEMONIC_VMOVAPS:
+	case ZYDIS_MNEMONIC_VMOVAPD:
+	case ZYDIS_MNEMONIC_VMOVDQA:
+	case ZYDIS_MNEMONIC_VMOVDQA32:
+	case ZYDIS_MNEMONIC_VMOVDQA64:
+	case ZYDIS_MNEMONIC_VMOVNTPS:
+	case ZYDIS_MNEMONIC_VMOVNTPD:
+	case ZYDIS_MNEMONIC_VMOVNTDQ:
+	case ZYDIS_MNEMONIC_VMOVNTDQA:
+	case ZYDIS_MNEMONIC_CMPXCHG16B:
+		return true;
+	default:
+		/* legacy encodings of 16-byte SSE operands */
+		return size == 16 && t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+	}
 }
 
 static void finish_access(struct trans *t, struct cold *c)
@@ -507,7 +546,7 @@ bool jit_emit_ordinary(struct trans *t)
 	struct rewrite w = { .free = { REG_B, REG_A, REG_T }, .free_count = 3, .base = REG_A, .index = REG_B };
 	struct emit *e = &t->e;
 	struct cold *c = NULL;
-	u32 desc;
+	u64 desc;
 
 	if (t->in.meta.category == ZYDIS_CATEGORY_PREFETCH || t->in.meta.category == ZYDIS_CATEGORY_WIDENOP ||
 	    t->in.meta.category == ZYDIS_CATEGORY_PREFETCHWT1 || t->in.meta.category == ZYDIS_CATEGORY_NOP)
@@ -560,6 +599,11 @@ bool jit_emit_ordinary(struct trans *t)
 		} else {
 			jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
 		}
+		if (aligned_operand(t, w.mem_size))
+			desc |= DESC_ALIGN;
+		if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_X87)
+			desc |= DESC_X87;
+		desc |= jit_mask_desc(t, &t->op[w.mem_op]);
 		c = jit_emit_access(t, w.mem_size, w.access, lock, desc);
 		if (t->in.meta.category == ZYDIS_CATEGORY_CLFLUSHOPT || t->in.mnemonic == ZYDIS_MNEMONIC_CLFLUSH ||
 		    t->in.mnemonic == ZYDIS_MNEMONIC_CLWB)
@@ -610,6 +654,8 @@ bool jit_emit_ordinary(struct trans *t)
 		high_store(t, &w.reg);
 	if (w.rm.used && w.rm.high && w.rm.write)
 		high_store(t, &w.rm);
+	if (w.opc.used && w.opc.high && w.opc.write)
+		high_store(t, &w.opc);
 	if (!w.bit_string) {
 		store_back(t, &w.reg);
 		store_back(t, &w.rm);

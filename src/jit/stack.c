@@ -9,17 +9,17 @@
 #define SCRATCH(n) ((u32)(offsetof(struct cpu, jit_scratch) + 8 * (n)))
 
 /* A = base register + disp, wrapped to the stack's width; desc for SS. */
-static void stack_address(struct trans *t, unsigned host, int disp, u32 *desc)
+static void stack_address(struct trans *t, unsigned host, int disp, u64 *desc)
 {
 	emit_lea(&t->e, t->mode & MODE_LONG, REG_A, (int)host, -1, 0, disp);
 	if (!(t->mode & (MODE_LONG | MODE_SS32)))
 		emit_zext16(&t->e, REG_A, REG_A);
-	*desc = SEG_SS << DESC_SEG_SHIFT;
+	*desc = (u64)SEG_SS << DESC_SEG_SHIFT;
 	if (!(t->mode & MODE_FLAT))
 		*desc |= DESC_CHECK;
 }
 
-void jit_emit_sp_address(struct trans *t, int disp, u32 *desc)
+void jit_emit_sp_address(struct trans *t, int disp, u64 *desc)
 {
 	stack_address(t, jit_home[RSP], disp, desc);
 }
@@ -47,7 +47,7 @@ static void emit_push(struct trans *t)
 	unsigned size = t->in.operand_width / 8;
 	struct emit *e = &t->e;
 	struct cold *c;
-	u32 desc;
+	u64 desc;
 
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		jit_emit_address(t, op, 0, &desc);
@@ -105,7 +105,7 @@ static void emit_pop(struct trans *t)
 	unsigned size = t->in.operand_width / 8;
 	struct emit *e = &t->e;
 	struct cold *c;
-	u32 desc;
+	u64 desc;
 
 	jit_emit_sp_address(t, 0, &desc);
 	c = jit_emit_access(t, size, MMU_READ, false, desc);
@@ -132,7 +132,7 @@ static void emit_leave(struct trans *t)
 {
 	unsigned size = t->in.operand_width / 8;
 	struct cold *c;
-	u32 desc;
+	u64 desc;
 
 	stack_address(t, jit_home[RBP], 0, &desc);
 	c = jit_emit_access(t, size, MMU_READ, false, desc);

@@ -95,7 +95,7 @@ static void emit_resolve(struct emit *e, const struct cpu *cpu, bool write)
 	emit_gs_store(e, H_R14, GS_GPR(RSP));
 	emit_mov_imm(e, H_RDI, (u64)cpu);
 	emit_mov(e, true, H_RSI, REG_A);
-	emit_mov(e, false, H_RDX, H_RCX);
+	emit_mov(e, true, H_RDX, H_RCX);
 	emit_call_c(e, (u64)jit_resolve);
 	BYTES(e, "\x83\xf8\x01\x0f\x87");                             /* cmp $1, %eax; ja */
 	stop = e->p;
@@ -136,41 +136,6 @@ static void emit_commit(struct emit *e, const struct cpu *cpu)
 	stop_from_call(e, JIT_COMMIT);
 }
 
-/* A = guest RIP: through the jump cache, or to the dispatcher. */
-static void emit_indirect(struct emit *e, const struct jit *jit, unsigned view)
-{
-	u32 jc = (u32)(offsetof(struct cpu, jc) + view * sizeof(struct jit_jump_cache));
-	u8 *miss1, *miss2;
-
-	emit_pext_gs(e, REG_B, REG_A, GS(jc_mask));
-	emit_gs_load_index(e, REG_T, REG_B, jc + (u32)offsetof(struct jit_jump_cache, ntag));
-	emit_lea(e, true, REG_T, REG_A, REG_T, 0, jit->use_loop ? 0 : -1);
-	emit8(e, jit->use_loop ? 0xe2 : 0xe3);
-	miss1 = e->p;
-	emit8(e, 0);
-	if (!jit->use_loop) {
-		/* JRCXZ jumped on a hit: turn the sense round. */
-		BYTES(e, "\xeb");
-		u8 *far = e->p;
-
-		emit8(e, 0);
-		*miss1 = (u8)(e->p - (miss1 + 1));
-		miss1 = far;
-	}
-	emit_gs_load(e, REG_T, GS(poll));
-	emit8(e, jit->use_loop ? 0xe2 : 0xe3);
-	miss2 = e->p;
-	emit8(e, 0);
-	emit8(e, 0x65);
-	emit_rex(e, false, 0, REG_B, 0, false);
-	emit8(e, 0xff);
-	emit_mem(e, 4, -1, REG_B, 3, (s32)(jc + offsetof(struct jit_jump_cache, code)));
-	*miss1 = (u8)(e->p - (miss1 + 1));
-	*miss2 = (u8)(e->p - (miss2 + 1));
-	emit_gs_store(e, REG_A, GS(rip));
-	leave(e, JIT_NEXT, false);
-}
-
 /** Emits all thunks at the head of the cache. */
 void jit_thunks_emit(struct cpu *cpu)
 {
@@ -193,15 +158,16 @@ void jit_thunks_emit(struct cpu *cpu)
 	BYTES(&e, "\x41\x5a"); /* pop %r10 */
 	emit_gs_store(&e, REG_A, SCRATCH(1));
 	leave(&e, JIT_POLL, false);
+	jit->thunk.target = e.p;
+	emit_gs_store(&e, REG_A, GS(rip));
+	BYTES(&e, "\x41\x5a"); /* pop %r10 */
+	emit_gs_store(&e, REG_A, SCRATCH(1));
+	leave(&e, JIT_TARGET, false);
 	jit->thunk.resolve_read = e.p;
 	emit_resolve(&e, cpu, false);
 	jit->thunk.resolve_write = e.p;
 	emit_resolve(&e, cpu, true);
 	jit->thunk.commit = e.p;
 	emit_commit(&e, cpu);
-	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
-		jit->thunk.indirect[v] = e.p;
-		emit_indirect(&e, jit, v);
-	}
 	jit->code_start = (u8 *)align_up((u64)e.p, 64);
 }

@@ -102,6 +102,16 @@ static void emit_one(struct trans *t)
 	}
 }
 
+/* A side exit to another page, from inside the cold stubs: its own stubs are appended to the list. */
+static void cold_jump(struct trans *t, const struct cold *c)
+{
+	unsigned insn = c->insn, count = t->insn_count;
+
+	t->insn_count = insn + 1;
+	jit_emit_jump_cache(t);
+	t->insn_count = count;
+}
+
 static void emit_cold(struct trans *t)
 {
 	struct emit *e = &t->e;
@@ -130,6 +140,9 @@ static void emit_cold(struct trans *t)
 		case COLD_POLL:
 			emit_rel32(e, 0xe8, t->jit->thunk.poll);
 			break;
+		case COLD_TARGET:
+			emit_rel32(e, 0xe8, t->jit->thunk.target);
+			break;
 		case COLD_LINK:
 			if (c->link) {
 				c->link->stub = e->p;
@@ -137,11 +150,28 @@ static void emit_cold(struct trans *t)
 				emit_rel32(e, 0xe9, t->jit->thunk.link);
 			} else {
 				emit_mov_imm(e, REG_A, c->target);
-				jit_emit_goto_a(t);
+				if ((t->mode & MODE_FLAT) && !(t->mode & MODE_STEP))
+					cold_jump(t, c);
+				else
+					emit_rel32(e, 0xe8, t->jit->thunk.target);
 			}
 			break;
 		}
 	}
+}
+
+/* SIB with base 101 and mod 00 has no base register, whatever REX.B says; Zydis 4.0 names R13. */
+static void mend_base(struct trans *t)
+{
+	const ZydisDecodedInstruction *in = &t->in;
+
+	if (!(in->attributes & ZYDIS_ATTRIB_HAS_SIB) || in->raw.modrm.mod != 0 || in->raw.sib.base != 5)
+		return;
+	for (unsigned i = 0; i < in->operand_count; i++)
+		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM) {
+			t->op[i].mem.base = ZYDIS_REGISTER_NONE;
+			t->op[i].mem.disp.value = in->raw.disp.value;
+		}
 }
 
 static int decode(struct trans *t, struct fetch *f, u32 off, ZyanStatus *status)
@@ -150,6 +180,7 @@ static int decode(struct trans *t, struct fetch *f, u32 off, ZyanStatus *status)
 
 	for (;;) {
 		*status = ZydisDecoderDecodeFull(d, f->page + off, MIN(f->end - off, 15u), &t->in, t->op);
+		mend_base(t);
 		if (*status != ZYDIS_STATUS_NO_MORE_DATA || f->end - off >= 15 || f->end == PAGE_SIZE)
 			return CPU_OK;
 		int ret = fetch_more(f);
@@ -256,7 +287,7 @@ struct jit_block *jit_translate(struct cpu *cpu, u64 gpa, const u8 *host, u64 ri
 	t.pc = rip;
 	t.cold_count = t.insn_count = t.mark_count = 0;
 	t.ended = false;
-	while (!t.ended && t.insn_count < limit && t.cold_count < JIT_COLD_MAX - 8 && off + b->guest_len < PAGE_SIZE) {
+	while (!t.ended && t.insn_count < limit && t.cold_count < JIT_COLD_MAX / 2 && off + b->guest_len < PAGE_SIZE) {
 		bool stop = false;
 
 		*ret = translate_insn(&t, &f, off + b->guest_len, &stop);

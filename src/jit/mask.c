@@ -1,0 +1,136 @@
+/*
+ * mask.c - memory operands under a vector mask
+ *
+ * An access under a mask touches only the elements whose mask bits are set, and faults only for
+ * them. The inline TLB check covers the whole operand; when it misses, the part that is really
+ * touched is found here from the live mask register and resolved alone. The host's own CPU
+ * then suppresses the rest, as the guest's would.
+ */
+#include "jit/jit_internal.h"
+#include "mmu/mmu.h"
+
+/* Instruction classes that suppress faults of masked-out elements (the NF ones do not). */
+static bool suppresses(ZydisExceptionClass c)
+{
+	switch (c) {
+	case ZYDIS_EXCEPTION_CLASS_E1NF:
+	case ZYDIS_EXCEPTION_CLASS_E3NF:
+	case ZYDIS_EXCEPTION_CLASS_E4NF:
+	case ZYDIS_EXCEPTION_CLASS_E5NF:
+	case ZYDIS_EXCEPTION_CLASS_E6NF:
+	case ZYDIS_EXCEPTION_CLASS_E9NF:
+	case ZYDIS_EXCEPTION_CLASS_E10NF:
+		return false;
+	default:
+		return true;
+	}
+}
+
+static unsigned log2_of(unsigned bytes)
+{
+	return (unsigned)__builtin_ctz(bytes);
+}
+
+/** The upper half of an access descriptor: how the mask selects elements; 0: no mask. */
+u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem)
+{
+	const ZydisDecodedInstruction *in = &t->in;
+	unsigned size = mem->size / 8, bytes, count;
+	u64 d = DESC_MASK;
+
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
+		bytes = in->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPS || in->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVD ? 4 : 8;
+		d |= DESC_MASK_VECTOR;
+		for (unsigned i = 0; i < in->operand_count; i++)
+			if (t->op[i].encoding == ZYDIS_OPERAND_ENCODING_NDSNDD)
+				d |= (u64)(ZydisRegisterGetId(t->op[i].reg.value) & 15) << DESC_MASK_REG_SHIFT;
+		count = size / bytes;
+		break;
+	default:
+		if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || in->avx.mask.reg == ZYDIS_REGISTER_NONE ||
+		    in->avx.mask.reg == ZYDIS_REGISTER_K0 || !suppresses(in->meta.exception_class))
+			return 0;
+		d |= (u64)ZydisRegisterGetId(in->avx.mask.reg) << DESC_MASK_REG_SHIFT;
+		bytes = mem->element_size / 8;
+		if (!bytes || bytes > 8 || (bytes & (bytes - 1)) || bytes > size)
+			return 0;
+		count = 0;
+		/* as many mask bits as the vector operand has elements */
+		for (unsigned i = 0; i < in->operand_count; i++)
+			if (t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && &t->op[i] != mem &&
+			    t->op[i].encoding != ZYDIS_OPERAND_ENCODING_MASK && t->op[i].element_count > count)
+				count = t->op[i].element_count;
+		if (in->meta.category == ZYDIS_CATEGORY_COMPRESS || in->meta.category == ZYDIS_CATEGORY_EXPAND)
+			d |= DESC_MASK_PACKED;
+		if (!count || count > 64)
+			return 0;
+		break;
+	}
+	return d | (u64)log2_of(bytes) << DESC_MASK_ELEMENT_SHIFT | (u64)count << DESC_MASK_COUNT_SHIFT;
+}
+
+static u64 opmask(unsigned n)
+{
+	u64 v = 0;
+
+	switch (n) {
+#define K(i)                                                            \
+	case i:                                                         \
+		__asm__ volatile("kmovq %%k" #i ", %0" : "=r"(v));      \
+		break;
+		K(1) K(2) K(3) K(4) K(5) K(6) K(7)
+#undef K
+	}
+	return v;
+}
+
+static u64 sign_mask(unsigned n, bool wide)
+{
+	u64 v = 0;
+
+	switch (n) {
+#define V(i)                                                                            \
+	case i:                                                                         \
+		if (wide)                                                               \
+			__asm__ volatile("vmovmskpd %%ymm" #i ", %0" : "=r"(v));        \
+		else                                                                    \
+			__asm__ volatile("vmovmskps %%ymm" #i ", %0" : "=r"(v));        \
+		break;
+		V(0) V(1) V(2) V(3) V(4) V(5) V(6) V(7) V(8) V(9) V(10) V(11) V(12) V(13) V(14) V(15)
+#undef V
+	}
+	return v;
+}
+
+/**
+ * The bytes [*first, *last) of an operand that the mask lets through, from the live registers.
+ * False: none.
+ */
+bool jit_mask_range(u64 desc, unsigned size, unsigned *first, unsigned *last)
+{
+	unsigned shift = desc >> DESC_MASK_ELEMENT_SHIFT & 3, reg = desc >> DESC_MASK_REG_SHIFT & 15;
+	unsigned count = desc >> DESC_MASK_COUNT_SHIFT & 127, elements = size >> shift;
+	u64 bits = desc & DESC_MASK_VECTOR ? sign_mask(reg, shift == 3) : opmask(reg), active = 0;
+
+	if (count < 64)
+		bits &= BIT64(count) - 1;
+	if (desc & DESC_MASK_PACKED) {
+		unsigned n = (unsigned)__builtin_popcountll(bits);
+
+		active = n >= 64 ? ~0ull : BIT64(n) - 1;
+	} else {
+		/* a broadcast operand is used by every count / elements-th mask bit */
+		for (unsigned i = 0; i < count; i++)
+			if (bits >> i & 1)
+				active |= BIT64(i % elements);
+	}
+	if (!active)
+		return false;
+	*first = (unsigned)__builtin_ctzll(active) << shift;
+	*last = (64 - (unsigned)__builtin_clzll(active)) << shift;
+	return true;
+}
