@@ -26,8 +26,8 @@ static inline long futex_call(u32 *word, int op, u32 val, const void *timeout, u
 
 	__asm__ volatile("syscall"
 			 : "=a"(ret)
-			 : "0"((long)SYS_futex), "D"(word), "S"((long)op), "d"((long)val),
-			   "r"(r10), "r"(r8), "r"(r9)
+			 : "0"((long)SYS_futex), "D"(word), "S"((long)op), "d"((long)val), "r"(r10),
+			   "r"(r8), "r"(r9)
 			 : "rcx", "r11", "memory");
 	return ret;
 }

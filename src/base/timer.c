@@ -20,15 +20,15 @@
 
 struct timer_service {
 	struct futex_lock lock;
-	u32 seq;	   /* futex: the thread sleeps on it */
-	u64 sleep_until;   /* ns; 0: awake */
+	u32 seq;	     /* futex: the thread sleeps on it */
+	u64 sleep_until;     /* ns; 0: awake */
 	struct timer **heap; /* heap[1] is the earliest */
-	u32 armed;	   /* entries in the heap */
-	u32 timers;	   /* timers in existence */
+	u32 armed;	     /* entries in the heap */
+	u32 timers;	     /* timers in existence */
 	u32 capacity;
 	struct timer *running;
-	u64 runner;	/* thread running the callback */
-	u32 done;	/* futex: bumped after a callback somebody waits for */
+	u64 runner; /* thread running the callback */
+	u32 done;   /* futex: bumped after a callback somebody waits for */
 	u32 waiters;
 	bool stop;
 	bool started;

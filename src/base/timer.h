@@ -28,14 +28,14 @@ struct timer {
 	struct timer_service *service;
 	void (*fire)(void *arg);
 	void *arg;
-	u64 deadline; /* ns; meaningful while slot != 0 */
-	u32 slot;     /* place in the heap, from 1; 0: not armed */
+	u64 deadline;	/* ns; meaningful while slot != 0 */
+	u32 slot;	/* place in the heap, from 1; 0: not armed */
 	u32 cancelling; /* callers of timer_cancel() that wait */
 };
 
 enum timer_clock {
 	TIMER_MONOTONIC, /* CLOCK_MONOTONIC and a thread with every signal blocked */
-	TIMER_MANUAL,    /* a clock that starts at 1 s and is moved by hand */
+	TIMER_MANUAL,	 /* a clock that starts at 1 s and is moved by hand */
 };
 
 /** Most timers one service holds. */

@@ -4,32 +4,32 @@
 
 #include "base/types.h"
 
-#define APIC_ID	     0x020u
-#define APIC_LVR     0x030u
-#define APIC_TPR     0x080u
-#define APIC_APR     0x090u
-#define APIC_PPR     0x0a0u
-#define APIC_EOI     0x0b0u
-#define APIC_RRD     0x0c0u
-#define APIC_LDR     0x0d0u
-#define APIC_DFR     0x0e0u
-#define APIC_SPIV    0x0f0u
-#define APIC_ISR     0x100u
-#define APIC_TMR     0x180u
-#define APIC_IRR     0x200u
-#define APIC_ESR     0x280u
-#define APIC_LVTCMCI 0x2f0u
-#define APIC_ICR     0x300u
-#define APIC_ICR2    0x310u
-#define APIC_LVTT    0x320u
-#define APIC_LVTTHMR 0x330u
-#define APIC_LVTPC   0x340u
-#define APIC_LVT0    0x350u
-#define APIC_LVT1    0x360u
-#define APIC_LVTERR  0x370u
-#define APIC_TMICT   0x380u
-#define APIC_TMCCT   0x390u
-#define APIC_TDCR    0x3e0u
+#define APIC_ID	      0x020u
+#define APIC_LVR      0x030u
+#define APIC_TPR      0x080u
+#define APIC_APR      0x090u
+#define APIC_PPR      0x0a0u
+#define APIC_EOI      0x0b0u
+#define APIC_RRD      0x0c0u
+#define APIC_LDR      0x0d0u
+#define APIC_DFR      0x0e0u
+#define APIC_SPIV     0x0f0u
+#define APIC_ISR      0x100u
+#define APIC_TMR      0x180u
+#define APIC_IRR      0x200u
+#define APIC_ESR      0x280u
+#define APIC_LVTCMCI  0x2f0u
+#define APIC_ICR      0x300u
+#define APIC_ICR2     0x310u
+#define APIC_LVTT     0x320u
+#define APIC_LVTTHMR  0x330u
+#define APIC_LVTPC    0x340u
+#define APIC_LVT0     0x350u
+#define APIC_LVT1     0x360u
+#define APIC_LVTERR   0x370u
+#define APIC_TMICT    0x380u
+#define APIC_TMCCT    0x390u
+#define APIC_TDCR     0x3e0u
 #define APIC_SELF_IPI 0x3f0u
 
 /* IA32_APIC_BASE */
@@ -42,7 +42,7 @@
 #define APIC_MSR_FIRST 0x800u
 
 /* Version register */
-#define APIC_VERSION_P4	       0x14u
+#define APIC_VERSION_P4	      0x14u
 #define APIC_LVR_DIRECTED_EOI BIT(24)
 
 /* Spurious-interrupt vector register */
@@ -63,12 +63,12 @@
 /* Bits no one defines in x2APIC's 64-bit ICR: 13, 16-17, 20-31. */
 #define APIC_X2ICR_RESERVED 0xfff32000u
 
-#define APIC_DEST_NONE	   0u
-#define APIC_DEST_SELF	   1u
-#define APIC_DEST_ALL	   2u
-#define APIC_DEST_ALL_BUT  3u
-#define APIC_BROADCAST	   0xffu
-#define X2APIC_BROADCAST   0xffffffffu
+#define APIC_DEST_NONE	  0u
+#define APIC_DEST_SELF	  1u
+#define APIC_DEST_ALL	  2u
+#define APIC_DEST_ALL_BUT 3u
+#define APIC_BROADCAST	  0xffu
+#define X2APIC_BROADCAST  0xffffffffu
 
 /* Delivery modes, as in bits 10:8 of ICR, LVT, MSI data and I/O APIC entries */
 #define APIC_DM_FIXED	0u
@@ -81,13 +81,13 @@
 #define APIC_DM_EXTINT	7u
 
 /* Local vector table */
-#define APIC_LVT_DM_SHIFT 8
-#define APIC_LVT_LEVEL	  BIT(15)
-#define APIC_LVT_MASKED	  BIT(16)
-#define APIC_LVT_BASE	  0x110ffu /* mask, delivery status, vector */
-#define APIC_LVT_DM	  0x00700u
-#define APIC_LVT_PIN	  0x0e000u /* polarity, remote IRR, trigger mode */
-#define APIC_TIMER_MASK	  (3u << 17)
+#define APIC_LVT_DM_SHIFT   8
+#define APIC_LVT_LEVEL	    BIT(15)
+#define APIC_LVT_MASKED	    BIT(16)
+#define APIC_LVT_BASE	    0x110ffu /* mask, delivery status, vector */
+#define APIC_LVT_DM	    0x00700u
+#define APIC_LVT_PIN	    0x0e000u /* polarity, remote IRR, trigger mode */
+#define APIC_TIMER_MASK	    (3u << 17)
 #define APIC_TIMER_ONESHOT  (0u << 17)
 #define APIC_TIMER_PERIODIC (1u << 17)
 #define APIC_TIMER_DEADLINE (2u << 17)

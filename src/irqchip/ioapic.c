@@ -22,13 +22,13 @@
 #define REG_REDIR   0x10
 #define VERSION	    0x11u
 
-#define ENTRY_VECTOR	  0xffull
-#define ENTRY_LOGICAL	  BIT64(11)
-#define ENTRY_STATUS	  BIT64(12)
-#define ENTRY_REMOTE_IRR  BIT64(14)
-#define ENTRY_LEVEL	  BIT64(15)
-#define ENTRY_MASKED	  BIT64(16)
-#define ENTRY_READ_ONLY	  (ENTRY_STATUS | ENTRY_REMOTE_IRR)
+#define ENTRY_VECTOR	 0xffull
+#define ENTRY_LOGICAL	 BIT64(11)
+#define ENTRY_STATUS	 BIT64(12)
+#define ENTRY_REMOTE_IRR BIT64(14)
+#define ENTRY_LEVEL	 BIT64(15)
+#define ENTRY_MASKED	 BIT64(16)
+#define ENTRY_READ_ONLY	 (ENTRY_STATUS | ENTRY_REMOTE_IRR)
 
 /* All functions below up to the next heading are called with ioapic.lock held. */
 
@@ -153,13 +153,13 @@ static int write_entry(struct irqchip *c, unsigned pin, bool high, u32 value)
 		new = (old & ~0xffffffffull) | value;
 	new = (new & ~ENTRY_READ_ONLY) | (old & ENTRY_READ_ONLY);
 	/* Guests clear a stuck Remote IRR by switching the pin to edge and back. */
-	if (!(new & ENTRY_LEVEL))
+	if (!(new &ENTRY_LEVEL))
 		new &= ~ENTRY_REMOTE_IRR;
 	io->entry[pin] = new;
 	if (pin == IOAPIC_RTC_PIN)
 		rtc_forget(io);
 	eoi_vectors_locked(c);
-	if (new & ENTRY_LEVEL && io->irr & BIT(pin) && !(new & (ENTRY_MASKED | ENTRY_REMOTE_IRR))) {
+	if (new &ENTRY_LEVEL && io->irr &BIT(pin) && !(new &(ENTRY_MASKED | ENTRY_REMOTE_IRR))) {
 		/* The line may have changed its mind while the pin was masked: ask its owner. */
 		notify(c, pin);
 		if (io->irr & BIT(pin))

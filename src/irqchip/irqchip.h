@@ -10,6 +10,7 @@
  * Threads: every function here may be called from any thread unless it says otherwise.
  *
  * Locks, outermost first (docs: locking-irqchip). None is held on return, no two of a kind nest:
+ *   pit.config_lock  changing the reinject setting
  *   ack_lock    the list of ack notifiers; held while notifiers run
  *   pit.lock    everything in struct pit; never held while raising a line
  *   ioapic.lock struct ioapic;  pic.lock  both PICs; never both
@@ -157,7 +158,7 @@ bool irqchip_pio_write(struct irqchip *c, u16 port, const void *data, unsigned l
 bool irqchip_mmio_read(struct irqchip *c, u64 gpa, void *data, unsigned len);
 bool irqchip_mmio_write(struct irqchip *c, u64 gpa, const void *data, unsigned len);
 
-/* PIT. Creation and the reinject setting are serialised by the caller (the VM's lock). */
+/* PIT. Creation is serialised by the caller (the VM's lock). */
 
 /**
  * KVM_CREATE_PIT, KVM_CREATE_PIT2 (flags: KVM_PIT_SPEAKER_DUMMY gives us port 0x61).

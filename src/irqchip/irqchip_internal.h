@@ -16,10 +16,10 @@
 
 /** What an I/O APIC, an MSI or an ICR write asks for. */
 struct irq_msg {
-	u32 dest;      /* APIC id, 8 or 32 bits, or logical destination */
+	u32 dest; /* APIC id, 8 or 32 bits, or logical destination */
 	u8 vector;
-	u8 mode;       /* APIC_DM_* */
-	u8 shorthand;  /* APIC_DEST_* */
+	u8 mode;      /* APIC_DM_* */
+	u8 shorthand; /* APIC_DEST_* */
 	bool logical;
 	bool assert;   /* level of INIT and of level-triggered messages */
 	bool level;    /* trigger mode */
@@ -100,8 +100,8 @@ u32 lapic_timer_current(struct lapic *l);
 
 struct pic {
 	struct futex_lock lock;
-	u32 output; /* atomic; written with lock held */
-	bool wake;  /* output rose: wake a CPU after unlocking */
+	u32 output;    /* atomic; written with lock held */
+	bool wake;     /* output rose: wake a CPU after unlocking */
 	u32 lines[16]; /* bit a source */
 	struct kvm_pic_state chip[2];
 };
@@ -121,8 +121,8 @@ static inline bool pic_owns_port(u16 port)
 
 /* I/O APIC (ioapic.c). */
 
-#define IOAPIC_BASE 0xfec00000ull
-#define IOAPIC_SIZE 0x100u
+#define IOAPIC_BASE    0xfec00000ull
+#define IOAPIC_SIZE    0x100u
 #define IOAPIC_RTC_PIN 8u
 
 struct ioapic {
@@ -133,17 +133,16 @@ struct ioapic {
 	u32 irr;	   /* pins that ask */
 	u32 irr_delivered; /* edge pins whose request went out: not part of the saved state */
 	u64 entry[KVM_IOAPIC_NUM_PINS];
-	u32 lines[KVM_IOAPIC_NUM_PINS];	   /* bit a source */
+	u32 lines[KVM_IOAPIC_NUM_PINS];	    /* bit a source */
 	u32 eoi_count[KVM_IOAPIC_NUM_PINS]; /* successive EOIs with the line still high */
-	struct timer storm;		   /* delayed injection */
+	struct timer storm;		    /* delayed injection */
 	u8 rtc_vector;
-	struct irq_dest_map rtc_pending;   /* who has not ended the last RTC interrupt */
-	u64 eoi_vectors[4];		   /* atomic: vectors an EOI of which concerns us */
+	struct irq_dest_map rtc_pending; /* who has not ended the last RTC interrupt */
+	u64 eoi_vectors[4];		 /* atomic: vectors an EOI of which concerns us */
 };
 
 int ioapic_init(struct irqchip *c);
-int ioapic_set_line(struct irqchip *c, unsigned pin, unsigned source, bool level,
-		    bool line_status);
+int ioapic_set_line(struct irqchip *c, unsigned pin, unsigned source, bool level, bool line_status);
 void ioapic_get_state(struct irqchip *c, struct kvm_ioapic_state *s);
 void ioapic_set_state(struct irqchip *c, const struct kvm_ioapic_state *s);
 /** The vCPU ended `vector`; `level`: its TMR bit. */
@@ -158,15 +157,16 @@ void ioapic_write(struct irqchip *c, u32 offset, u32 value);
 /* PIT (pit.c). */
 
 struct pit {
+	struct futex_lock config_lock; /* changing `reinject` together with its notifier */
 	struct futex_lock lock;
 	bool speaker_port;
 	bool speaker_on;
 	bool reinject;
-	bool acked;	/* the guest took the last tick (reinject mode) */
+	bool acked; /* the guest took the last tick (reinject mode) */
 	u32 hpet_legacy;
-	u32 pending;	/* ticks not yet injected */
-	u64 period;	/* ns; 0: channel 0 does not run */
-	u64 target;	/* ns of the next tick; 0: not armed */
+	u32 pending; /* ticks not yet injected */
+	u64 period;  /* ns; 0: channel 0 does not run */
+	u64 target;  /* ns of the next tick; 0: not armed */
 	bool periodic;
 	struct kvm_pit_channel_state ch[3];
 	struct timer timer;
@@ -218,7 +218,7 @@ struct irqchip {
 	struct timer_service *timers;
 	enum irqchip_mode mode;
 	/* Settings: written before vCPUs run. */
-	bool x2apic_ids;	/* KVM_X2APIC_API_USE_32BIT_IDS */
+	bool x2apic_ids;	  /* KVM_X2APIC_API_USE_32BIT_IDS */
 	bool broadcast_quirk_off; /* KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK */
 	u64 disabled_quirks;
 	u32 reserved_routes;
@@ -230,7 +230,7 @@ struct irqchip {
 	struct lapic *graves;			 /* map_lock: destroyed, freed with the chip */
 
 	struct futex_lock map_lock;
-	struct apic_map map; /* entries atomic; rebuilt with map_lock */
+	struct apic_map map;	 /* entries atomic; rebuilt with map_lock */
 	struct apic_map scratch; /* map_lock */
 
 	struct pic pic;
@@ -241,7 +241,7 @@ struct irqchip {
 	struct route_table *routes; /* route_lock */
 
 	struct futex_lock ack_lock;
-	struct irqchip_ack *acks; /* ack_lock */
+	struct irqchip_ack *acks;      /* ack_lock */
 	u32 ack_pins[KVM_NR_IRQCHIPS]; /* atomic: pins with a notifier; written with ack_lock */
 };
 
@@ -251,11 +251,11 @@ static inline struct lapic *irqchip_lapic(struct irqchip *c, u32 index)
 }
 
 /** Visits every local APIC. */
-#define IRQCHIP_FOR_EACH_LAPIC(c, i, l)                                                    \
-	for (u32 i = 0, limit_ = __atomic_load_n(&(c)->lapic_limit, __ATOMIC_ACQUIRE);     \
-	     i < limit_; i++)                                                              \
-		if (!((l) = irqchip_lapic(c, i)))                                          \
-			continue;                                                          \
+#define IRQCHIP_FOR_EACH_LAPIC(c, i, l)                                                            \
+	for (u32 i = 0, limit_ = __atomic_load_n(&(c)->lapic_limit, __ATOMIC_ACQUIRE); i < limit_; \
+	     i++)                                                                                  \
+		if (!((l) = irqchip_lapic(c, i)))                                                  \
+			continue;                                                                  \
 		else
 
 static inline u64 irqchip_now(const struct irqchip *c)

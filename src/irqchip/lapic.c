@@ -78,7 +78,7 @@ static void base_apply(struct lapic *l, u64 value)
 int lapic_set_base(struct lapic *l, u64 value, bool host)
 {
 	static const u64 mode_bits = APIC_BASE_ENABLE | APIC_BASE_X2APIC;
-	u64 old = l->base & mode_bits, new = value & mode_bits;
+	u64 old = l->base & mode_bits, new = value &mode_bits;
 	u64 reserved = 0x2ff | ~(APIC_BASE_ADDRESS | 0xfff) | l->features.base_reserved;
 
 	if (!l->features.x2apic)

@@ -41,31 +41,31 @@ enum lapic_mode {
 
 struct lapic {
 	/* Read on every poll for interrupts. */
-	u32 irr_summary;	/* any thread: bit w: IRR word w may have a bit set */
-	u32 accept_pic;		/* own thread: LINT0 lets the PIC's output in */
-	s32 user_extint;	/* own thread: vector of KVM_INTERRUPT (split), or -1 */
-	u32 isr_summary;	/* own thread: bit w: ISR word w is not 0 */
-	const u32 *pic_output;	/* the chip's PIC output; any thread */
+	u32 irr_summary;       /* any thread: bit w: IRR word w may have a bit set */
+	u32 accept_pic;	       /* own thread: LINT0 lets the PIC's output in */
+	s32 user_extint;       /* own thread: vector of KVM_INTERRUPT (split), or -1 */
+	u32 isr_summary;       /* own thread: bit w: ISR word w is not 0 */
+	const u32 *pic_output; /* the chip's PIC output; any thread */
 	struct irqchip *chip;
-	u64 base;		/* IA32_APIC_BASE; atomic, written by own thread */
-	u32 index;		/* vCPU index */
-	u32 id;			/* vCPU id = x2APIC id */
+	u64 base;  /* IA32_APIC_BASE; atomic, written by own thread */
+	u32 index; /* vCPU index */
+	u32 id;	   /* vCPU id = x2APIC id */
 	bool bsp;
-	bool linked;		/* own thread: in the chip's table, so ops may be called */
-	bool lint0_nmi;		/* own thread: counted in chip->nmi_lint0 */
-	u32 esr_pending;	/* any thread: errors since ESR was last written */
+	bool linked;	 /* own thread: in the chip's table, so ops may be called */
+	bool lint0_nmi;	 /* own thread: counted in chip->nmi_lint0 */
+	u32 esr_pending; /* any thread: errors since ESR was last written */
 	struct lapic_features features;
 
 	/* Timer: protected by timer_lock. */
 	struct futex_lock timer_lock;
 	bool timer_armed;
-	u32 timer_mode;		/* APIC_TIMER_* of LVTT as last taken over */
+	u32 timer_mode; /* APIC_TIMER_* of LVTT as last taken over */
 	u32 timer_divide;
-	u64 timer_period;	/* ns */
-	u64 timer_target;	/* ns of the service's clock */
-	u64 timer_deadline;	/* guest TSC; 0: none */
+	u64 timer_period;   /* ns */
+	u64 timer_target;   /* ns of the service's clock */
+	u64 timer_deadline; /* guest TSC; 0: none */
 	struct timer timer;
-	struct lapic *grave;	/* chip->graves */
+	struct lapic *grave; /* chip->graves */
 
 	u32 regs[KVM_APIC_REG_SIZE / 4] __attribute__((aligned(64)));
 };
@@ -104,9 +104,9 @@ static inline enum lapic_mode lapic_mode(const struct lapic *l)
 {
 	u64 base = lapic_base(l);
 
-	return !(base & APIC_BASE_ENABLE) ? LAPIC_DISABLED :
-	       base & APIC_BASE_X2APIC	  ? LAPIC_X2APIC :
-					    LAPIC_XAPIC;
+	return !(base & APIC_BASE_ENABLE) ? LAPIC_DISABLED
+	       : base & APIC_BASE_X2APIC  ? LAPIC_X2APIC
+					  : LAPIC_XAPIC;
 }
 
 /** Guest-physical address of the xAPIC page; meaningful in LAPIC_XAPIC. */

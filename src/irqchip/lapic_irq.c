@@ -232,7 +232,7 @@ void lapic_error(struct lapic *l, u32 esr)
 	u32 lvt = lapic_reg(l->regs, APIC_LVTERR);
 
 	__atomic_fetch_or(&l->esr_pending, esr, __ATOMIC_RELAXED);
-	/* The entry always delivers as fixed; an illegal vector of its own is not an error again. */
+	/* Always delivered as fixed; an illegal vector of its own is not an error again. */
 	if (!(lvt & APIC_LVT_MASKED) && (lvt & 0xff) >= 16 && lapic_mode(l) && lapic_sw_enabled(l))
 		accept_vector(l, lvt & 0xff, false);
 }

@@ -59,7 +59,8 @@ static bool is_readable(const struct lapic *l, u32 reg)
  */
 static bool is_known(const struct lapic *l, u32 reg)
 {
-	return reg == APIC_EOI || reg == APIC_RRD || reg >= KVM_APIC_REG_SIZE || is_readable(l, reg);
+	return reg == APIC_EOI || reg == APIC_RRD || reg >= KVM_APIC_REG_SIZE ||
+	       is_readable(l, reg);
 }
 
 static u32 read_reg(struct lapic *l, u32 reg)

@@ -85,8 +85,8 @@ void lapic_timer_fire(void *arg)
 	due = true;
 	if (l->timer_mode == APIC_TIMER_PERIODIC && l->timer_period)
 		/* Ticks nobody could take are lost, as on hardware. */
-		arm_locked(l, after(now, l->timer_period -
-						 (now - l->timer_target) % l->timer_period));
+		arm_locked(l,
+			   after(now, l->timer_period - (now - l->timer_target) % l->timer_period));
 	else
 		l->timer_armed = false;
 out:

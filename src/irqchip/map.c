@@ -55,8 +55,8 @@ static void map_logical(struct apic_map *map, struct lapic *l)
 		bits &= 0xf;
 	if (!bits)
 		return;
-	entry = mode == MAP_FLAT ? &map->flat[__builtin_ctz(bits)] :
-				   &map->cluster[ldr >> 28][__builtin_ctz(bits)];
+	entry = mode == MAP_FLAT ? &map->flat[__builtin_ctz(bits)]
+				 : &map->cluster[ldr >> 28][__builtin_ctz(bits)];
 	if ((bits & (bits - 1)) || *entry)
 		map->mode = MAP_MIXED;
 	*entry = l;

@@ -14,10 +14,10 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define PIT_HZ	   1193182ull
-#define PIT_GSI	   0
-#define PERIOD_MIN 200000u /* ns; KVM's default bound for a periodic guest timer */
-#define MODE_OFF   0xff	   /* after reset: no mode programmed */
+#define PIT_HZ	    1193182ull
+#define PIT_GSI	    0
+#define PERIOD_MIN  200000u /* ns; KVM's default bound for a periodic guest timer */
+#define MODE_OFF    0xff    /* after reset: no mode programmed */
 #define PENDING_MAX 1000000u
 
 /* read_state, write_state, rw_mode; 3 stands for WORD0 in the states. */
@@ -393,6 +393,7 @@ int irqchip_set_pit_reinject(struct irqchip *c, bool reinject)
 
 	if (!p)
 		return -ENXIO;
+	futex_lock(&p->config_lock);
 	futex_lock(&p->lock);
 	was = p->reinject;
 	p->reinject = reinject;
@@ -403,6 +404,7 @@ int irqchip_set_pit_reinject(struct irqchip *c, bool reinject)
 		irqchip_ack_add(c, &p->ack);
 	else if (!reinject && was)
 		irqchip_ack_remove(c, &p->ack);
+	futex_unlock(&p->config_lock);
 	return 0;
 }
 

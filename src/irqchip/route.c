@@ -75,8 +75,8 @@ static int fill(struct irqchip *c, struct route_table *t, const struct kvm_irq_r
 				return -EINVAL;
 		t->entry[at] = r;
 		if (r.type == KVM_IRQ_ROUTING_IRQCHIP)
-			t->pin_gsi[r.irqchip][r.irqchip == KVM_IRQCHIP_PIC_SLAVE ? r.pin - 8 :
-										   r.pin] =
+			t->pin_gsi[r.irqchip]
+				  [r.irqchip == KVM_IRQCHIP_PIC_SLAVE ? r.pin - 8 : r.pin] =
 				(s16)e[i].gsi;
 	}
 	return 0;

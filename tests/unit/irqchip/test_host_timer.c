@@ -69,8 +69,8 @@ static void test_manual_order(void **state)
 		probe_init(&p[i], s);
 	for (unsigned i = 0; i < 40; i++)
 		timer_arm(&p[i].t, now + 1000 + (i * 17) % 40);
-	timer_arm(&p[3].t, now + 2000);	 /* moved later */
-	timer_arm(&p[4].t, now + 1);	 /* moved earlier */
+	timer_arm(&p[3].t, now + 2000); /* moved later */
+	timer_arm(&p[4].t, now + 1);	/* moved earlier */
 	assert_true(timer_disarm(&p[5].t));
 	assert_false(timer_disarm(&p[5].t));
 	timer_service_advance(s, now + 1500);

@@ -276,9 +276,14 @@ static void test_state(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		TEST(test_registers), TEST(test_edge),	  TEST(test_level),
-		TEST(test_eoi_of_moved_vector), TEST(test_lowest_priority_logical),
-		TEST(test_storm),     TEST(test_rtc_coalescing), TEST(test_ack_notifier),
+		TEST(test_registers),
+		TEST(test_edge),
+		TEST(test_level),
+		TEST(test_eoi_of_moved_vector),
+		TEST(test_lowest_priority_logical),
+		TEST(test_storm),
+		TEST(test_rtc_coalescing),
+		TEST(test_ack_notifier),
 		TEST(test_state),
 	};
 

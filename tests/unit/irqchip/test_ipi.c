@@ -146,8 +146,10 @@ static void test_x2apic(void **state)
 	/* But it is one for devices, unless the quirk is off. */
 	assert_int_equal(fake_msi(f, 0xff, 0, 0x45), 6);
 	assert_int_equal(takers(f, 0x45), 0x3f);
-	assert_int_equal(irqchip_set_x2apic_api(f->chip, KVM_X2APIC_API_USE_32BIT_IDS |
-							 KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK), 0);
+	assert_int_equal(
+		irqchip_set_x2apic_api(f->chip, KVM_X2APIC_API_USE_32BIT_IDS |
+							KVM_X2APIC_API_DISABLE_BROADCAST_QUIRK),
+		0);
 	assert_int_equal(irqchip_set_x2apic_api(f->chip, 4), -EINVAL);
 	assert_int_equal(fake_msi(f, 0xff, 0, 0x45), -1);
 	assert_int_equal(fake_msi(f, 300, 0, 0x46), 1);
@@ -262,11 +264,16 @@ static void test_many_vcpus(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		FAKE_TEST(test_physical), FAKE_TEST(test_shorthands),
-		FAKE_TEST(test_flat),	  FAKE_TEST(test_cluster),
-		FAKE_TEST(test_x2apic),	  FAKE_TEST(test_xapic_reaches_high_ids),
-		FAKE_TEST(test_init_sipi_nmi_smi), FAKE_TEST(test_pv_ipi),
-		FAKE_TEST(test_msi),	  cmocka_unit_test(test_many_vcpus),
+		FAKE_TEST(test_physical),
+		FAKE_TEST(test_shorthands),
+		FAKE_TEST(test_flat),
+		FAKE_TEST(test_cluster),
+		FAKE_TEST(test_x2apic),
+		FAKE_TEST(test_xapic_reaches_high_ids),
+		FAKE_TEST(test_init_sipi_nmi_smi),
+		FAKE_TEST(test_pv_ipi),
+		FAKE_TEST(test_msi),
+		cmocka_unit_test(test_many_vcpus),
 	};
 
 	return cmocka_run_group_tests_name("ipi", tests, NULL, NULL);

@@ -349,12 +349,12 @@ static void test_init_keeps_mode(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		FAKE_TEST(test_reset_state),	   FAKE_TEST(test_lint0_quirk),
-		FAKE_TEST(test_base_transitions),  FAKE_TEST(test_create_errors),
-		FAKE_TEST(test_mmio_semantics),	   FAKE_TEST(test_x2apic_msrs),
-		FAKE_TEST(test_priorities),	   FAKE_TEST(test_coalesced_and_disabled),
-		FAKE_TEST(test_spiv_masks_lvt),	   FAKE_TEST(test_cmci),
-		FAKE_TEST(test_local_deliver),	   FAKE_TEST(test_errors),
+		FAKE_TEST(test_reset_state),	    FAKE_TEST(test_lint0_quirk),
+		FAKE_TEST(test_base_transitions),   FAKE_TEST(test_create_errors),
+		FAKE_TEST(test_mmio_semantics),	    FAKE_TEST(test_x2apic_msrs),
+		FAKE_TEST(test_priorities),	    FAKE_TEST(test_coalesced_and_disabled),
+		FAKE_TEST(test_spiv_masks_lvt),	    FAKE_TEST(test_cmci),
+		FAKE_TEST(test_local_deliver),	    FAKE_TEST(test_errors),
 		FAKE_TEST_SPLIT(test_split_extint), FAKE_TEST(test_pv_eoi),
 		FAKE_TEST(test_init_keeps_mode),
 	};

@@ -326,12 +326,12 @@ static void test_state_garbage(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		FAKE_TEST(test_oneshot),	   FAKE_TEST(test_masked),
-		FAKE_TEST(test_divide),		   FAKE_TEST(test_divide_while_running),
-		FAKE_TEST(test_bus_frequency),	   FAKE_TEST(test_periodic),
-		FAKE_TEST(test_deadline),	   FAKE_TEST(test_deadline_needs_cpuid),
-		FAKE_TEST(test_reset_stops),	   FAKE_TEST(test_state_round_trip),
-		FAKE_TEST(test_state_x2apic_ids),  FAKE_TEST(test_state_garbage),
+		FAKE_TEST(test_oneshot),	  FAKE_TEST(test_masked),
+		FAKE_TEST(test_divide),		  FAKE_TEST(test_divide_while_running),
+		FAKE_TEST(test_bus_frequency),	  FAKE_TEST(test_periodic),
+		FAKE_TEST(test_deadline),	  FAKE_TEST(test_deadline_needs_cpuid),
+		FAKE_TEST(test_reset_stops),	  FAKE_TEST(test_state_round_trip),
+		FAKE_TEST(test_state_x2apic_ids), FAKE_TEST(test_state_garbage),
 	};
 
 	return cmocka_run_group_tests_name("lapic_timer", tests, NULL, NULL);

@@ -129,8 +129,9 @@ static void test_level(void **state)
 static void test_status(void **state)
 {
 	struct fake *f = *state;
-	struct kvm_irq_routing_entry e = {
-		.gsi = 3, .type = KVM_IRQ_ROUTING_IRQCHIP, .u.irqchip = {KVM_IRQCHIP_PIC_MASTER, 3}};
+	struct kvm_irq_routing_entry e = {.gsi = 3,
+					  .type = KVM_IRQ_ROUTING_IRQCHIP,
+					  .u.irqchip = {KVM_IRQCHIP_PIC_MASTER, 3}};
 
 	assert_int_equal(irqchip_set_routing(f->chip, &e, 1), 0);
 	init_pics(f, 1);
@@ -315,13 +316,20 @@ static void test_state(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		FAKE_TEST(test_basic),	    FAKE_TEST(test_cascade),
-		FAKE_TEST(test_special_fully_nested), FAKE_TEST(test_spurious),
-		FAKE_TEST(test_level),	    FAKE_TEST(test_status),
-		FAKE_TEST(test_mask),	    FAKE_TEST(test_rotation),
-		FAKE_TEST(test_auto_eoi),   FAKE_TEST(test_poll),
-		FAKE_TEST(test_icw1_resets), FAKE_TEST(test_lint0),
-		FAKE_TEST(test_wide_access), FAKE_TEST(test_state),
+		FAKE_TEST(test_basic),
+		FAKE_TEST(test_cascade),
+		FAKE_TEST(test_special_fully_nested),
+		FAKE_TEST(test_spurious),
+		FAKE_TEST(test_level),
+		FAKE_TEST(test_status),
+		FAKE_TEST(test_mask),
+		FAKE_TEST(test_rotation),
+		FAKE_TEST(test_auto_eoi),
+		FAKE_TEST(test_poll),
+		FAKE_TEST(test_icw1_resets),
+		FAKE_TEST(test_lint0),
+		FAKE_TEST(test_wide_access),
+		FAKE_TEST(test_state),
 	};
 
 	return cmocka_run_group_tests_name("pic", tests, NULL, NULL);

@@ -1,4 +1,4 @@
-/* The 8254: programming, counts and outputs by mode, latches, ticks, reinjection, speaker, state. */
+/* The 8254: counts and outputs by mode, latches, ticks, reinjection, speaker, state. */
 #include "fake.h"
 
 #define HZ 1193182ull

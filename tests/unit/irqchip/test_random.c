@@ -46,10 +46,12 @@ static void guest_step(struct fake *f, struct rng *r)
 
 	switch (next(r) % 12) {
 	case 0:
-		irqchip_pio_write(f->chip, ports[next(r) % ARRAY_SIZE(ports)], &v, len & 7 ? len : 4);
+		irqchip_pio_write(f->chip, ports[next(r) % ARRAY_SIZE(ports)], &v,
+				  len & 7 ? len : 4);
 		break;
 	case 1:
-		irqchip_pio_read(f->chip, ports[next(r) % ARRAY_SIZE(ports)], &out, len & 7 ? len : 4);
+		irqchip_pio_read(f->chip, ports[next(r) % ARRAY_SIZE(ports)], &out,
+				 len & 7 ? len : 4);
 		break;
 	case 2:
 		lapic_mmio_write(l, next(r) & 0xfff, &v, len);
@@ -156,7 +158,8 @@ static void run(enum irqchip_mode mode, u64 seed)
 		if (mode == IRQCHIP_SPLIT && next(&r) % 4)
 			client_step(f, &r);
 		else if (next(&r) % 16)
-			mode == IRQCHIP_SPLIT ? (void)lapic_get_interrupt(f->l[1]) : guest_step(f, &r);
+			mode == IRQCHIP_SPLIT ? (void)lapic_get_interrupt(f->l[1])
+					      : guest_step(f, &r);
 		else
 			client_step(f, &r);
 		if (next(&r) % 8 == 0)

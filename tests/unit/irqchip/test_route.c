@@ -152,8 +152,8 @@ static void test_split_eoi(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		FAKE_TEST(test_default),   FAKE_TEST(test_override),
-		FAKE_TEST(test_msi_route), FAKE_TEST(test_refused),
+		FAKE_TEST(test_default),     FAKE_TEST(test_override),
+		FAKE_TEST(test_msi_route),   FAKE_TEST(test_refused),
 		FAKE_TEST_SPLIT(test_split), FAKE_TEST_SPLIT(test_split_eoi),
 	};
 

@@ -8,7 +8,7 @@
 #include <pthread.h>
 #include <unistd.h>
 
-#define VCPUS 4
+#define VCPUS  4
 #define ROUNDS 3000u
 
 struct shared {
@@ -174,7 +174,8 @@ static void *guest_main(void *arg)
 		fake_write(l, APIC_ICR2, other << 24);
 		fake_write(l, APIC_ICR, 0x70 + a->index);
 		fake_write(l, APIC_ICR, APIC_DEST_ALL_BUT << 18 | 0x78);
-		lapic_set_tsc_deadline(l, 2 * timer_service_now(s->f->timers) + 2 * (i % 50) * 1000);
+		lapic_set_tsc_deadline(l,
+				       2 * timer_service_now(s->f->timers) + 2 * (i % 50) * 1000);
 		lapic_set_cr8(l, i & 0xf);
 		if (i % 256 == 0) {
 			struct kvm_lapic_state st;
