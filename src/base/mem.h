@@ -9,6 +9,10 @@
 
 #include "base/types.h"
 
+typedef u16 __attribute__((may_alias, aligned(1))) u16_una;
+typedef u32 __attribute__((may_alias, aligned(1))) u32_una;
+typedef u64 __attribute__((may_alias, aligned(1))) u64_una;
+
 /** Copies n bytes; the areas must not overlap. */
 static inline void mem_copy(void *dst, const void *src, size_t n)
 {
@@ -27,8 +31,7 @@ static inline bool mem_equal(const void *a, const void *b, size_t n)
 	const u8 *p = a, *q = b;
 
 	while (n >= 8) {
-		if (*(const u64 __attribute__((may_alias, aligned(1))) *)p !=
-		    *(const u64 __attribute__((may_alias, aligned(1))) *)q)
+		if (*(const u64_una *)p != *(const u64_una *)q)
 			return false;
 		p += 8;
 		q += 8;
@@ -39,10 +42,6 @@ static inline bool mem_equal(const void *a, const void *b, size_t n)
 			return false;
 	return true;
 }
-
-typedef u16 __attribute__((may_alias, aligned(1))) u16_una;
-typedef u32 __attribute__((may_alias, aligned(1))) u32_una;
-typedef u64 __attribute__((may_alias, aligned(1))) u64_una;
 
 /** Loads a little-endian value of 1, 2, 4 or 8 bytes from an address of any alignment. */
 static inline u64 mem_load(const void *p, unsigned size)
