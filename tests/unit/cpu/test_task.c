@@ -203,15 +203,13 @@ static void new_task_errors(void **state)
 static void ext_bit_in_the_new_task(void **state)
 {
 	struct machine *m = machine_prot(0);
+	struct seg_task t = {.source = TASK_GATE, .ext = 1, .next_rip = AT_CODE, .flags = 2};
+	struct seg_desc d;
 
-	task32(m, AT_TSS2, AT_HANDLER, CS0, SEL_RO, 0x7000);
-	machine_gate(m, 0x30, SEL_TSS2, 0, 0x85, 0);
-	m->cpu.idtr.limit = 0x30 * 8 + 7;
-	/* #TS has no gate: its delivery fails in turn; look at the first one instead. */
-	machine_gate(m, EXC_TS, CS0, AT_HANDLER + 16, 0x8e, 0);
-	m->page[0x6] = PAGE_ABSENT;
-	assert_int_equal(cpu_intr_deliver(&m->cpu, 0x30, EVENT_INTR), CPU_EXIT);
-	assert_int_equal(m->cpu.exit.reason, CPU_EXIT_SHUTDOWN);
+	task32(m, AT_TSS2, AT_HANDLER, CS0, SEL_RO & ~3, 0x7000);
+	assert_int_equal(seg_desc_fetch(&m->cpu, SEL_TSS2, EXC_GP, 1, &d), CPU_OK);
+	assert_int_equal(cpu_task_switch(&m->cpu, SEL_TSS2, &d, &t), CPU_EXC);
+	assert_exc(m, EXC_TS, SEL_RO | 1);
 	machine_free(m);
 }
 
