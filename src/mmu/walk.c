@@ -18,6 +18,7 @@
  * A table that lies in no slot reads as not present, as in KVM. A table in a read-only slot keeps
  * its A and D bits as they are (ROM).
  */
+#include "cpu/feature.h"
 #include "mmu/mmu_internal.h"
 
 #define PTE_P 0x1ull
@@ -136,9 +137,15 @@ ALWAYS_INLINE u64 walk_reserved(const struct cpu *cpu, enum walk_format f)
 /* 4 MiB pages carry physical address bits 39..32 in bits 20..13 (PSE-36). */
 ALWAYS_INLINE u64 walk_reserved_4m(const struct cpu *cpu)
 {
-	u64 above = (cpu->phys_reserved & 0xff00000000ull) >> 32;
+	u64 above = cpu_has(cpu, X86_FEATURE_PSE36) ? (cpu->phys_reserved >> 32) & 0xff : 0xff;
 
 	return BIT64(21) | above << 13;
+}
+
+/* May an entry of this level map a page? */
+ALWAYS_INLINE bool walk_large(const struct cpu *cpu, enum walk_format f, unsigned level)
+{
+	return level == 2 || (level == 3 && f == WALK_LONG && cpu_has(cpu, X86_FEATURE_GBPAGES));
 }
 
 ALWAYS_INLINE int walk_tables(struct cpu *cpu, const struct walk_req *rq, enum walk_format f,
@@ -207,7 +214,7 @@ again:
 		if (level == 1)
 			break;
 		if (pte & PTE_PS) {
-			if (f == WALK_32 ? (cpu->cr4 & CR4_PSE) != 0 : level == 2 || (level == 3 && f == WALK_LONG))
+			if (f == WALK_32 ? (cpu->cr4 & CR4_PSE) != 0 : walk_large(cpu, f, level))
 				break;
 			if (f != WALK_32)
 				return walk_fail(cpu, rq, gpa[level], PF_P | PF_RSVD, fault);

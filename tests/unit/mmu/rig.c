@@ -75,6 +75,13 @@ static void *pages(size_t n)
 	return p;
 }
 
+void rig_feature(struct cpu *cpu, enum cpu_feature f, bool on)
+{
+	unsigned n = feature_number(f);
+
+	cpu->features[n >> 6] = (cpu->features[n >> 6] & ~BIT64(n & 63)) | (u64)on << (n & 63);
+}
+
 void rig_make(unsigned cpus)
 {
 	memset(&rig, 0, sizeof(rig));
@@ -97,6 +104,8 @@ void rig_make(unsigned cpus)
 		cpu->poll = 1;
 		cpu->phys_reserved = 0x000fff0000000000ull; /* MAXPHYADDR 40 */
 		cpu->rflags = 2;
+		rig_feature(cpu, X86_FEATURE_GBPAGES, true);
+		rig_feature(cpu, X86_FEATURE_PSE36, true);
 		assert_int_equal(mmu_cpu_init(cpu, &rig.vm), 0);
 		rig_cpl(cpu, 0);
 	}

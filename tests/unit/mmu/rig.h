@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include "cpu/feature.h"
 #include "mmu/mmu_internal.h"
 #include "mmu/translator.h"
 
@@ -50,6 +51,7 @@ void rig_long(struct cpu *cpu);
 void rig_map(struct cpu *cpu, u64 lin, u64 gpa, u64 size, u64 flags);
 /** Address of the leaf entry. */
 u64 *rig_pte(struct cpu *cpu, u64 lin);
+void rig_feature(struct cpu *cpu, enum cpu_feature f, bool on);
 void rig_cpl(struct cpu *cpu, unsigned cpl);
 /** As generated code tests the TLB: hit for n bytes? */
 bool rig_hit(struct cpu *cpu, u64 lin, unsigned n, bool write);

@@ -67,7 +67,8 @@ static struct verdict model(struct cpu *cpu, u64 lin, unsigned access, unsigned 
 			rsvd = 0;
 			if (level == 2 && (e & PS) && (cpu->cr4 & CR4_PSE)) {
 				leaf = true;
-				rsvd = 1 << 21; /* MAXPHYADDR 40: all of 20..13 are address bits */
+				/* MAXPHYADDR 40: with PSE-36 all of 20..13 are address bits */
+				rsvd = cpu_has(cpu, X86_FEATURE_PSE36) ? 1 << 21 : bits_between(21, 13);
 			}
 		} else {
 			shift = 12 + 9 * (level - 1);
@@ -76,7 +77,7 @@ static struct verdict model(struct cpu *cpu, u64 lin, unsigned access, unsigned 
 				rsvd |= bits_between(62, 52);
 			if (!nxe)
 				rsvd |= 1ull << 63;
-			if (level >= 4)
+			if (level >= 4 || (level == 3 && !cpu_has(cpu, X86_FEATURE_GBPAGES)))
 				rsvd |= PS;
 			else if (level > 1 && (e & PS)) {
 				leaf = true;
@@ -254,6 +255,8 @@ static void random_walks(unsigned mode, unsigned count)
 			lin = (u32)lin;
 		else
 			lin = (u64)((s64)(lin << (mode == 2 ? 16 : 7)) >> (mode == 2 ? 16 : 7));
+		rig_feature(cpu, X86_FEATURE_GBPAGES, !one_in(4));
+		rig_feature(cpu, X86_FEATURE_PSE36, !one_in(4));
 		cpu->vendor = one_in(2) ? CPU_VENDOR_AMD : CPU_VENDOR_INTEL;
 		cpu->cr0 = CR0_PE | CR0_PG | (one_in(2) ? CR0_WP : 0);
 		cpu->cr4 = rnd() & (CR4_SMEP | CR4_SMAP | CR4_PGE | CR4_PSE);
