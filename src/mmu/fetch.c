@@ -14,9 +14,9 @@ static void note_fetched(struct mmu_cpu *mc, u64 page, u64 page_size)
 	mc->exec_bloom[h >> 6] |= BIT64(h & 63);
 	if (page_size > PAGE_SIZE) {
 		if (page_size > (4u << 20))
-			mc->exec_huge |= BIT64((page >> 30) & 63);
+			region_add(&mc->exec_huge, page, REGION_HUGE);
 		else
-			mc->exec_large |= BIT64((page >> 22) & 63);
+			region_add(&mc->exec_large, page, REGION_LARGE);
 	}
 }
 

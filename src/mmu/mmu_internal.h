@@ -25,6 +25,37 @@ ALWAYS_INLINE void fence_full(void)
 
 /* --- the TLB's bookkeeping (tlb.c) ------------------------------------------------------------ */
 
+/*
+ * A superset of the large regions (4 MiB or 1 GiB) in which something is cached. The halves of the
+ * address space are apart: user pages are invalidated often and are rarely large, while the
+ * kernel's map of all memory consists of large pages.
+ */
+struct region_set {
+	u64 bits[2][4];
+};
+
+ALWAYS_INLINE u64 *region_word(struct region_set *s, u64 lin, unsigned shift, u64 *bit)
+{
+	unsigned h = (unsigned)((lin >> shift) * 0x9e3779b97f4a7c15ull >> 56);
+
+	*bit = BIT64(h & 63);
+	return &s->bits[lin >> 63][h >> 6];
+}
+ALWAYS_INLINE void region_add(struct region_set *s, u64 lin, unsigned shift)
+{
+	u64 bit, *word = region_word(s, lin, shift, &bit);
+
+	*word |= bit;
+}
+ALWAYS_INLINE bool region_may_have(struct region_set *s, u64 lin, unsigned shift)
+{
+	u64 bit, *word = region_word(s, lin, shift, &bit);
+
+	return *word & bit;
+}
+#define REGION_LARGE 22 /* 2 MiB and 4 MiB pages are not told apart */
+#define REGION_HUGE 30
+
 /* info[] of a TLB slot: gfn << 8 | these. */
 #define TLB_VALID 0x01u
 #define TLB_GLOBAL 0x02u
@@ -40,8 +71,7 @@ ALWAYS_INLINE void fence_full(void)
  */
 struct tlb_log {
 	unsigned local_count, global_count;
-	u64 large; /* bit (linear >> 22) & 63: a fragment of a large page is (was) cached there */
-	u64 huge;  /* bit (linear >> 30) & 63 */
+	struct region_set large, huge;
 	u16 local[MMU_TLB_SIZE];
 	u16 global[MMU_TLB_SIZE];
 	u64 info[MMU_TLB_SIZE];
@@ -157,7 +187,7 @@ struct mmu_cpu {
 	u64 psc_gen;
 	struct psc_entry psc[PSC_SIZE];
 	u64 exec_bloom[8]; /* pages fetched since the jump caches were emptied */
-	u64 exec_large, exec_huge;
+	struct region_set exec_large, exec_huge;
 
 	/* The bounced store to be committed. */
 	unsigned pend_count;

@@ -6,7 +6,7 @@
  * parallel word here, together with two logs of filled indexes: a flush walks a log and so costs
  * what was filled since the last one, not the size of the table.
  *
- * Large pages are cached as 4 KiB fragments. INVLPG must drop all of them: two 64-bit summaries
+ * Large pages are cached as 4 KiB fragments. INVLPG must drop all of them: summaries
  * say whether there can be any around an address, and only then the logs are searched.
  */
 #include "mmu/mmu_internal.h"
@@ -54,10 +54,10 @@ bool tlb_fill(struct cpu *cpu, unsigned view, u64 lin, const struct mmu_walk *w,
 	if (w->page_size > PAGE_SIZE) {
 		if (w->page_size > (4u << 20)) {
 			flags |= TLB_HUGE;
-			log->huge |= BIT64((lin >> 30) & 63);
+			region_add(&log->huge, lin, REGION_HUGE);
 		} else {
 			flags |= TLB_LARGE;
-			log->large |= BIT64((lin >> 22) & 63);
+			region_add(&log->large, lin, REGION_LARGE);
 		}
 	}
 	log->info[i] = (w->gpa >> PAGE_SHIFT) << 8 | (info & TLB_LOGGED) | flags;
@@ -81,7 +81,7 @@ static void view_flush_local(struct cpu *cpu, unsigned view)
 	}
 	log->local_count = 0;
 	if (!log->global_count)
-		log->large = log->huge = 0;
+		log->large = log->huge = (struct region_set){0};
 }
 
 static void view_flush_global(struct cpu *cpu, unsigned view)
@@ -97,7 +97,7 @@ static void view_flush_global(struct cpu *cpu, unsigned view)
 			slot_empty(t, log, i);
 	}
 	log->global_count = 0;
-	log->large = log->huge = 0;
+	log->large = log->huge = (struct region_set){0};
 }
 
 /* Linear addresses may mean other code now. */
@@ -111,7 +111,7 @@ static void flush_code_paths(struct cpu *cpu, bool global)
 		mc->itlb_global_gen++;
 	for (unsigned i = 0; i < ARRAY_SIZE(mc->exec_bloom); i++)
 		mc->exec_bloom[i] = 0;
-	mc->exec_large = mc->exec_huge = 0;
+	mc->exec_large = mc->exec_huge = (struct region_set){0};
 	jit_jump_cache_flush(cpu);
 }
 
@@ -163,9 +163,9 @@ void tlb_restore_local(struct cpu *cpu, const struct stash_entry *from, unsigned
 			log->local[log->local_count++] = e->index;
 		*info = e->info | (*info & TLB_LOGGED) | TLB_IN_LOCAL;
 		if (e->info & TLB_LARGE)
-			log->large |= BIT64((page >> 22) & 63);
+			region_add(&log->large, page, REGION_LARGE);
 		if (e->info & TLB_HUGE)
-			log->huge |= BIT64((page >> 30) & 63);
+			region_add(&log->huge, page, REGION_HUGE);
 		t->addend[e->index] = e->addend;
 		t->rtag[e->index] = e->tag;
 		if (writes && e->writable)
@@ -203,9 +203,9 @@ static void view_drop_page(struct cpu *cpu, unsigned view, u64 page)
 
 	if (t->rtag[i] == mmu_tlb_tag(page))
 		slot_empty(t, log, i);
-	if (LIKELY(!(log->large & BIT64((page >> 22) & 63)) && !(log->huge & BIT64((page >> 30) & 63))))
+	if (LIKELY(!region_may_have(&log->large, page, REGION_LARGE) &&
+		   !region_may_have(&log->huge, page, REGION_HUGE)))
 		return;
-	/* 2 MiB and 4 MiB pages are not told apart: the wider region is dropped. */
 	for (unsigned g = 0; g < 2; g++) {
 		const u16 *list = g ? log->global : log->local;
 		unsigned n = g ? log->global_count : log->local_count;
@@ -214,20 +214,21 @@ static void view_drop_page(struct cpu *cpu, unsigned view, u64 page)
 			u64 p = slot_page(t, list[k]);
 			u64 info = log->info[list[k]];
 
-			if (((info & TLB_LARGE) && !((p ^ page) >> 22)) ||
-			    ((info & TLB_HUGE) && !((p ^ page) >> 30)))
+			if (((info & TLB_LARGE) && !((p ^ page) >> REGION_LARGE)) ||
+			    ((info & TLB_HUGE) && !((p ^ page) >> REGION_HUGE)))
 				slot_empty(t, log, list[k]);
 		}
 	}
 }
 
 /* True when code may have been fetched from the page since the jump caches were emptied. */
-static bool page_was_fetched(const struct mmu_cpu *mc, u64 page)
+static bool page_was_fetched(struct mmu_cpu *mc, u64 page)
 {
 	unsigned h = (page >> PAGE_SHIFT) & 511;
 
-	return (mc->exec_bloom[h >> 6] >> (h & 63) & 1) || (mc->exec_large >> ((page >> 22) & 63) & 1) ||
-	       (mc->exec_huge >> ((page >> 30) & 63) & 1);
+	return (mc->exec_bloom[h >> 6] >> (h & 63) & 1) ||
+	       region_may_have(&mc->exec_large, page, REGION_LARGE) ||
+	       region_may_have(&mc->exec_huge, page, REGION_HUGE);
 }
 
 void mmu_flush_page(struct cpu *cpu, u64 lin)
