@@ -232,6 +232,9 @@ static void index_build(void)
 	u32 n = 0;
 
 	free(catalog.order);
+	free(catalog.undefined);
+	catalog.undefined = calloc(catalog.count, sizeof(u32));
+	catalog.undefined_count = 0;
 	for (unsigned c = 0; c < CLASS_COUNT; c++) {
 		free(catalog.cls[c].mnem);
 		catalog.cls[c].mnem = calloc(4096, sizeof(struct catalog_mnem));
@@ -239,8 +242,12 @@ static void index_build(void)
 	}
 	catalog.order = calloc(catalog.count, sizeof(u32));
 	for (u32 i = 0; i < catalog.count; i++)
-		if (!catalog.tmpl[i].excluded && !catalog.tmpl[i].unsupported)
-			catalog.order[n++] = i;
+		if (!catalog.tmpl[i].excluded) {
+			if (!catalog.tmpl[i].unsupported && !catalog.tmpl[i].masked)
+				catalog.order[n++] = i;
+			else
+				catalog.undefined[catalog.undefined_count++] = i;
+		}
 	qsort(catalog.order, n, sizeof(u32), by_class);
 	for (u32 i = 0; i < n; i++) {
 		const struct tmpl *t = &catalog.tmpl[catalog.order[i]];
@@ -292,7 +299,7 @@ void catalog_init(void)
 	index_build();
 }
 
-void catalog_probe(void)
+void catalog_probe(const struct engine_ops *engine)
 {
 	static struct insn_case c;
 	static struct insn_result out;
@@ -304,6 +311,10 @@ void catalog_probe(void)
 
 		if (t->excluded)
 			continue;
+		if (engine->masked && engine->masked(t->isa_set)) {
+			t->masked = true;
+			t->reason = "not offered to guests";
+		}
 		for (unsigned k = 0; k < 12 && !seen; k++) {
 			gen_case(&c, GEN_RANDOM, rng_next(&r), k);
 			c.mode = INSN_LONG;
@@ -334,7 +345,7 @@ void catalog_report(const u32 *hits, bool verbose)
 
 		if (t->excluded)
 			left_out++;
-		else if (t->unsupported)
+		else if (t->unsupported || t->masked)
 			unsupported++;
 		else {
 			n++;
@@ -348,6 +359,6 @@ void catalog_report(const u32 *hits, bool verbose)
 	}
 	for (unsigned c = 0; c < CLASS_COUNT; c++)
 		mnemonics += catalog.cls[c].count;
-	printf("# encodings: %u of %u on this host covered (%u mnemonics); %u not comparable, %u not on this host\n",
+	printf("# encodings: %u of %u on this host covered (%u mnemonics); %u not comparable, %u not on this host or masked\n",
 	       covered, n, mnemonics, left_out, unsupported);
 }

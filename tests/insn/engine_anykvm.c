@@ -13,6 +13,7 @@
 #include "memory.h"
 #include "cpu/cpu.h"
 #include "cpu/cpuid.h"
+#include "cpu/feature.h"
 #include "cpu/fpu.h"
 #include "cpu/mode.h"
 #include "jit/jit.h"
@@ -91,6 +92,7 @@ static void descriptors_build(void)
 	gdt[8] = 0x00008b0000000067ull | (tss & 0xffffff) << 16 | (tss >> 24 & 0xff) << 56;
 	gdt[9] = tss >> 32;
 	*(u64 *)(m.sys + SYS_TSS + 4) = KERNEL_VA + SYS_STACK_TOP;
+	*(u16 *)(m.sys + SYS_TSS + 0x66) = 0x68; /* no I/O permission bitmap */
 	for (unsigned v = 0; v < 32; v++) {
 		u64 *gate = (u64 *)(m.sys + SYS_IDT) + 2 * v, to = KERNEL_VA + SYS_HANDLERS + 16 * v;
 		u64 dpl = v == 3 || v == 4 ? 3 : 0;
@@ -319,6 +321,31 @@ static void run(const struct insn_case *c, struct insn_result *out)
 	state_out(cpu, out);
 }
 
+/* Which CPUID feature an ISA set needs; the engine's own table says it. */
+static const u32 feature_of[ZYDIS_ISA_SET_MAX_VALUE + 1] = {
+#define ISA(set, feature) [ZYDIS_ISA_SET_##set] = X86_FEATURE_##feature,
+#include "jit/isa.def"
+#undef ISA
+};
+
+static bool masked(unsigned isa_set)
+{
+	static struct cpu_cpuid cpuid[CPU_CPUID_MAX];
+	static struct cpu *cpu;
+	int n;
+
+	if (!cpu) {
+		cpu = mmap(NULL, align_up(sizeof(*cpu), PAGE_SIZE), PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+		if (cpu == MAP_FAILED)
+			abort();
+		n = cpu_cpuid_supported(CPU_VENDOR_AMD, cpuid, CPU_CPUID_MAX);
+		if (n < 0 || cpu_cpuid_set(cpu, cpuid, n) < 0)
+			abort();
+	}
+	return feature_of[isa_set] && !cpu_has(cpu, feature_of[isa_set]);
+}
+
 static void flush(void)
 {
 	jit_flush(m.cpu);
@@ -332,4 +359,4 @@ static void kick(void)
 		__atomic_store_n(&m.cpu->poll, 0, __ATOMIC_RELAXED);
 }
 
-const struct engine_ops engine_anykvm = {"anykvm", init, run, flush, kick};
+const struct engine_ops engine_anykvm = {"anykvm", init, run, flush, kick, masked};

@@ -82,5 +82,5 @@ static void run_broken(const struct insn_case *c, struct insn_result *out)
 	}
 }
 
-const struct engine_ops engine_native = {"native", init, run_native, nothing, nothing};
-const struct engine_ops engine_broken = {"broken", init, run_broken, nothing, nothing};
+const struct engine_ops engine_native = {"native", init, run_native, nothing, nothing, NULL};
+const struct engine_ops engine_broken = {"broken", init, run_broken, nothing, nothing, NULL};

@@ -148,6 +148,37 @@ static void sequence(struct rng *r, struct insn_case *c)
 	c->count = i;
 }
 
+/* What must be #UD: encodings the host lacks, those guests are not offered, and no encodings. */
+static void undefined(struct rng *r, struct insn_case *c)
+{
+	struct insn_item *it = &c->item[0];
+	ZydisDecodedInstruction in;
+
+	c->count = 1;
+	for (unsigned tries = 0; tries < 20 && rng_percent(r, 80); tries++) {
+		u32 t = catalog.undefined[rng_below(r, catalog.undefined_count)];
+
+		if (!gen_insn(r, c, t, it))
+			continue;
+		c->expect_ud = catalog.tmpl[t].masked;
+		return;
+	}
+	do {
+		static const u8 first[] = {0x0f, 0x0f, 0x0f, 0xc5, 0xc4, 0x62, 0x66, 0xf2, 0xf3, 0xf0};
+
+		memset(it, 0, sizeof(*it));
+		for (unsigned i = 0; i < 15; i++)
+			it->bytes[i] = rng_next(r);
+		if (rng_percent(r, 80))
+			it->bytes[0] = first[rng_below(r, sizeof(first))];
+		if (rng_percent(r, 10))
+			it->bytes[1] = first[rng_below(r, sizeof(first))];
+		it->len = 15;
+		it->tmpl = ~0u;
+	} while (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&insn_decoder[c->mode], NULL, it->bytes,
+							    15, &in)));
+}
+
 void gen_case(struct insn_case *c, enum gen_mode mode, u64 seed, u64 number)
 {
 	struct rng r = rng_derive(seed, number);
@@ -157,15 +188,19 @@ void gen_case(struct insn_case *c, enum gen_mode mode, u64 seed, u64 number)
 	c->mode = INSN_LONG;
 	state_random(&r, c);
 	c->trap_end = rng_percent(&r, 3);
+	c->expect_ud = false;
 	c->count = 0;
 	switch (mode) {
 	case GEN_ENUM:
 		for (u64 k = number; !c->count; k++) {
 			const struct tmpl *t = &catalog.tmpl[k % catalog.count];
 
-			if (!t->excluded && !t->unsupported)
+			if (!t->excluded && !t->unsupported && !t->masked)
 				c->count = gen_insn(&r, c, k % catalog.count, &c->item[0]);
 		}
+		break;
+	case GEN_UD:
+		undefined(&r, c);
 		break;
 	case GEN_SEQ:
 		sequence(&r, c);

@@ -71,6 +71,7 @@ struct insn_case {
 	u64 seed, number;
 	enum insn_mode mode;
 	bool trap_end; /* ends with INT3 instead of a jump to the stub */
+	bool expect_ud; /* the host could run it, but the guest must not: #UD */
 	unsigned count;
 	struct insn_item item[INSN_ITEM_MAX];
 	u64 code_va; /* of the first instruction */
@@ -101,6 +102,8 @@ struct engine_ops {
 	void (*flush)(void);
 	/** The watchdog's signal arrived outside native code. */
 	void (*kick)(void);
+	/** True when guests are not offered a Zydis ISA set: its instructions must be #UD. May be NULL. */
+	bool (*masked)(unsigned isa_set);
 };
 extern const struct engine_ops engine_anykvm, engine_native, engine_broken;
 
@@ -131,6 +134,7 @@ struct tmpl {
 	bool vsib;
 	bool excluded;
 	bool unsupported; /* always #UD on this host */
+	bool masked;      /* not offered to guests */
 	const char *reason;
 };
 
@@ -146,6 +150,7 @@ struct catalog {
 		u32 count;
 	} cls[CLASS_COUNT];
 	u32 *order;
+	u32 *undefined, undefined_count; /* unsupported or masked ones */
 };
 extern struct catalog catalog;
 extern ZydisDecoder insn_decoder[2]; /* by enum insn_mode */
@@ -154,14 +159,14 @@ extern ZydisDecoder insn_decoder[2]; /* by enum insn_mode */
 void catalog_init(void);
 /** Why a decoded instruction is not tested, or NULL. */
 const char *catalog_excluded(const ZydisDecodedInstruction *in);
-/** Tests on the host which templates are always #UD. */
-void catalog_probe(void);
+/** Tests on the host which templates are always #UD, and asks the engine which are masked. */
+void catalog_probe(const struct engine_ops *engine);
 /** Prints what was covered (hits per template) and what was not. */
 void catalog_report(const u32 *hits, bool verbose);
 
 /* --- gen.c: cases -------------------------------------------------------------------------------------- */
 
-enum gen_mode { GEN_ENUM, GEN_RANDOM, GEN_SEQ, GEN_COUNT };
+enum gen_mode { GEN_ENUM, GEN_RANDOM, GEN_SEQ, GEN_UD, GEN_COUNT };
 /** Makes case `number`: state and instructions, not laid out. */
 void gen_case(struct insn_case *c, enum gen_mode mode, u64 seed, u64 number);
 /** One random instruction from a template. false: no luck. */

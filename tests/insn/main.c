@@ -11,7 +11,7 @@
 #include "memory.h"
 #include "native.h"
 
-static const char *const mode_name[GEN_COUNT] = {"enum", "random", "seq"};
+static const char *const mode_name[GEN_COUNT] = {"enum", "random", "seq", "ud"};
 static unsigned tap_number, tap_failed;
 
 static void tap(bool ok, const char *what)
@@ -30,7 +30,7 @@ static void self_test(u64 seed)
 	bool skipped;
 
 	for (unsigned i = 0; i < 3000; i++) {
-		u64 number = (u64)(i % GEN_COUNT) << 40 | i;
+		u64 number = (u64)(i % GEN_UD) << 40 | i;
 		const char *what = run_one(&engine_native, seed, number, &c, &nat, &eng, &skipped);
 
 		if (what && false_alarms++ < 5)
@@ -100,8 +100,8 @@ static void usage(void)
 	       "  --count N      cases in all; 0: no limit\n"
 	       "  --seconds S    stops after that time\n"
 	       "  --jobs N       processes\n"
-	       "  --mode LIST    enum,random,seq\n"
-	       "  --reports N    detailed reports a job\n"
+	       "  --mode LIST    enum,random,seq,ud\n"
+	       "  --reports N    differences a job reduces (one report a class is printed)\n"
 	       "  --stop         at the first difference\n"
 	       "  --uncovered    lists the encodings that were not tested, with the reason\n");
 }
@@ -118,7 +118,7 @@ int main(int argc, char **argv)
 		{0},
 	};
 	struct run_options o = {.engine = &engine_anykvm, .count = 1000000, .jobs = 2,
-				.modes = (1 << GEN_COUNT) - 1, .reports = 20};
+				.modes = (1 << GEN_COUNT) - 1, .reports = 1000};
 	u64 single = ~0ull, from = ~0ull;
 	bool verbose = false;
 	struct timespec t0, t1;
@@ -182,7 +182,7 @@ int main(int argc, char **argv)
 		return 1;
 	}
 	catalog_init();
-	catalog_probe();
+	catalog_probe(o.engine);
 	if (single != ~0ull) {
 		static struct insn_case c;
 		static struct insn_result nat, eng;

@@ -21,6 +21,8 @@
 
 #define SLOTS ((INSN_CODE_SIZE - INSN_SLOT_FIRST) / INSN_SLOT_SIZE)
 
+static u64 own_ticks, *run_ticks = &own_ticks; /* cases executed: a sign of life */
+
 static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 			   struct insn_result *nat, struct insn_result *eng, bool *skipped)
 {
@@ -28,7 +30,24 @@ static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 	const char *what;
 
 	*skipped = false;
-	native_run(c, nat);
+	++*run_ticks;
+	if (c->expect_ud) {
+		nat->regs = c->in.regs;
+		nat->regs.rip = c->code_va;
+		nat->regs.rflags |= 0x10000;
+		nat->vector = 6;
+		nat->error = 0;
+		nat->cr2 = 0;
+		memcpy(nat->xsave, c->in.xsave, insn_xsave_size);
+	} else {
+		native_run(c, nat);
+	}
+	/* Bytes that the decoder does not know, but the host does. */
+	if (c->number >> 40 == GEN_UD && nat->vector != 6) {
+		*skipped = true;
+		compare_restore();
+		return NULL;
+	}
 	if (nat->vector == INSN_VEC_TIMEOUT || nat->vector == INSN_VEC_SYSCALL) {
 		*skipped = true;
 		compare_restore();
@@ -70,7 +89,16 @@ static void item_remove(struct insn_case *c, unsigned n)
 			c->item[i].link--;
 }
 
-static void class_count(struct run_shared *sh, const struct insn_case *c, const char *what)
+static bool loops(const struct insn_case *c)
+{
+	for (unsigned i = 0; i < c->count; i++)
+		if (c->item[i].link_size && c->item[i].link <= i)
+			return true;
+	return false;
+}
+
+/* Counts a difference; true for the first of its class. */
+static bool class_count(struct run_shared *sh, const struct insn_case *c, const char *what)
 {
 	char key[96];
 	unsigned i, n = 0;
@@ -79,7 +107,7 @@ static void class_count(struct run_shared *sh, const struct insn_case *c, const 
 		n += snprintf(key + n, sizeof(key) - n, "%s ",
 			      c->item[k].tmpl == ~0u ? "branch" :
 						      ZydisMnemonicGetString(c->item[k].mnemonic));
-	snprintf(key + n, sizeof(key) - n, "| %.*s", (int)strcspn(what, "0123456789:"), what);
+	snprintf(key + n, sizeof(key) - n, "| %.*s", (int)strcspn(what, strstr(what, "outcome") ? ":" : "0123456789:"), what);
 	while (__atomic_exchange_n(&sh->lock, 1, __ATOMIC_ACQUIRE))
 		;
 	for (i = 0; i < RUN_CLASSES - 1; i++)
@@ -89,8 +117,9 @@ static void class_count(struct run_shared *sh, const struct insn_case *c, const 
 		strcpy(sh->cls[i].key, key);
 		sh->cls[i].example = c->number;
 	}
-	sh->cls[i].count++;
+	n = ++sh->cls[i].count;
 	__atomic_store_n(&sh->lock, 0, __ATOMIC_RELEASE);
+	return n == 1;
 }
 
 void run_report(const struct engine_ops *engine, struct insn_case *c, const char *what,
@@ -110,13 +139,14 @@ void run_report(const struct engine_ops *engine, struct insn_case *c, const char
 		char text[600];
 
 		snprintf(text, sizeof(text), "(not repeatable alone) %s", first);
-		class_count(sh, c, text);
-		report_case(c, &nat, &eng, text);
+		if (class_count(sh, c, text))
+			report_case(c, &nat, &eng, text);
 		return;
 	}
 	small = *c;
 	snprintf(kept, sizeof(kept), "%s", again);
-	for (unsigned i = 0; i < small.count && small.count > 1;) {
+	/* A loop keeps the instruction that bounds it. */
+	for (unsigned i = loops(&small); i < small.count && small.count > 1;) {
 		struct insn_case try = small;
 
 		item_remove(&try, i);
@@ -126,7 +156,7 @@ void run_report(const struct engine_ops *engine, struct insn_case *c, const char
 		if (again) {
 			small = try;
 			snprintf(kept, sizeof(kept), "%s", again);
-			i = 0;
+			i = loops(&small);
 		} else {
 			i++;
 		}
@@ -134,8 +164,8 @@ void run_report(const struct engine_ops *engine, struct insn_case *c, const char
 	gen_layout(&small, va);
 	engine->flush();
 	again = execute(engine, &small, &nat, &eng, &skipped);
-	class_count(sh, &small, kept);
-	report_case(&small, &nat, &eng, again ? again : kept);
+	if (class_count(sh, &small, kept))
+		report_case(&small, &nat, &eng, again ? again : kept);
 	engine->flush();
 }
 
@@ -168,6 +198,7 @@ static void job_run(const struct run_options *o, struct run_shared *sh, unsigned
 	unsigned reports = 0;
 	bool skipped;
 
+	run_ticks = &job->ticks;
 	for (; !o->count || job->chunk < chunks; job->chunk += o->jobs) {
 		u64 index;
 		enum gen_mode mode = chunk_mode(o->modes, job->chunk, &index);
@@ -181,7 +212,6 @@ static void job_run(const struct run_options *o, struct run_shared *sh, unsigned
 			const char *what;
 
 			job->progress = number + 1;
-			job->ticks++;
 			what = run_one(o->engine, o->seed, number, &c, &nat, &eng, &skipped);
 			job->cases[mode]++;
 			job->skipped += skipped;

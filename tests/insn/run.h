@@ -15,7 +15,7 @@ struct run_options {
 	u64 seconds;  /* or 0 */
 	unsigned jobs;
 	unsigned modes; /* bit mask over enum gen_mode */
-	unsigned reports; /* detailed reports printed at most, per job */
+	unsigned reports; /* differences reduced at most, per job; one report a class is printed */
 	bool stop;    /* at the first difference */
 };
 
@@ -47,7 +47,7 @@ struct run_shared *run_cases(const struct run_options *o);
  */
 const char *run_one(const struct engine_ops *engine, u64 seed, u64 number, struct insn_case *c,
 		    struct insn_result *nat, struct insn_result *eng, bool *skipped);
-/** Finds the smallest part of a case that still differs, and reports it. */
+/** Finds the smallest part of a case that still differs, and reports it when its class is new. */
 void run_report(const struct engine_ops *engine, struct insn_case *c, const char *what,
 		struct run_shared *sh);
 
