@@ -110,6 +110,17 @@ int insn_out(struct cpu *cpu, const struct cpu_insn *in)
 	return port_breakpoint(cpu, port, size, ret);
 }
 
+/* Ports are at most 32 bits wide, whatever REX.W says. */
+static int string_begin(struct cpu *cpu, const struct cpu_insn *in, struct str *s, bool *go)
+{
+	u16 port = (u16)cpu->gpr[RDX];
+	int ret = port_check(cpu, port, MIN((unsigned)in->opsize, 4u));
+
+	*go = !ret && str_begin(cpu, in, s);
+	s->n = MIN((unsigned)in->opsize, 4u);
+	return ret;
+}
+
 /* Elements to hand over at once: ascending, within one page and the buffer. */
 static u32 batch(const struct cpu *cpu, const struct str *s, unsigned seg, u64 off)
 {
@@ -142,9 +153,10 @@ int insn_ins(struct cpu *cpu, const struct cpu_insn *in)
 {
 	u16 port = (u16)cpu->gpr[RDX];
 	struct str s;
-	int ret = port_check(cpu, port, in->opsize);
+	bool go;
+	int ret = string_begin(cpu, in, &s, &go);
 
-	if (ret || !str_begin(cpu, in, &s))
+	if (!go)
 		return ret;
 	for (;;) {
 		u64 di = str_offset(cpu, &s, RDI);
@@ -171,13 +183,35 @@ int insn_ins(struct cpu *cpu, const struct cpu_insn *in)
 	}
 }
 
+/*
+ * The first element has been read; the rest of the batch only from plain memory, because a device
+ * must not be read twice.
+ */
+static u32 outs_gather(struct cpu *cpu, const struct str *s, unsigned seg, u64 off)
+{
+	u32 k = batch(cpu, s, seg, off);
+	unsigned avail;
+	u8 *host;
+	u64 lin;
+
+	if (k == 1)
+		return 1;
+	if (cpu_linear(cpu, seg, off, k * s->n, MMU_READ, &lin) ||
+	    mmu_host(cpu, lin, MMU_READ | MMU_AS_VIEW, &host, &avail)) {
+		cpu->exc.pending = false;
+		return 1;
+	}
+	return host && !hostmem_copy(cpu->pio.data, host, k * s->n) ? k : 1;
+}
+
 int insn_outs(struct cpu *cpu, const struct cpu_insn *in)
 {
 	u16 port = (u16)cpu->gpr[RDX];
 	struct str s;
-	int ret = port_check(cpu, port, in->opsize);
+	bool go;
+	int ret = string_begin(cpu, in, &s, &go);
 
-	if (ret || !str_begin(cpu, in, &s))
+	if (!go)
 		return ret;
 	for (;;) {
 		u64 si = str_offset(cpu, &s, RSI);
@@ -192,14 +226,8 @@ int insn_outs(struct cpu *cpu, const struct cpu_insn *in)
 				return port_breakpoint(cpu, port, s.n, ret);
 			continue;
 		}
-		/* One element is certain; the rest of the batch only if it reads plainly. */
-		k = batch(cpu, &s, in->seg, si);
 		mem_store(cpu->pio.data, value, s.n);
-		if (k > 1 && cpu_read(cpu, in->seg, si, cpu->pio.data, k * s.n)) {
-			cpu->exc.pending = false;
-			mem_store(cpu->pio.data, value, s.n);
-			k = 1;
-		}
+		k = outs_gather(cpu, &s, in->seg, si);
 		ret = port_exit(cpu, false, port, s.n, k);
 		str_advance(cpu, &s, k, true, false);
 		if (s.count)
