@@ -60,9 +60,6 @@ int cpu_linear(struct cpu *cpu, unsigned seg, u64 offset, unsigned n, unsigned a
 			return cpu_raise_err(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
 		a = (u32)(cpu->seg[seg].base + offset);
 	}
-	if (UNLIKELY(mode & MODE_ALIGN) && !(access & (MMU_SYSTEM | MMU_EXEC)) &&
-	    (n == 2 || n == 4 || n == 8) && (a & (n - 1)))
-		return cpu_raise_err(cpu, EXC_AC, 0);
 	*lin = a;
 	return CPU_OK;
 }

@@ -144,20 +144,6 @@ static void canonical(void **state)
 	machine_free(m);
 }
 
-static void alignment_check(void **state)
-{
-	struct machine *m = machine_long(3);
-	u64 v;
-
-	m->cpu.cr0 |= CR0_AM;
-	m->cpu.rflags |= FLAG_AC;
-	cpu_mode_update(&m->cpu);
-	assert_int_equal(cpu_read(&m->cpu, SEG_DS, 0x100002, &v, 4), CPU_EXC);
-	assert_exc(m, EXC_AC, 0);
-	assert_int_equal(cpu_read(&m->cpu, SEG_DS, 0x100004, &v, 4), CPU_OK);
-	machine_free(m);
-}
-
 static void pop_and_far_pointer(void **state)
 {
 	struct machine *m = machine_prot(0);
@@ -337,7 +323,6 @@ int main(void)
 		cmocka_unit_test(unreal_mode_keeps_limits),
 		cmocka_unit_test(limits_and_types),
 		cmocka_unit_test(canonical),
-		cmocka_unit_test(alignment_check),
 		cmocka_unit_test(pop_and_far_pointer),
 		cmocka_unit_test(looking),
 		cmocka_unit_test(only_in_protected_mode),
