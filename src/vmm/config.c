@@ -222,7 +222,7 @@ bool config_parse_forward(const char *text, struct config_forward *fwd, GError *
 	return true;
 bad:
 	vmm_error_usage(error,
-			"'%s' is not a port forward (tcp:HOST:PORT-GUEST:PORT, "
+			"'hostfwd=%s' is not a port forward (tcp:HOST:PORT-GUEST:PORT, "
 			"such as tcp:127.0.0.1:2222-:22)",
 			text);
 	return false;

@@ -12,6 +12,16 @@
 
 #define CPUID_ENTRIES_MAX 1024
 
+/* The timer's bit belongs to the in-kernel APIC, so older kernels tell it by a capability. */
+static void add_deadline_timer(const struct accel *accel, struct kvm_cpuid2 *cpuid)
+{
+	bool there = accel_extension(accel, accel->fd, KVM_CAP_TSC_DEADLINE_TIMER);
+
+	for (unsigned i = 0; there && i < cpuid->nent; i++)
+		if (cpuid->entries[i].function == 1)
+			cpuid->entries[i].ecx |= BIT(24);
+}
+
 struct kvm_cpuid2 *cpuid_supported(const struct accel *accel, GError **error)
 {
 	unsigned n = 128;
@@ -23,8 +33,10 @@ struct kvm_cpuid2 *cpuid_supported(const struct accel *accel, GError **error)
 
 		cpuid->nent = n;
 		r = accel_ioctl(accel, accel->fd, KVM_GET_SUPPORTED_CPUID, cpuid);
-		if (r >= 0)
+		if (r >= 0) {
+			add_deadline_timer(accel, cpuid);
 			return cpuid;
+		}
 		g_free(cpuid);
 		n *= 2;
 	} while (r == -E2BIG && n <= CPUID_ENTRIES_MAX);

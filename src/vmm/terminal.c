@@ -38,12 +38,7 @@ static void set_raw(void)
 {
 	struct termios t = saved;
 
-	t.c_iflag &= ~(tcflag_t)(BRKINT | ICRNL | INLCR | IGNCR | ISTRIP | IXON | PARMRK);
-	t.c_oflag |= OPOST | ONLCR; /* our own messages; the guest's \r\n passes unharmed */
-	t.c_lflag &= ~(tcflag_t)(ECHO | ECHONL | ICANON | ISIG | IEXTEN);
-	t.c_cflag = (t.c_cflag & ~(tcflag_t)(CSIZE | PARENB)) | CS8;
-	t.c_cc[VMIN] = 1;
-	t.c_cc[VTIME] = 0;
+	cfmakeraw(&t);
 	set_attributes(&t);
 	raw = 1;
 }
