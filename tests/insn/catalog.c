@@ -100,6 +100,8 @@ static u8 class_of(const ZydisDecodedInstruction *in)
 	}
 }
 
+static enum insn_mode enum_mode; /* whose maps are being enumerated */
+
 /* Tries the variants of the fields that do not tell instructions apart. */
 static bool decode(struct encode *e, u8 modrm, ZydisDecodedInstruction *in)
 {
@@ -114,7 +116,7 @@ static bool decode(struct encode *e, u8 modrm, ZydisDecodedInstruction *in)
 		n = encode_prefix(e, buf);
 		buf[n] = modrm;
 		buf[n + 1] = v & 2 ? 0x28 : 0x38;
-		if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&insn_decoder[INSN_LONG], NULL, buf,
+		if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&insn_decoder[enum_mode], NULL, buf,
 							       15, in)))
 			return true;
 	}
@@ -148,6 +150,7 @@ static void add(const struct encode *e, const ZydisDecodedInstruction *in, int r
 		.mod3 = mod3,
 		.cls = class_of(in),
 		.isa_set = in->meta.isa_set,
+		.mode = enum_mode,
 		.mnemonic = in->mnemonic,
 		.reason = catalog_excluded(in),
 	};
@@ -211,6 +214,8 @@ static void opcode(struct encode *e)
 
 static bool is_prefix(unsigned op)
 {
+	if (enum_mode != INSN_LONG && ((op & 0xf0) == 0x40 || op == 0xc4 || op == 0xc5 || op == 0x62))
+		return false;
 	return (op & 0xe7) == 0x26 || (op & 0xfc) == 0x64 || (op & 0xf0) == 0x40 || op == 0xf0 ||
 	       op == 0xf2 || op == 0xf3 || op == 0xc4 || op == 0xc5 || op == 0x62;
 }
@@ -219,6 +224,8 @@ static int by_class(const void *a, const void *b)
 {
 	const struct tmpl *x = &catalog.tmpl[*(const u32 *)a], *y = &catalog.tmpl[*(const u32 *)b];
 
+	if (x->mode != y->mode)
+		return x->mode - y->mode;
 	if (x->cls != y->cls)
 		return x->cls - y->cls;
 	if (x->mnemonic != y->mnemonic)
@@ -235,10 +242,12 @@ static void index_build(void)
 	free(catalog.undefined);
 	catalog.undefined = calloc(catalog.count, sizeof(u32));
 	catalog.undefined_count = 0;
-	for (unsigned c = 0; c < CLASS_COUNT; c++) {
-		free(catalog.cls[c].mnem);
-		catalog.cls[c].mnem = calloc(4096, sizeof(struct catalog_mnem));
-		catalog.cls[c].count = 0;
+	for (unsigned c = 0; c < INSN_MODES * CLASS_COUNT; c++) {
+		__auto_type cls = &catalog.cls[c / CLASS_COUNT][c % CLASS_COUNT];
+
+		free(cls->mnem);
+		cls->mnem = calloc(4096, sizeof(struct catalog_mnem));
+		cls->count = 0;
 	}
 	catalog.order = calloc(catalog.count, sizeof(u32));
 	for (u32 i = 0; i < catalog.count; i++)
@@ -251,13 +260,31 @@ static void index_build(void)
 	qsort(catalog.order, n, sizeof(u32), by_class);
 	for (u32 i = 0; i < n; i++) {
 		const struct tmpl *t = &catalog.tmpl[catalog.order[i]];
-		__auto_type cls = &catalog.cls[t->cls];
+		__auto_type cls = &catalog.cls[t->mode][t->cls];
 
 		if (!cls->count || cls->mnem[cls->count - 1].mnemonic != t->mnemonic)
 			cls->mnem[cls->count++] =
 				(struct catalog_mnem){.mnemonic = t->mnemonic, .first = i};
 		cls->mnem[cls->count - 1].count++;
 	}
+}
+
+static void legacy_maps(enum insn_mode mode)
+{
+	enum_mode = mode;
+	for (unsigned map = 0; map < 4; map++)
+		for (unsigned pp = 0; pp < 6; pp++)
+			for (unsigned w = 0; w < (mode == INSN_LONG ? 2 : 1); w++)
+				for (unsigned op = 0; op < 256; op++) {
+					struct encode e = {.map = map, .pp = pp, .w = w, .opcode = op,
+							   .no_rex = mode != INSN_LONG};
+
+					if ((map == 0 && (is_prefix(op) || op == 0x0f || op == 0x66 ||
+							  op == 0x67)) ||
+					    (map == 1 && (op == 0x38 || op == 0x3a || op == 0x0f)))
+						continue;
+					opcode(&e);
+				}
 }
 
 void catalog_init(void)
@@ -267,17 +294,7 @@ void catalog_init(void)
 	ZydisDecoderInit(&insn_decoder[INSN_LONG], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisDecoderInit(&insn_decoder[INSN_COMPAT32], ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
 			 ZYDIS_STACK_WIDTH_32);
-	for (unsigned map = 0; map < 4; map++)
-		for (unsigned pp = 0; pp < 6; pp++)
-			for (unsigned w = 0; w < 2; w++)
-				for (unsigned op = 0; op < 256; op++) {
-					if ((map == 0 && (is_prefix(op) || op == 0x0f ||
-							  op == 0x66 || op == 0x67)) ||
-					    (map == 1 && (op == 0x38 || op == 0x3a || op == 0x0f)))
-						continue;
-					e = (struct encode){.map = map, .pp = pp, .w = w, .opcode = op};
-					opcode(&e);
-				}
+	legacy_maps(INSN_LONG);
 	for (unsigned map = 1; map < 4; map++)
 		for (unsigned pp = 0; pp < 4; pp++)
 			for (unsigned w = 0; w < 2; w++)
@@ -296,6 +313,7 @@ void catalog_init(void)
 				if (map != 4 && e.ll < 4)
 					opcode(&e);
 			}
+	legacy_maps(INSN_COMPAT32);
 	index_build();
 }
 
@@ -316,8 +334,7 @@ void catalog_probe(const struct engine_ops *engine)
 			t->reason = "not offered to guests";
 		}
 		for (unsigned k = 0; k < 12 && !seen; k++) {
-			gen_case(&c, GEN_RANDOM, rng_next(&r), k);
-			c.mode = INSN_LONG;
+			gen_state(&r, &c, t->mode);
 			c.trap_end = false;
 			c.count = 1;
 			if (!gen_insn(&r, &c, i, &c.item[0]))
@@ -352,13 +369,13 @@ void catalog_report(const u32 *hits, bool verbose)
 			covered += hits[i] != 0;
 		}
 		if (verbose && !hits[i] && (t->reason || !t->unsupported))
-			printf("# %-14s enc %u map %u pp %u W%u L%u b%u op %02x /%d rm %d mod3 %d: %s\n",
-			       ZydisMnemonicGetString(t->mnemonic), t->enc, t->map, t->pp, t->w,
+			printf("# %-14s mode %u enc %u map %u pp %u W%u L%u b%u op %02x /%d rm %d mod3 %d: %s\n",
+			       ZydisMnemonicGetString(t->mnemonic), t->mode, t->enc, t->map, t->pp, t->w,
 			       t->ll, t->b, t->opcode, t->reg, t->rm, t->mod3,
 			       t->reason ? t->reason : "not covered");
 	}
 	for (unsigned c = 0; c < CLASS_COUNT; c++)
-		mnemonics += catalog.cls[c].count;
+		mnemonics += catalog.cls[INSN_LONG][c].count;
 	printf("# encodings: %u of %u on this host covered (%u mnemonics); %u not comparable, %u not on this host or masked\n",
 	       covered, n, mnemonics, left_out, unsupported);
 }

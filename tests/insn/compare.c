@@ -125,12 +125,14 @@ static u32 flags_mask(const struct insn_case *c)
 	return mask;
 }
 
+bool compare_strict;
+
 /* What the faulting instruction leaves open. */
 static u32 loose_mask(const struct insn_case *c, const struct insn_result *r)
 {
 	u64 at = c->code_va;
 
-	if (r->vector >= 32)
+	if (r->vector >= 32 || compare_strict)
 		return 0;
 	for (unsigned i = 0; i < c->count; at += c->item[i++].len)
 		for (unsigned k = 0; at == r->regs.rip && k < ARRAY_SIZE(loose); k++)

@@ -59,6 +59,12 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 		o->bb = rng_below(r, 2);
 		return;
 	}
+	if (kind < 7 && !t->vsib) {
+		o->modrm = 5;
+		o->disp_size = 4;
+		o->disp = target;
+		return;
+	}
 	if (kind < 12) {
 		has_base = false;
 		use_sib = true;
@@ -130,7 +136,7 @@ static unsigned prefixes(struct rng *r, const struct insn_case *c, u8 *p, u8 *se
 			*seg = p[n];
 		n++;
 	}
-	if (rng_percent(r, 4) && c->mode == INSN_LONG)
+	if (rng_percent(r, c->mode == INSN_LONG ? 4 : 2))
 		p[n++] = 0x67;
 	return n;
 }

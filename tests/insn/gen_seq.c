@@ -11,7 +11,7 @@
 #include "gen_internal.h"
 #include "memory.h"
 
-static u32 pick_template(struct rng *r, enum gen_mode mode)
+static u32 pick_template(struct rng *r, enum gen_mode mode, enum insn_mode cpu)
 {
 	static const u8 weight[2][CLASS_COUNT] = {
 		{30, 12, 14, 18, 24, 2}, /* random */
@@ -23,7 +23,10 @@ static u32 pick_template(struct rng *r, enum gen_mode mode)
 
 	while (k >= w[cls])
 		k -= w[cls++];
-	m = &catalog.cls[cls].mnem[rng_below(r, catalog.cls[cls].count)];
+	/* VEX and EVEX are enumerated once, and some 32-bit integer ones are taken from there too. */
+	if (!catalog.cls[cpu][cls].count)
+		cpu = INSN_LONG;
+	m = &catalog.cls[cpu][cls].mnem[rng_below(r, catalog.cls[cpu][cls].count)];
 	return catalog.order[m->first + rng_below(r, m->count)];
 }
 
@@ -140,7 +143,7 @@ static void sequence(struct rng *r, struct insn_case *c)
 			i += control_flow(r, c, i, count);
 			continue;
 		}
-		if (gen_insn_masked(r, c, pick_template(r, GEN_SEQ), mask, &c->item[i]))
+		if (gen_insn_masked(r, c, pick_template(r, GEN_SEQ, c->mode), mask, &c->item[i]))
 			i++;
 	}
 	if (loop && i > loop_at)
@@ -179,24 +182,43 @@ static void undefined(struct rng *r, struct insn_case *c)
 							    15, &in)));
 }
 
+/* The templates one after another, leaving out what is not to be generated. */
+static u32 enum_template(u64 number)
+{
+	const struct tmpl *t;
+
+	do
+		t = &catalog.tmpl[number++ % catalog.count];
+	while (t->excluded || t->unsupported || t->masked);
+	return t - catalog.tmpl;
+}
+
+void gen_state(struct rng *r, struct insn_case *c, enum insn_mode mode)
+{
+	c->mode = mode;
+	state_random(r, c);
+	c->trap_end = rng_percent(r, 3);
+	c->expect_ud = false;
+	c->count = 0;
+}
+
 void gen_case(struct insn_case *c, enum gen_mode mode, u64 seed, u64 number)
 {
 	struct rng r = rng_derive(seed, number);
 
 	c->seed = seed;
 	c->number = number;
-	c->mode = INSN_LONG;
-	state_random(&r, c);
-	c->trap_end = rng_percent(&r, 3);
-	c->expect_ud = false;
-	c->count = 0;
+	if (mode == GEN_ENUM)
+		gen_state(&r, c, catalog.tmpl[enum_template(number)].mode);
+	else
+		gen_state(&r, c, rng_percent(&r, 15) ? INSN_COMPAT32 : INSN_LONG);
 	switch (mode) {
 	case GEN_ENUM:
 		for (u64 k = number; !c->count; k++) {
-			const struct tmpl *t = &catalog.tmpl[k % catalog.count];
+			u32 t = enum_template(k);
 
-			if (!t->excluded && !t->unsupported && !t->masked)
-				c->count = gen_insn(&r, c, k % catalog.count, &c->item[0]);
+			if (catalog.tmpl[t].mode == c->mode)
+				c->count = gen_insn(&r, c, t, &c->item[0]);
 		}
 		break;
 	case GEN_UD:
@@ -207,7 +229,7 @@ void gen_case(struct insn_case *c, enum gen_mode mode, u64 seed, u64 number)
 		break;
 	default:
 		while (!c->count)
-			c->count = gen_insn(&r, c, pick_template(&r, mode), &c->item[0]);
+			c->count = gen_insn(&r, c, pick_template(&r, mode, c->mode), &c->item[0]);
 		break;
 	}
 	/* Where in its slot: anywhere, and every eighth slot lies across a page boundary. */

@@ -51,7 +51,7 @@ struct insn_result {
 };
 
 /* Processor mode of a case. */
-enum insn_mode { INSN_LONG, INSN_COMPAT32 };
+enum insn_mode { INSN_LONG, INSN_COMPAT32, INSN_MODES };
 
 /* One instruction of a case; control flow within the case is resolved when it is laid out. */
 #define INSN_ITEM_MAX 16
@@ -130,6 +130,7 @@ struct tmpl {
 	bool modrm, mod3;
 	u8 cls;
 	u8 isa_set;
+	u8 mode; /* enum insn_mode; those of INSN_LONG are tried in 32-bit mode too */
 	u16 mnemonic;
 	bool vsib;
 	bool excluded;
@@ -148,7 +149,7 @@ struct catalog {
 			u32 first, count;
 		} *mnem;
 		u32 count;
-	} cls[CLASS_COUNT];
+	} cls[INSN_MODES][CLASS_COUNT];
 	u32 *order;
 	u32 *undefined, undefined_count; /* unsupported or masked ones */
 };
@@ -169,6 +170,8 @@ void catalog_report(const u32 *hits, bool verbose);
 enum gen_mode { GEN_ENUM, GEN_RANDOM, GEN_SEQ, GEN_UD, GEN_COUNT };
 /** Makes case `number`: state and instructions, not laid out. */
 void gen_case(struct insn_case *c, enum gen_mode mode, u64 seed, u64 number);
+/** A random state for a case that is made by hand. */
+void gen_state(struct rng *r, struct insn_case *c, enum insn_mode mode);
 /** One random instruction from a template. false: no luck. */
 bool gen_insn(struct rng *r, const struct insn_case *c, u32 tmpl, struct insn_item *out);
 /** Writes a case's code at an address of the code area. */
@@ -182,6 +185,8 @@ void gen_layout(struct insn_case *c, u64 va);
  */
 const char *compare(const struct insn_case *c, struct insn_result *nat, struct insn_result *eng,
 		    char *text, size_t size);
+/** Compare even what insn_loose.def leaves open: the self-test, where both sides are the host. */
+extern bool compare_strict;
 /** Puts both data areas back to the baseline. */
 void compare_restore(void);
 /** Prints a case: code, disassembly, what went in. */

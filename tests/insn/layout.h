@@ -35,5 +35,6 @@
 
 /* Offset of native_enter in the stub page; the exit is at its beginning. */
 #define STUB_ENTER 0x400
+#define STUB_ENTER32 0x800
 
 #endif

@@ -101,10 +101,12 @@ void native_capture(int sig, siginfo_t *info, void *context)
 
 void native_run(const struct insn_case *c, struct insn_result *out)
 {
-	void (*enter)(void) = (void (*)(void))(INSN_STUB_VA + STUB_ENTER);
+	bool lng = c->mode == INSN_LONG;
+	void (*enter)(void) =
+		(void (*)(void))(INSN_STUB_VA + (lng ? STUB_ENTER : STUB_ENTER32));
 
 	CTX->in = c->in.regs;
-	CTX->in.rip = c->code_va;
+	CTX->in.rip = lng ? c->code_va : c->code_va | 0x23ull << 32; /* a far pointer */
 	memcpy(CTX->xin, c->in.xsave, insn_xsave_size);
 	CTX->vector = INSN_VEC_DONE;
 	CTX->error = 0;

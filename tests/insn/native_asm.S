@@ -65,7 +65,8 @@ leave:
 	pop	rbx
 	ret
 
-	.org	native_stub_begin + STUB_ENTER
+	/* Everything but RIP. */
+	.macro load_state
 	push	rbx
 	push	rbp
 	push	r12
@@ -104,7 +105,19 @@ leave:
 	mov	r13, IN(104)
 	mov	r14, IN(112)
 	mov	r15, IN(120)
+	.endm
+
+	.org	native_stub_begin + STUB_ENTER
+	load_state
 	jmp	qword ptr IN(REGS_RIP)
+
+	/* The same into 32-bit compatibility mode. */
+	.org	native_stub_begin + STUB_ENTER32
+	mov	ecx, 0x2b
+	mov	ds, ecx
+	mov	es, ecx
+	load_state
+	jmp	fword ptr IN(REGS_RIP)
 native_stub_end:
 
 /*
@@ -123,6 +136,9 @@ native_signal:
 	mov	[rax + CTX_OUT + REGS_FS], rcx
 	rdgsbase rcx
 	mov	[rax + CTX_OUT + REGS_GS], rcx
+	xor	ecx, ecx
+	mov	ds, ecx
+	mov	es, ecx
 	mov	rcx, [rax + CTX_HOST_FS]
 	wrfsbase rcx
 	mov	rcx, [rax + CTX_HOST_GS]
