@@ -1,0 +1,2 @@
+# group: system
+stress --fault 1 --fault-ops 8000

@@ -1,0 +1,2 @@
+# group: system
+stress --fork 1 --fork-ops 1500

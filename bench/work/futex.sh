@@ -1,0 +1,2 @@
+# group: system
+stress --futex 1 --futex-ops 20000

@@ -1,0 +1,3 @@
+# group: scaling
+# cpus: 2
+seconds hackbench -g 2 -l 200

@@ -1,0 +1,2 @@
+# group: system
+seconds hackbench -g 2 -l 200

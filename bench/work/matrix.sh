@@ -1,0 +1,2 @@
+# group: vectors
+stress --matrix 1 --matrix-method prod --matrix-ops 60

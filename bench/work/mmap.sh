@@ -1,0 +1,2 @@
+# group: system
+stress --mmap 1 --mmap-bytes 16M --mmap-ops 8

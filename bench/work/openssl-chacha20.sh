@@ -1,0 +1,3 @@
+# group: vectors
+# unit: MB/s
+cipher chacha20-poly1305

@@ -1,0 +1,3 @@
+# group: vectors
+# unit: MB/s
+cipher sha256

@@ -1,0 +1,2 @@
+# group: system
+stress --pipe 1 --pipe-ops 60000

@@ -1,0 +1,2 @@
+# group: system
+stress --kill 1 --kill-ops 20000

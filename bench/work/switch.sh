@@ -1,0 +1,2 @@
+# group: system
+stress --switch 1 --switch-ops 40000

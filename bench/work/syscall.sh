@@ -1,0 +1,2 @@
+# group: system
+stress --get 1 --get-ops 4000

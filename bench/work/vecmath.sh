@@ -1,0 +1,2 @@
+# group: vectors
+stress --vecmath 1 --vecmath-ops 30
