@@ -16,7 +16,7 @@
 #include "cpu/feature.h"
 #include "cpu/fpu.h"
 #include "cpu/mode.h"
-#include "jit/jit.h"
+#include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
 #define KERNEL_VA 0xffff800000000000ull /* the system area, supervisor only */
@@ -42,8 +42,16 @@ static struct machine {
 	struct mmu_vm vm;
 	u8 *sys;
 	u64 next_table;
+	bool use_loop; /* what the translator took for this host */
 	volatile bool kicked;
 } m;
+
+/*
+ * The translator in its variants: with the other of the two flag-free branches, and instruction
+ * by instruction instead of in blocks. All must agree with the host.
+ */
+#define VARIANT_OTHER_BRANCH 1
+#define VARIANT_STEP 2
 
 static u64 *table_entry(u64 table, unsigned index)
 {
@@ -227,6 +235,7 @@ static int init(void)
 	if (mmu_cpu_init(cpu, &m.vm) < 0 || jit_cpu_init(cpu, CACHE_BYTES) < 0 ||
 	    jit_signal_install() < 0)
 		return -1;
+	m.use_loop = cpu->jit->use_loop;
 	cpu_reset(cpu, false);
 	cpu->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
 	cpu->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_FSGSBASE | CR4_OSXSAVE |
@@ -308,15 +317,23 @@ static void state_out(struct cpu *cpu, struct insn_result *out)
 static void run(const struct insn_case *c, struct insn_result *out)
 {
 	struct cpu *cpu = m.cpu;
+	unsigned variant = c->number >> 10 & 3; /* changes with the chunks of cases */
 
 	m.kicked = false;
+	if (cpu->jit->use_loop != (m.use_loop ^ (variant & VARIANT_OTHER_BRANCH))) {
+		cpu->jit->use_loop ^= 1;
+		jit_flush(cpu);
+	}
 	state_in(cpu, c);
 	cpu_fpu_load(cpu);
 	do {
 		cpu->exit.reason = CPU_EXIT_NONE;
 		cpu->poll = 1;
-		jit_run(cpu);
-	} while (cpu->exit.reason == CPU_EXIT_POLL && !m.kicked);
+		if (variant & VARIANT_STEP)
+			jit_step(cpu);
+		else
+			jit_run(cpu);
+	} while ((cpu->exit.reason == CPU_EXIT_POLL || cpu->exit.reason == CPU_EXIT_NONE) && !m.kicked);
 	cpu_fpu_save(cpu);
 	state_out(cpu, out);
 }
