@@ -62,6 +62,7 @@ class Apt:
 
     def use_release(self):
         """Ask the machine's own mirror for RELEASE, whatever release the machine runs."""
+        self.update()
         targets = self._run("apt-get", "indextargets", "--format", "$(REPO_URI)").split()
         main = next((u for u in targets if not re.search(r"security", u)), None)
         if not main:
