@@ -74,6 +74,7 @@ SET(tsc_aux)
 #define SPEC_STIBP BIT64(1)
 #define SPEC_SSBD BIT64(2)
 #define SPEC_PSFD BIT64(7)
+#define SPEC_BHI_DIS BIT64(10)
 
 static u64 spec_ctrl_bits(const struct cpu *cpu)
 {
@@ -87,6 +88,8 @@ static u64 spec_ctrl_bits(const struct cpu *cpu)
 		v |= SPEC_SSBD;
 	if (cpu_has(cpu, X86_FEATURE_AMD_PSFD))
 		v |= SPEC_PSFD;
+	if (cpu_has(cpu, X86_FEATURE_BHI_CTRL))
+		v |= SPEC_BHI_DIS;
 	return v;
 }
 
@@ -102,7 +105,7 @@ SET(spec_ctrl)
 
 	if (!host && (!ok || (value & ~ok)))
 		return 1;
-	if (value & ~(SPEC_IBRS | SPEC_STIBP | SPEC_SSBD | SPEC_PSFD))
+	if (value & ~(SPEC_IBRS | SPEC_STIBP | SPEC_SSBD | SPEC_PSFD | SPEC_BHI_DIS))
 		return 1;
 	cpu->spec_ctrl = value;
 	return 0;
