@@ -102,7 +102,6 @@ int inject_events(struct vcpu *vcpu)
 	int ret = RUN_GUEST;
 
 	cpu->irq_window = 1;
-	pv_eoi_sync(vcpu);
 	if (cpu->exc.pending)
 		return RUN_GUEST; /* jit_run() delivers it and comes back at once: poll is 0 */
 	/* A client without a local APIC here injects by itself when it was told that it may. */

@@ -236,6 +236,7 @@ static int enter_guest(struct vcpu *vcpu)
 	vcpu->stats.guest_mode = 1;
 	jit_run(cpu);
 	vcpu->stats.guest_mode = 0;
+	pv_eoi_sync(vcpu);
 	return exit_handle(vcpu);
 }
 
