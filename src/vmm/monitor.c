@@ -36,7 +36,8 @@ static struct vcpu *pick_vcpu(struct machine *m, const char *word, GString *out)
 	return NULL;
 }
 
-static void info_registers(struct machine *m, char **words, GString *out)
+static void info_vcpu(struct machine *m, char **words, char *(*dump)(const struct vcpu *),
+		      GString *out)
 {
 	struct vcpu *vcpu = pick_vcpu(m, words[2], out);
 	g_autofree char *text = NULL;
@@ -44,7 +45,7 @@ static void info_registers(struct machine *m, char **words, GString *out)
 	if (!vcpu)
 		return;
 	stand_still(m, true);
-	text = vcpu_dump(vcpu);
+	text = dump(vcpu);
 	stand_still(m, false);
 	g_string_append(out, text);
 }
@@ -85,7 +86,9 @@ static void cmd_info(struct machine *m, char **words, GString *out)
 	g_autofree char *text = NULL;
 
 	if (g_str_has_prefix("registers", what) && strlen(what) >= 3) {
-		info_registers(m, words, out);
+		info_vcpu(m, words, vcpu_dump, out);
+	} else if (!strcmp(what, "lapic")) {
+		info_vcpu(m, words, vcpu_dump_lapic, out);
 	} else if (!strcmp(what, "cpus")) {
 		info_cpus(m, out);
 	} else if (!strcmp(what, "status")) {
@@ -94,7 +97,7 @@ static void cmd_info(struct machine *m, char **words, GString *out)
 		text = pci_describe(m->pci);
 		g_string_append(out, text);
 	} else {
-		g_string_append(out, "info registers [N] | cpus | status | pci\n");
+		g_string_append(out, "info registers [N] | lapic [N] | cpus | status | pci\n");
 	}
 }
 
@@ -230,8 +233,8 @@ static void cmd_x(struct machine *m, char **words, GString *out)
 
 static const struct command commands[] = {
 	{"help", "", "this list", cmd_help},
-	{"info", "registers [N]|cpus|status|pci", "show a vCPU's registers, or what there is",
-	 cmd_info},
+	{"info", "registers|lapic [N], cpus, status, pci",
+	 "show a vCPU's registers, or what there is", cmd_info},
 	{"stop", "", "stop all vCPUs", cmd_stop},
 	{"cont", "", "let them run again", cmd_cont},
 	{"x", "/FMT ADDR", "memory at a virtual address, as vCPU 0 sees it", cmd_x},

@@ -67,6 +67,8 @@ const char *vcpu_exit_name(unsigned reason);
 
 /** Registers of a vCPU that is not in KVM_RUN, as lines of text. */
 char *vcpu_dump(const struct vcpu *vcpu);
+/** Its local APIC. */
+char *vcpu_dump_lapic(const struct vcpu *vcpu);
 
 /** Guest-virtual to guest-physical by the vCPU's page tables; false when not mapped. */
 bool vcpu_translate(const struct vcpu *vcpu, u64 va, u64 *pa);

@@ -57,6 +57,48 @@ char *vcpu_dump(const struct vcpu *vcpu)
 	return g_string_free(s, FALSE);
 }
 
+static u32 lapic_reg(const struct kvm_lapic_state *l, unsigned reg)
+{
+	u32 v;
+
+	memcpy(&v, l->regs + reg, sizeof(v));
+	return v;
+}
+
+/* The vectors that are set in a 256-bit register of eight words. */
+static void dump_vectors(GString *s, const char *name, const struct kvm_lapic_state *l,
+			 unsigned reg)
+{
+	g_string_append_printf(s, "%s", name);
+	for (unsigned v = 0; v < 256; v++)
+		if (lapic_reg(l, reg + v / 32 * 16) & BIT(v % 32))
+			g_string_append_printf(s, " %02x", v);
+	g_string_append_c(s, '\n');
+}
+
+char *vcpu_dump_lapic(const struct vcpu *vcpu)
+{
+	const struct accel *accel = vcpu->set->accel;
+	struct kvm_lapic_state l;
+	GString *s = g_string_new(NULL);
+
+	if (accel_ioctl(accel, vcpu->fd, KVM_GET_LAPIC, &l) < 0) {
+		g_string_append(s, "no local APIC\n");
+		return g_string_free(s, FALSE);
+	}
+	g_string_append_printf(s, "id %08x  tpr %02x  ppr %02x  svr %03x\n", lapic_reg(&l, 0x20),
+			       lapic_reg(&l, 0x80), lapic_reg(&l, 0xa0), lapic_reg(&l, 0xf0));
+	g_string_append_printf(s, "timer lvt %08x  initial %08x  current %08x  divide %x\n",
+			       lapic_reg(&l, 0x320), lapic_reg(&l, 0x380), lapic_reg(&l, 0x390),
+			       lapic_reg(&l, 0x3e0));
+	g_string_append_printf(s, "lint0 %08x  lint1 %08x  error lvt %08x  esr %02x\n",
+			       lapic_reg(&l, 0x350), lapic_reg(&l, 0x360), lapic_reg(&l, 0x370),
+			       lapic_reg(&l, 0x280));
+	dump_vectors(s, "in service", &l, 0x100);
+	dump_vectors(s, "requested ", &l, 0x200);
+	return g_string_free(s, FALSE);
+}
+
 bool vcpu_translate(const struct vcpu *vcpu, u64 va, u64 *pa)
 {
 	struct kvm_translation t = {.linear_address = va};
