@@ -95,47 +95,91 @@ static int str_fail(struct cpu *cpu, int ret)
 }
 
 /*
- * How many elements from seg:off lie on plain memory of one page, and where. 0: one element the
- * slow way, which finds out why (nothing stays recorded here).
+ * How many elements from seg:off lie in one page and pass segmentation; *lin is the address of the
+ * first. 0: one element the slow way, which finds out why.
  */
-static u64 str_room(struct cpu *cpu, const struct str *s, unsigned seg, u64 off, unsigned access,
-		    u8 **host)
+static u64 str_span(struct cpu *cpu, const struct str *s, unsigned seg, u64 off, unsigned access,
+		    u64 *lin)
 {
-	u64 base = cpu->seg[seg].base, lin, k, first;
-	unsigned avail;
+	u64 base = cpu->seg[seg].base, k, first;
 
 	if (UNLIKELY(cpu->mode & MODE_ALIGN) || s->single)
 		return 0;
 	if (cpu->mode & MODE_LONG) {
-		lin = off + (seg >= SEG_FS ? base : 0);
-		if (!cpu_is_canonical(cpu, lin))
+		*lin = off + (seg >= SEG_FS ? base : 0);
+		if (!cpu_is_canonical(cpu, *lin))
 			return 0;
 	} else {
-		lin = (u32)(base + off);
+		*lin = (u32)(base + off);
 	}
 	if (s->down) {
-		if ((lin & ~PAGE_MASK) + s->n > PAGE_SIZE)
+		if ((*lin & ~PAGE_MASK) + s->n > PAGE_SIZE)
 			return 0;
-		k = MIN((lin & ~PAGE_MASK) / s->n, off / s->n) + 1;
+		k = MIN((*lin & ~PAGE_MASK) / s->n, off / s->n) + 1;
 	} else {
-		k = (PAGE_SIZE - (lin & ~PAGE_MASK)) / s->n;
+		k = (PAGE_SIZE - (*lin & ~PAGE_MASK)) / s->n;
 		if (s->mask != ~0ull)
 			k = MIN(k, (s->mask - off + 1) / s->n);
 	}
 	k = MIN(k, s->count);
-	if (!k)
-		return 0;
-	if (!(cpu->mode & MODE_LONG)) {
+	if (k && !(cpu->mode & MODE_LONG)) {
 		first = s->down ? off - (k - 1) * s->n : off;
 		if (!seg_access_ok(cpu, seg, first, (unsigned)(k * s->n), access))
 			return 0;
 	}
+	return k;
+}
+
+/* How many of them are plain memory, and where. Nothing stays recorded when it refuses. */
+static u64 str_room(struct cpu *cpu, const struct str *s, unsigned seg, u64 off, unsigned access,
+		    u8 **host)
+{
+	unsigned avail;
+	u64 lin, k = str_span(cpu, s, seg, off, access, &lin);
+
+	if (!k)
+		return 0;
 	if (mmu_host(cpu, lin, access | MMU_AS_VIEW, host, &avail)) {
 		cpu->exc.pending = false;
 		cpu->exit.reason = CPU_EXIT_NONE;
 		return 0;
 	}
 	return *host ? k : 0;
+}
+
+/*
+ * A destination that is memory but not plain, because it holds translated code (pages of a
+ * program that ended are cleared and reused): a block goes through mmu_write() at once rather than
+ * element by element. How many elements; 0: not such a page.
+ */
+static u64 str_code_room(struct cpu *cpu, const struct str *s, u64 off, u64 *lin, u8 **host)
+{
+	struct mmu_fault fault;
+	struct mmu_slot *slot;
+	struct mmu_walk w;
+	u64 k;
+
+	if (!s->rep || s->down || s->count < 4 || (cpu->mode & MODE_WATCH))
+		return 0;
+	k = str_span(cpu, s, SEG_ES, off, MMU_WRITE, lin);
+	if (k < 4 || mmu_walk(cpu, *lin, MMU_WRITE | MMU_AS_VIEW, true, &w, &fault))
+		return 0;
+	slot = mmu_slot_find(cpu, w.gpa);
+	if (!slot || (slot->flags & KVM_MEM_READONLY))
+		return 0;
+	*host = slot->hva + (w.gpa - slot->gpa);
+	return k;
+}
+
+/* Writes k elements from cpu->bounce; 0 when that was refused, to be found out the slow way. */
+static u64 str_code_write(struct cpu *cpu, const struct str *s, u64 lin, u64 k)
+{
+	if (mmu_write(cpu, lin, cpu->bounce, (unsigned)(k * s->n), MMU_WRITE | MMU_AS_VIEW)) {
+		cpu->exc.pending = false;
+		cpu->exit.reason = CPU_EXIT_NONE;
+		return 0;
+	}
+	return k;
 }
 
 /* --- the host's own string instructions; they return how many elements are left ---------------- */
@@ -208,6 +252,29 @@ static u64 host_stos(u8 *dst, u64 value, u64 k, unsigned n, bool down)
 
 /* --- MOVS, STOS, LODS -------------------------------------------------------------------------- */
 
+/* MOVS from plain memory onto a code page; overlapping operands are left to the slow way. */
+static u64 code_movs(struct cpu *cpu, const struct str *s, u64 di, const u8 *src, u64 room)
+{
+	u8 *dst;
+	u64 lin, k = MIN(room, str_code_room(cpu, s, di, &lin, &dst)), n = k * s->n;
+
+	if (!k || (dst + n > src && src + n > dst) || hostmem_copy(cpu->bounce, src, n))
+		return 0;
+	return str_code_write(cpu, s, lin, k);
+}
+
+static u64 code_stos(struct cpu *cpu, const struct str *s, u64 di)
+{
+	u8 *dst;
+	u64 lin, k = str_code_room(cpu, s, di, &lin, &dst);
+
+	if (!k)
+		return 0;
+	for (u64 i = 0; i < k; i++)
+		mem_store(cpu->bounce + i * s->n, cpu->gpr[RAX], s->n);
+	return str_code_write(cpu, s, lin, k);
+}
+
 int insn_movs(struct cpu *cpu, const struct cpu_insn *in)
 {
 	struct str s;
@@ -221,10 +288,16 @@ int insn_movs(struct cpu *cpu, const struct cpu_insn *in)
 
 		if (s.rep)
 			k = str_room(cpu, &s, in->seg, si, MMU_READ, &src);
-		if (k)
-			k = MIN(k, str_room(cpu, &s, SEG_ES, di, MMU_WRITE, &dst));
-		if (k)
-			k -= host_movs(dst, src, k, s.n, s.down);
+		if (k) {
+			u64 to = str_room(cpu, &s, SEG_ES, di, MMU_WRITE, &dst);
+
+			if (to) {
+				k = MIN(k, to);
+				k -= host_movs(dst, src, k, s.n, s.down);
+			} else {
+				k = code_movs(cpu, &s, di, src, k);
+			}
+		}
 		if (!k) {
 			ret = cpu_read(cpu, in->seg, si, &v, s.n);
 			if (!ret)
@@ -254,6 +327,8 @@ int insn_stos(struct cpu *cpu, const struct cpu_insn *in)
 			k = str_room(cpu, &s, SEG_ES, di, MMU_WRITE, &dst);
 		if (k)
 			k -= host_stos(dst, cpu->gpr[RAX], k, s.n, s.down);
+		else
+			k = code_stos(cpu, &s, di);
 		if (!k) {
 			ret = cpu_write(cpu, SEG_ES, di, &cpu->gpr[RAX], s.n);
 			if (ret)

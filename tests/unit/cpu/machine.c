@@ -70,6 +70,7 @@ int mmu_write(struct cpu *cpu, u64 lin, const void *buf, unsigned n, unsigned ac
 		cpu->exit.reason = CPU_EXIT_MMIO;
 		return CPU_OK;
 	}
+	m->writes++;
 	memcpy(m->mem + lin, buf, n);
 	return CPU_OK;
 }
@@ -101,6 +102,22 @@ int mmu_host(struct cpu *cpu, u64 lin, unsigned access, u8 **host, unsigned *ava
 	*host = m->page[lin >> 12] & (PAGE_SLOW | PAGE_DEVICE) ? NULL : m->mem + lin;
 	*avail = 4096 - (lin & 4095);
 	return CPU_OK;
+}
+
+/* Slow pages are memory that holds code; devices are in no slot. */
+int mmu_walk(struct cpu *cpu, u64 lin, unsigned access, bool debug, struct mmu_walk *out,
+	     struct mmu_fault *fault)
+{
+	out->gpa = lin;
+	return lin >= MEM_SIZE || (of(cpu)->page[lin >> 12] & PAGE_ABSENT) ? -1 : 0;
+}
+
+struct mmu_slot *mmu_slot_find(struct cpu *cpu, u64 gpa)
+{
+	struct machine *m = of(cpu);
+
+	m->slot = (struct mmu_slot){.size = MEM_SIZE, .hva = m->mem};
+	return m->page[gpa >> 12] & PAGE_DEVICE ? NULL : &m->slot;
 }
 
 int hostmem_copy(void *dst, const void *src, size_t n)

@@ -56,7 +56,8 @@ struct machine {
 	unsigned port_reads, port_writes;
 	u32 port_value;
 	bool port_answers;
-	unsigned host_calls;
+	unsigned host_calls, writes;
+	struct mmu_slot slot;
 	u8 mem[MEM_SIZE];
 };
 

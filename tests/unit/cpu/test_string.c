@@ -155,6 +155,24 @@ static void slow_pages_work(void **state)
 	assert_int_equal(insn_movs(&m->cpu, &in), CPU_OK);
 	assert_memory_equal(m->mem + DST + 2, m->mem + SRC, 0x3000);
 	machine_free(m);
+
+	/* A page of code is written in blocks; overlapping operands replicate all the same. */
+	m = machine_long(0);
+	fill(m);
+	m->page[DST >> 12] = PAGE_SLOW;
+	m->cpu.gpr[RDI] = DST;
+	m->cpu.gpr[RCX] = 0x400;
+	m->cpu.gpr[RAX] = 0x01020304;
+	assert_int_equal(insn_stos(&m->cpu, &in), CPU_OK);
+	assert_int_equal(m->writes, 1);
+	assert_int_equal(machine_get(m, DST + 0xffc, 4), 0x01020304);
+	m->cpu.gpr[RSI] = DST;
+	m->cpu.gpr[RDI] = DST + 4;
+	m->cpu.gpr[RCX] = 0x3ff;
+	machine_put(m, DST, 0x55555555, 4);
+	assert_int_equal(insn_movs(&m->cpu, &in), CPU_OK);
+	assert_int_equal(machine_get(m, DST + 0xffc, 4), 0x55555555);
+	machine_free(m);
 }
 
 static void count_zero(void **state)
