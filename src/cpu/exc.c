@@ -15,16 +15,18 @@
 #include "cpu/seg.h"
 #include "mmu/mmu.h"
 
-#define DR6_GD 0x2000ull   /* BD: access to a debug register */
-#define DR6_FIXED 0xffff0ff0ull
-#define DR7_GD 0x2000ull
+#define DR6_GD		 0x2000ull /* BD: access to a debug register */
+#define DR6_FIXED	 0xffff0ff0ull
+#define DR7_GD		 0x2000ull
 #define DEBUGCTL_LBR_BTF 3ull
 
 /* An exception replaces whatever a failed delivery had recorded. */
 int cpu_raise(struct cpu *cpu, unsigned vector)
 {
 	cpu->exc = (struct cpu_exc){
-		.pending = true, .kind = EVENT_HW_EXC, .vector = (u8)vector,
+		.pending = true,
+		.kind = EVENT_HW_EXC,
+		.vector = (u8)vector,
 	};
 	return CPU_EXC;
 }
@@ -32,8 +34,11 @@ int cpu_raise(struct cpu *cpu, unsigned vector)
 int cpu_raise_err(struct cpu *cpu, unsigned vector, u32 error)
 {
 	cpu->exc = (struct cpu_exc){
-		.pending = true, .kind = EVENT_HW_EXC, .vector = (u8)vector,
-		.has_error = true, .error = error,
+		.pending = true,
+		.kind = EVENT_HW_EXC,
+		.vector = (u8)vector,
+		.has_error = true,
+		.error = error,
 	};
 	return CPU_EXC;
 }
@@ -41,8 +46,12 @@ int cpu_raise_err(struct cpu *cpu, unsigned vector, u32 error)
 int cpu_raise_pf(struct cpu *cpu, u64 address, u32 error)
 {
 	cpu->exc = (struct cpu_exc){
-		.pending = true, .kind = EVENT_HW_EXC, .vector = EXC_PF,
-		.has_error = true, .error = error, .payload = address,
+		.pending = true,
+		.kind = EVENT_HW_EXC,
+		.vector = EXC_PF,
+		.has_error = true,
+		.error = error,
+		.payload = address,
 	};
 	return CPU_EXC;
 }
@@ -50,7 +59,10 @@ int cpu_raise_pf(struct cpu *cpu, u64 address, u32 error)
 int cpu_raise_db(struct cpu *cpu, u64 dr6_bits)
 {
 	cpu->exc = (struct cpu_exc){
-		.pending = true, .kind = EVENT_HW_EXC, .vector = EXC_DB, .payload = dr6_bits,
+		.pending = true,
+		.kind = EVENT_HW_EXC,
+		.vector = EXC_DB,
+		.payload = dr6_bits,
 	};
 	return CPU_EXC;
 }
@@ -268,14 +280,15 @@ static int deliver_task(struct cpu *cpu, const struct cpu_exc *ev, u64 gate, u32
 
 	if (ret)
 		return ret;
-	return cpu_task_switch(cpu, sel, &tss, &(struct seg_task){
-		.source = TASK_GATE,
-		.has_error = ev->has_error,
-		.error = ev->error,
-		.ext = ext,
-		.next_rip = event_return_rip(cpu, ev),
-		.flags = event_flags(cpu, ev),
-	});
+	return cpu_task_switch(cpu, sel, &tss,
+			       &(struct seg_task){
+				       .source = TASK_GATE,
+				       .has_error = ev->has_error,
+				       .error = ev->error,
+				       .ext = ext,
+				       .next_rip = event_return_rip(cpu, ev),
+				       .flags = event_flags(cpu, ev),
+			       });
 }
 
 static void push_v86_segments(struct cpu *cpu, struct seg_frame *f)
@@ -424,8 +437,8 @@ static bool event_combine(struct cpu *cpu, const struct cpu_exc *first)
 
 	if (a == CLASS_DOUBLE)
 		return false;
-	if (b != CLASS_BENIGN && (a == CLASS_PAGE_FAULT ||
-				  (a == CLASS_CONTRIBUTORY && b == CLASS_CONTRIBUTORY))) {
+	if (b != CLASS_BENIGN &&
+	    (a == CLASS_PAGE_FAULT || (a == CLASS_CONTRIBUTORY && b == CLASS_CONTRIBUTORY))) {
 		event_payload(cpu, &cpu->exc);
 		cpu_raise_err(cpu, EXC_DF, 0);
 	}
@@ -464,7 +477,9 @@ int cpu_exc_deliver(struct cpu *cpu)
 int cpu_intr_deliver(struct cpu *cpu, unsigned vector, enum cpu_event_kind kind)
 {
 	cpu->exc = (struct cpu_exc){
-		.pending = true, .kind = (u8)kind, .vector = (u8)vector,
+		.pending = true,
+		.kind = (u8)kind,
+		.vector = (u8)vector,
 	};
 	return cpu_exc_deliver(cpu);
 }

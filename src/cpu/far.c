@@ -42,8 +42,7 @@ static void frame_return(struct cpu *cpu, const struct cpu_insn *in, struct seg_
 	seg_frame_push(f, seg_next_rip(cpu, in->len));
 }
 
-static int far_commit(struct cpu *cpu, const struct cpu_insn *in, const struct cpu_seg *cs,
-		      u64 rip)
+static int far_commit(struct cpu *cpu, const struct cpu_insn *in, const struct cpu_seg *cs, u64 rip)
 {
 	cpu_insn_done(cpu, in);
 	cpu->seg[SEG_CS] = *cs;
@@ -165,8 +164,8 @@ static int gate_inner(struct cpu *cpu, const struct cpu_insn *in, u64 gate, u16 
 	return far_commit(cpu, in, &cs, rip);
 }
 
-static int far_gate(struct cpu *cpu, const struct cpu_insn *in, u16 gate_sel,
-		    struct seg_desc *gate, bool call)
+static int far_gate(struct cpu *cpu, const struct cpu_insn *in, u16 gate_sel, struct seg_desc *gate,
+		    bool call)
 {
 	bool lma = cpu_is_long(cpu), wide = seg_type(gate->attr) == SEG_SYS_CALL32;
 	unsigned size = lma ? 8 : wide ? 4 : 2;
@@ -210,11 +209,12 @@ static int far_task(struct cpu *cpu, const struct cpu_insn *in, u16 sel, struct 
 		if (ret)
 			return ret;
 	}
-	ret = cpu_task_switch(cpu, sel, d, &(struct seg_task){
-		.source = call ? TASK_CALL : TASK_JMP,
-		.next_rip = seg_next_rip(cpu, in->len),
-		.flags = cpu_rflags(cpu) & ~FLAG_RF,
-	});
+	ret = cpu_task_switch(cpu, sel, d,
+			      &(struct seg_task){
+				      .source = call ? TASK_CALL : TASK_JMP,
+				      .next_rip = seg_next_rip(cpu, in->len),
+				      .flags = cpu_rflags(cpu) & ~FLAG_RF,
+			      });
 	if (ret)
 		return ret;
 	return cpu_irq_window_check(cpu);
@@ -288,8 +288,9 @@ static int ret_outer(struct cpu *cpu, const struct cpu_insn *in, const struct cp
 		ret = seg_target_check(cpu, cs, rip, 0);
 	if (ret)
 		return ret;
-	mask = cpu_is_long(cpu) && (cs->attr & SEG_ATTR_L) ? ~0ull :
-	       ss.attr & SEG_ATTR_DB ? 0xffffffffull : 0xffffull;
+	mask = cpu_is_long(cpu) && (cs->attr & SEG_ATTR_L) ? ~0ull
+	       : ss.attr & SEG_ATTR_DB			   ? 0xffffffffull
+							   : 0xffffull;
 	v[0] = (v[0] + release) & mask;
 	cpu->gpr[RSP] = mask == 0xffff ? (cpu->gpr[RSP] & ~mask) | v[0] : v[0];
 	cpu->seg[SEG_SS] = ss;

@@ -13,7 +13,10 @@ static int raise_soft(struct cpu *cpu, const struct cpu_insn *in, enum cpu_event
 		      unsigned vector)
 {
 	cpu->exc = (struct cpu_exc){
-		.pending = true, .kind = (u8)kind, .vector = (u8)vector, .insn_len = in->len,
+		.pending = true,
+		.kind = (u8)kind,
+		.vector = (u8)vector,
+		.insn_len = in->len,
 	};
 	return CPU_EXC;
 }
@@ -34,8 +37,7 @@ static int vme_redirected(struct cpu *cpu, unsigned vector, bool *yes)
 		return ret;
 	if (iomap < 32 || iomap - 32u + vector / 8 > tr->limit)
 		return cpu_raise_err(cpu, EXC_GP, 0);
-	ret = mmu_read(cpu, tr->base + iomap - 32 + vector / 8, &bits, 1,
-		       MMU_READ | MMU_SYSTEM);
+	ret = mmu_read(cpu, tr->base + iomap - 32 + vector / 8, &bits, 1, MMU_READ | MMU_SYSTEM);
 	*yes = !(bits >> (vector & 7) & 1);
 	return ret;
 }

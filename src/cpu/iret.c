@@ -110,16 +110,17 @@ static int iret_task(struct cpu *cpu, const struct cpu_insn *in)
 	ret = seg_desc_fetch(cpu, sel, EXC_TS, 0, &d);
 	if (ret)
 		return ret;
-	if ((d.attr & SEG_ATTR_S) || (seg_type(d.attr) != SEG_SYS_TSS16_BUSY &&
-				      seg_type(d.attr) != SEG_SYS_TSS32_BUSY))
+	if ((d.attr & SEG_ATTR_S) ||
+	    (seg_type(d.attr) != SEG_SYS_TSS16_BUSY && seg_type(d.attr) != SEG_SYS_TSS32_BUSY))
 		return cpu_raise_err(cpu, EXC_TS, sel & 0xfffc);
 	if (!(d.attr & SEG_ATTR_P))
 		return cpu_raise_err(cpu, EXC_NP, sel & 0xfffc);
-	ret = cpu_task_switch(cpu, sel, &d, &(struct seg_task){
-		.source = TASK_IRET,
-		.next_rip = seg_next_rip(cpu, in->len),
-		.flags = cpu_rflags(cpu) & ~(FLAG_RF | FLAG_NT),
-	});
+	ret = cpu_task_switch(cpu, sel, &d,
+			      &(struct seg_task){
+				      .source = TASK_IRET,
+				      .next_rip = seg_next_rip(cpu, in->len),
+				      .flags = cpu_rflags(cpu) & ~(FLAG_RF | FLAG_NT),
+			      });
 	if (ret)
 		return ret;
 	cpu->nmi_masked = false;
@@ -221,8 +222,9 @@ static int iret_protected(struct cpu *cpu, const struct cpu_insn *in)
 	if (!with_ss) {
 		seg_sp_set(cpu, cpu->gpr[RSP] + 3 * opsize);
 	} else {
-		u64 sp_mask = cs.attr & SEG_ATTR_L && cpu_is_long(cpu) ? ~0ull :
-			      ss.attr & SEG_ATTR_DB ? 0xffffffffull : 0xffffull;
+		u64 sp_mask = cs.attr & SEG_ATTR_L && cpu_is_long(cpu) ? ~0ull
+			      : ss.attr & SEG_ATTR_DB		       ? 0xffffffffull
+								       : 0xffffull;
 
 		cpu->seg[SEG_SS] = ss;
 		cpu->gpr[RSP] = sp_mask == 0xffff ? (cpu->gpr[RSP] & ~sp_mask) | (v[3] & sp_mask)

@@ -6,11 +6,11 @@
  */
 #include "cpu/seg.h"
 
-#define HF_CF 0x0100u
-#define HF_PF 0x0400u
-#define HF_AF 0x1000u
-#define HF_ZF 0x4000u
-#define HF_SF 0x8000u
+#define HF_CF  0x0100u
+#define HF_PF  0x0400u
+#define HF_AF  0x1000u
+#define HF_ZF  0x4000u
+#define HF_SF  0x8000u
 #define HF_ONE 0x0200u /* RFLAGS bit 1 */
 
 static u8 al(const struct cpu *cpu)

@@ -67,9 +67,9 @@ static u32 legacy_bits(const struct cpu *cpu)
 		m |= MODE_CS32;
 	if (s[SEG_SS].attr & SEG_ATTR_DB)
 		m |= MODE_SS32;
-	if (!(s[SEG_ES].base | s[SEG_SS].base | s[SEG_DS].base) &&
-	    code_is_full(&s[SEG_CS], prot) && seg_is_full(&s[SEG_ES], prot) &&
-	    seg_is_full(&s[SEG_SS], prot) && seg_is_full(&s[SEG_DS], prot))
+	if (!(s[SEG_ES].base | s[SEG_SS].base | s[SEG_DS].base) && code_is_full(&s[SEG_CS], prot) &&
+	    seg_is_full(&s[SEG_ES], prot) && seg_is_full(&s[SEG_SS], prot) &&
+	    seg_is_full(&s[SEG_DS], prot))
 		m |= MODE_FLAT;
 	if (seg_is_full(&s[SEG_FS], prot) && seg_is_full(&s[SEG_GS], prot))
 		m |= MODE_FSGS_FLAT;

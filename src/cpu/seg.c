@@ -74,8 +74,7 @@ static int desc_type_change(struct cpu *cpu, struct seg_desc *d, u8 set, u8 clea
 
 	do {
 		new = (old | set) & (u8)~clear;
-		ret = mmu_cmpxchg(cpu, d->address + 5, &old, new, 1, &done,
-				  MMU_WRITE | MMU_SYSTEM);
+		ret = mmu_cmpxchg(cpu, d->address + 5, &old, new, 1, &done, MMU_WRITE | MMU_SYSTEM);
 		if (ret)
 			return ret;
 	} while (!done);
@@ -250,9 +249,8 @@ void seg_drop_privileged(struct cpu *cpu)
 			s->sel = seg_is_null(s->sel) ? s->sel : 0;
 			continue;
 		}
-		if (seg_dpl(s->attr) < cpu->cpl &&
-		    (s->attr & (SEG_TYPE_CODE | SEG_TYPE_DOWN)) !=
-			    (SEG_TYPE_CODE | SEG_TYPE_DOWN)) {
+		if (seg_dpl(s->attr) < cpu->cpl && (s->attr & (SEG_TYPE_CODE | SEG_TYPE_DOWN)) !=
+							   (SEG_TYPE_CODE | SEG_TYPE_DOWN)) {
 			s->sel = 0;
 			s->attr = SEG_ATTR_UNUSABLE;
 		}

@@ -14,23 +14,23 @@
 #include "cpu/mode.h"
 
 /* Types of system descriptors (S = 0). */
-#define SEG_SYS_TSS16 1u
-#define SEG_SYS_LDT 2u
+#define SEG_SYS_TSS16	   1u
+#define SEG_SYS_LDT	   2u
 #define SEG_SYS_TSS16_BUSY 3u
-#define SEG_SYS_CALL16 4u
-#define SEG_SYS_TASK 5u
-#define SEG_SYS_INT16 6u
-#define SEG_SYS_TRAP16 7u
-#define SEG_SYS_TSS32 9u
+#define SEG_SYS_CALL16	   4u
+#define SEG_SYS_TASK	   5u
+#define SEG_SYS_INT16	   6u
+#define SEG_SYS_TRAP16	   7u
+#define SEG_SYS_TSS32	   9u
 #define SEG_SYS_TSS32_BUSY 11u
-#define SEG_SYS_CALL32 12u
-#define SEG_SYS_INT32 14u
-#define SEG_SYS_TRAP32 15u
+#define SEG_SYS_CALL32	   12u
+#define SEG_SYS_INT32	   14u
+#define SEG_SYS_TRAP32	   15u
 /* Bits of the type of code and data descriptors (S = 1). */
 #define SEG_TYPE_ACCESSED 1u
-#define SEG_TYPE_WRITE 2u     /* data: writable; code: readable */
-#define SEG_TYPE_DOWN 4u      /* data: expand down; code: conforming */
-#define SEG_TYPE_CODE 8u
+#define SEG_TYPE_WRITE	  2u /* data: writable; code: readable */
+#define SEG_TYPE_DOWN	  4u /* data: expand down; code: conforming */
+#define SEG_TYPE_CODE	  8u
 
 /* A descriptor as read from a table. */
 struct seg_desc {
@@ -62,7 +62,8 @@ static inline bool seg_is_code(u32 attr)
 
 static inline bool seg_is_writable_data(u32 attr)
 {
-	return (attr & (SEG_ATTR_S | SEG_TYPE_CODE | SEG_TYPE_WRITE)) == (SEG_ATTR_S | SEG_TYPE_WRITE);
+	return (attr & (SEG_ATTR_S | SEG_TYPE_CODE | SEG_TYPE_WRITE)) ==
+	       (SEG_ATTR_S | SEG_TYPE_WRITE);
 }
 
 static inline bool seg_is_conforming(u32 attr)
@@ -174,12 +175,12 @@ static inline int cpu_irq_window_check(struct cpu *cpu)
  */
 struct seg_frame {
 	struct cpu_seg ss;
-	u64 sp;          /* before the pushes */
-	bool long_mode;  /* no limit, canonical check instead */
-	u8 size;         /* of an element: 2, 4, 8 */
-	u32 error;       /* error code of the #SS */
+	u64 sp;		 /* before the pushes */
+	bool long_mode;	 /* no limit, canonical check instead */
+	u8 size;	 /* of an element: 2, 4, 8 */
+	u32 error;	 /* error code of the #SS */
 	unsigned access; /* MMU_* for the writes */
-	unsigned used;   /* bytes */
+	unsigned used;	 /* bytes */
 	u8 buf[48 * 8];
 };
 
@@ -217,8 +218,8 @@ struct seg_task {
 	enum seg_task_source source;
 	bool has_error; /* push `error` on the new task's stack */
 	u32 error, ext;
-	u64 next_rip;   /* what the outgoing task resumes at */
-	u64 flags;      /* its RFLAGS image */
+	u64 next_rip; /* what the outgoing task resumes at */
+	u64 flags;    /* its RFLAGS image */
 };
 
 /**

@@ -141,15 +141,14 @@ static int descriptor_look(struct cpu *cpu, const struct cpu_insn *in, struct se
 	d->hi = 0;
 	d->attr = seg_desc_attr(d->lo);
 	level = MAX((unsigned)(sel & 3), (unsigned)cpu->cpl);
-	*ok = level <= seg_dpl(d->attr) ||
-	      (seg_is_code(d->attr) && seg_is_conforming(d->attr));
+	*ok = level <= seg_dpl(d->attr) || (seg_is_code(d->attr) && seg_is_conforming(d->attr));
 	return CPU_OK;
 }
 
 /* System types that LAR and LSL accept, as bitmaps; long mode has fewer. */
-#define LAR_TYPES 0x1a3eu      /* 1 2 3 4 5 9 11 12 */
+#define LAR_TYPES      0x1a3eu /* 1 2 3 4 5 9 11 12 */
 #define LAR_TYPES_LONG 0x1a04u /* 2 9 11 12 */
-#define LSL_TYPES 0x0a0eu      /* 1 2 3 9 11 */
+#define LSL_TYPES      0x0a0eu /* 1 2 3 9 11 */
 #define LSL_TYPES_LONG 0x0a04u /* 2 9 11 */
 
 static bool system_type_ok(struct cpu *cpu, u32 attr, u32 types, u32 types_long)
@@ -282,8 +281,7 @@ static int system_fetch(struct cpu *cpu, u16 sel, u32 types, struct seg_desc *d)
 	if (!(d->attr & SEG_ATTR_P))
 		return cpu_raise_err(cpu, EXC_NP, sel & 0xfffc);
 	/* Bits 12..8 of the last doubleword must be zero: not two descriptors read as one. */
-	if (cpu_is_long(cpu) &&
-	    ((d->hi >> 40 & 0x1f) || !cpu_is_canonical(cpu, seg_desc_base(d))))
+	if (cpu_is_long(cpu) && ((d->hi >> 40 & 0x1f) || !cpu_is_canonical(cpu, seg_desc_base(d))))
 		return cpu_raise_err(cpu, EXC_GP, sel & 0xfffc);
 	return CPU_OK;
 }

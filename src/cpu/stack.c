@@ -48,8 +48,7 @@ int insn_enter(struct cpu *cpu, const struct cpu_insn *in)
 	struct seg_frame f;
 	int ret;
 
-	seg_frame_init(&f, &cpu->seg[SEG_SS], cpu->gpr[RSP], cpu->mode & MODE_LONG, n,
-		       MMU_AS_VIEW);
+	seg_frame_init(&f, &cpu->seg[SEG_SS], cpu->gpr[RSP], cpu->mode & MODE_LONG, n, MMU_AS_VIEW);
 	seg_frame_push(&f, bp);
 	frame = (cpu->gpr[RSP] - n) & mask;
 	for (unsigned i = 1; i < level; i++) {

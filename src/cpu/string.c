@@ -186,7 +186,7 @@ static u64 str_code_write(struct cpu *cpu, const struct str *s, u64 lin, u64 k)
 
 #define HOST_REP(insn, dir_on, dir_off, src)                                      \
 	__asm__ volatile(dir_on "1: rep " insn "\n2: " dir_off "\n" HOSTMEM_FIXUP \
-			 : "+D"(dst), "+c"(k), src [err] "+&r"(err)               \
+			 : "+D"(dst), "+c"(k), src[err] "+&r"(err)                \
 			 : "a"(value)                                             \
 			 : "memory", "cc")
 
@@ -195,12 +195,12 @@ static u64 host_movs(u8 *dst, const u8 *src, u64 k, unsigned n, bool down)
 	u64 value = 0;
 	u32 err = 0;
 
-#define MOVS(insn)                                                     \
-	do {                                                           \
-		if (down)                                              \
-			HOST_REP(insn, "std\n", "cld", "+S"(src) COMMA); \
-		else                                                   \
-			HOST_REP(insn, "", "", "+S"(src) COMMA);       \
+#define MOVS(insn)                                                      \
+	do {                                                            \
+		if (down)                                               \
+			HOST_REP(insn, "std\n", "cld", "+S"(src)COMMA); \
+		else                                                    \
+			HOST_REP(insn, "", "", "+S"(src)COMMA);         \
 	} while (0)
 #define COMMA ,
 	switch (n) {
@@ -225,12 +225,12 @@ static u64 host_stos(u8 *dst, u64 value, u64 k, unsigned n, bool down)
 {
 	u32 err = 0;
 
-#define STOS(insn)                                      \
-	do {                                            \
-		if (down)                               \
+#define STOS(insn)                                        \
+	do {                                              \
+		if (down)                                 \
 			HOST_REP(insn, "std\n", "cld", ); \
-		else                                    \
-			HOST_REP(insn, "", "", );       \
+		else                                      \
+			HOST_REP(insn, "", "", );         \
 	} while (0)
 	switch (n) {
 	case 1:
@@ -428,8 +428,7 @@ static int compare(struct cpu *cpu, const struct cpu_insn *in, bool cmps)
 		if (k && cmps)
 			k = MIN(k, str_room(cpu, &s, in->seg, si, MMU_READ, &src));
 		k = MIN(k, piece / s.n);
-		if (k && (hostmem_copy(b, dst, k * s.n) ||
-			  (cmps && hostmem_copy(a, src, k * s.n))))
+		if (k && (hostmem_copy(b, dst, k * s.n) || (cmps && hostmem_copy(a, src, k * s.n))))
 			k = 0;
 		if (k) {
 			k = compare_run(&s, a, b, k, &x, &y);

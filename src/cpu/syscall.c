@@ -12,8 +12,8 @@
 
 #define ATTR_CODE64 0xa09bu /* type 11, S, P, L, G; DPL 0 */
 #define ATTR_CODE32 0xc09bu
-#define ATTR_DATA 0xc093u
-#define ATTR_DPL3 0x60u
+#define ATTR_DATA   0xc093u
+#define ATTR_DPL3   0x60u
 
 static void set_flat(struct cpu_seg *s, u16 sel, u32 attr)
 {
@@ -59,8 +59,7 @@ int insn_sysret(struct cpu *cpu, const struct cpu_insn *in)
 	struct cpu_seg *ss = &cpu->seg[SEG_SS];
 	u16 sel = (u16)(cpu->star >> 48);
 
-	if (!(cpu->efer & EFER_SCE) || (!(cpu->mode & MODE_LONG) && !amd) ||
-	    !cpu_is_protected(cpu))
+	if (!(cpu->efer & EFER_SCE) || (!(cpu->mode & MODE_LONG) && !amd) || !cpu_is_protected(cpu))
 		return cpu_raise(cpu, EXC_UD);
 	if (cpu->cpl)
 		return cpu_raise_err(cpu, EXC_GP, 0);

@@ -15,15 +15,15 @@
 #include "cpu/seg.h"
 #include "mmu/mmu.h"
 
-#define DR6_BT 0x8000ull
+#define DR6_BT	  0x8000ull
 #define DR7_LOCAL 0x155ull /* L0..L3 and LE end with the task */
 
 /* Offsets in the 32-bit and the 16-bit task-state segment. */
 struct tss_layout {
-	u8 size;  /* of a register */
-	u8 ip;    /* IP, FLAGS, eight registers, then the segments */
-	u8 seg;   /* first segment register (ES, CS, SS, DS, FS, GS) */
-	u8 segs;  /* how many */
+	u8 size; /* of a register */
+	u8 ip;	 /* IP, FLAGS, eight registers, then the segments */
+	u8 seg;	 /* first segment register (ES, CS, SS, DS, FS, GS) */
+	u8 segs; /* how many */
 	u8 ldt;
 	u8 total; /* bytes the processor needs */
 };
@@ -48,8 +48,8 @@ int cpu_task_gate(struct cpu *cpu, u64 gate, u32 ext, u16 *sel, struct seg_desc 
 	ret = seg_desc_fetch(cpu, *sel, EXC_GP, ext, tss);
 	if (ret)
 		return ret;
-	if ((tss->attr & SEG_ATTR_S) || (seg_type(tss->attr) != SEG_SYS_TSS16 &&
-					 seg_type(tss->attr) != SEG_SYS_TSS32))
+	if ((tss->attr & SEG_ATTR_S) ||
+	    (seg_type(tss->attr) != SEG_SYS_TSS16 && seg_type(tss->attr) != SEG_SYS_TSS32))
 		return cpu_raise_err(cpu, EXC_GP, error);
 	if (!(tss->attr & SEG_ATTR_P))
 		return cpu_raise_err(cpu, EXC_NP, error);
@@ -105,8 +105,8 @@ static int load_cs(struct cpu *cpu, u16 sel, u32 ext)
 	ret = seg_desc_fetch(cpu, sel, EXC_TS, ext, &d);
 	if (ret)
 		return ret;
-	if (!seg_is_code(d.attr) ||
-	    (seg_is_conforming(d.attr) ? seg_dpl(d.attr) > (sel & 3) : seg_dpl(d.attr) != (sel & 3)))
+	if (!seg_is_code(d.attr) || (seg_is_conforming(d.attr) ? seg_dpl(d.attr) > (sel & 3)
+							       : seg_dpl(d.attr) != (sel & 3)))
 		return cpu_raise_err(cpu, EXC_TS, error);
 	if (!(d.attr & SEG_ATTR_P))
 		return cpu_raise_err(cpu, EXC_NP, error);

@@ -75,7 +75,8 @@ int mmu_write(struct cpu *cpu, u64 lin, const void *buf, unsigned n, unsigned ac
 	return CPU_OK;
 }
 
-int mmu_cmpxchg(struct cpu *cpu, u64 lin, u64 *old, u64 new, unsigned n, bool *done, unsigned access)
+int mmu_cmpxchg(struct cpu *cpu, u64 lin, u64 *old, u64 new, unsigned n, bool *done,
+		unsigned access)
 {
 	struct machine *m = of(cpu);
 	int ret = check(cpu, lin, n, access | MMU_WRITE);
@@ -137,10 +138,10 @@ void mmu_set_cr3(struct cpu *cpu, u64 value)
 }
 
 /* The instructions that other files of src/cpu hold. */
-#define INSN(name, fn)                                                              \
-	__attribute__((weak)) int fn(struct cpu *cpu, const struct cpu_insn *in)    \
-	{                                                                           \
-		return cpu_raise(cpu, EXC_UD);                                      \
+#define INSN(name, fn)                                                           \
+	__attribute__((weak)) int fn(struct cpu *cpu, const struct cpu_insn *in) \
+	{                                                                        \
+		return cpu_raise(cpu, EXC_UD);                                   \
 	}
 #include "cpu/insn.def"
 #undef INSN
@@ -351,7 +352,9 @@ struct cpu_insn machine_insn(struct machine *m, unsigned opsize)
 	return (struct cpu_insn){
 		.len = 2,
 		.opsize = (u8)opsize,
-		.addrsize = m->cpu.mode & MODE_LONG ? 8 : m->cpu.mode & MODE_CS32 ? 4 : 2,
+		.addrsize = m->cpu.mode & MODE_LONG   ? 8
+			    : m->cpu.mode & MODE_CS32 ? 4
+						      : 2,
 		.seg = SEG_DS,
 		.base = -1,
 		.index = -1,

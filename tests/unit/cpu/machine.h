@@ -20,31 +20,31 @@
 #include "cpu/seg.h"
 #include "mmu/mmu.h"
 
-#define MEM_SIZE 0x200000u
-#define AT_GDT 0x1000u
-#define AT_IDT 0x2000u
-#define AT_TSS 0x3000u
-#define AT_TSS2 0x3400u
-#define AT_STACK0 0x8000u /* top */
-#define AT_STACK3 0x9000u
-#define AT_IST1 0xa000u
-#define AT_CODE 0x10000u
+#define MEM_SIZE   0x200000u
+#define AT_GDT	   0x1000u
+#define AT_IDT	   0x2000u
+#define AT_TSS	   0x3000u
+#define AT_TSS2	   0x3400u
+#define AT_STACK0  0x8000u /* top */
+#define AT_STACK3  0x9000u
+#define AT_IST1	   0xa000u
+#define AT_CODE	   0x10000u
 #define AT_HANDLER 0x20000u
 
 /* Selectors of the fixed GDT. */
-#define CS0 0x08
-#define DS0 0x10
-#define CS3 0x1b
-#define DS3 0x23
-#define SEL_TSS 0x28  /* 16 bytes */
-#define CS0C 0x38     /* conforming, DPL 0 */
-#define SEL_NP 0x40   /* data, not present */
-#define SEL_LDT 0x48  /* 16 bytes */
+#define CS0	 0x08
+#define DS0	 0x10
+#define CS3	 0x1b
+#define DS3	 0x23
+#define SEL_TSS	 0x28 /* 16 bytes */
+#define CS0C	 0x38 /* conforming, DPL 0 */
+#define SEL_NP	 0x40 /* data, not present */
+#define SEL_LDT	 0x48 /* 16 bytes */
 #define SEL_TSS2 0x58 /* 16 bytes */
 #define SEL_GATE 0x68 /* 16 bytes */
-#define CS16 0x78     /* 16-bit code, DPL 0 */
-#define SEL_RO 0x80   /* read-only data, DPL 3 */
-#define SEL_XO 0x88   /* execute-only code, DPL 0 */
+#define CS16	 0x78 /* 16-bit code, DPL 0 */
+#define SEL_RO	 0x80 /* read-only data, DPL 3 */
+#define SEL_XO	 0x88 /* execute-only code, DPL 0 */
 #define SEL_DOWN 0x90 /* expand-down data, limit 0xfff */
 #define SEL_FREE 0x98
 
@@ -79,18 +79,18 @@ void machine_put(struct machine *m, u32 at, u64 v, unsigned n);
 struct cpu_insn machine_insn(struct machine *m, unsigned opsize);
 
 /* The last exception is this one. */
-#define assert_exc(m, vec, err)                                       \
-	do {                                                          \
-		assert_true((m)->cpu.exc.pending);                    \
-		assert_int_equal((m)->cpu.exc.vector, vec);           \
-		assert_true((m)->cpu.exc.has_error);                  \
-		assert_int_equal((m)->cpu.exc.error, err);            \
+#define assert_exc(m, vec, err)                             \
+	do {                                                \
+		assert_true((m)->cpu.exc.pending);          \
+		assert_int_equal((m)->cpu.exc.vector, vec); \
+		assert_true((m)->cpu.exc.has_error);        \
+		assert_int_equal((m)->cpu.exc.error, err);  \
 	} while (0)
-#define assert_exc_plain(m, vec)                                      \
-	do {                                                          \
-		assert_true((m)->cpu.exc.pending);                    \
-		assert_int_equal((m)->cpu.exc.vector, vec);           \
-		assert_false((m)->cpu.exc.has_error);                 \
+#define assert_exc_plain(m, vec)                            \
+	do {                                                \
+		assert_true((m)->cpu.exc.pending);          \
+		assert_int_equal((m)->cpu.exc.vector, vec); \
+		assert_false((m)->cpu.exc.has_error);       \
 	} while (0)
 
 #endif

@@ -3,9 +3,9 @@
  */
 #include "machine.h"
 
-#define GATE_INT32 0x8e
+#define GATE_INT32  0x8e
 #define GATE_TRAP32 0x8f
-#define GATE_DPL3 0x60
+#define GATE_DPL3   0x60
 
 static u64 stack_at(struct machine *m, unsigned i, unsigned n)
 {
@@ -203,13 +203,13 @@ static void gate_errors(void **state)
 		unsigned vector;
 		u32 error;
 	} row[] = {
-		{CS0, 0x85, 0, EXC_GP, 0x30 * 8 + 3},  /* a task gate in long mode */
-		{CS0, 0x0e, 0, EXC_NP, 0x30 * 8 + 3},  /* gate not present */
-		{0, 0x8e, 0, EXC_GP, 1},               /* null */
-		{DS0, 0x8e, 0, EXC_GP, DS0 | 1},       /* not code */
-		{0x208, 0x8e, 0, EXC_GP, 0x208 | 1},   /* beyond the GDT */
-		{CS16, 0x8e, 0, EXC_GP, CS16 | 1},     /* not 64-bit */
-		{CS0, 0x8e, 7, EXC_TS, SEL_TSS | 1},   /* TSS too short for IST7 */
+		{CS0, 0x85, 0, EXC_GP, 0x30 * 8 + 3}, /* a task gate in long mode */
+		{CS0, 0x0e, 0, EXC_NP, 0x30 * 8 + 3}, /* gate not present */
+		{0, 0x8e, 0, EXC_GP, 1},	      /* null */
+		{DS0, 0x8e, 0, EXC_GP, DS0 | 1},      /* not code */
+		{0x208, 0x8e, 0, EXC_GP, 0x208 | 1},  /* beyond the GDT */
+		{CS16, 0x8e, 0, EXC_GP, CS16 | 1},    /* not 64-bit */
+		{CS0, 0x8e, 7, EXC_TS, SEL_TSS | 1},  /* TSS too short for IST7 */
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(row); i++) {
@@ -236,14 +236,14 @@ static void soft_interrupts_check_dpl(void **state)
 	assert_int_equal(insn_int(&m->cpu, &in), CPU_EXC);
 	assert_int_equal(cpu_exc_deliver(&m->cpu), CPU_OK);
 	assert_int_equal(stack_at(m, 0, 8), 0x80 * 8 + 2); /* EXT clear */
-	assert_int_equal(stack_at(m, 1, 8), AT_CODE);      /* at the INT */
+	assert_int_equal(stack_at(m, 1, 8), AT_CODE);	   /* at the INT */
 	machine_free(m);
 
 	m = machine_long(3);
 	machine_gate(m, 0x80, CS0, AT_HANDLER, GATE_INT32 | GATE_DPL3, 0);
 	assert_int_equal(insn_int(&m->cpu, &in), CPU_EXC);
 	assert_int_equal(cpu_exc_deliver(&m->cpu), CPU_OK);
-	assert_int_equal(stack_at(m, 0, 8), AT_CODE + 2);   /* behind it */
+	assert_int_equal(stack_at(m, 0, 8), AT_CODE + 2); /* behind it */
 	assert_int_equal(stack_at(m, 2, 8), FLAG_IF | 2); /* no RF */
 	machine_free(m);
 
@@ -281,8 +281,8 @@ static void double_fault_table(void **state)
 		unsigned delivered;
 	} row[] = {
 		{EXC_UD, false, false, EXC_NP}, {EXC_GP, true, false, EXC_DF},
-		{EXC_PF, true, false, EXC_DF},  {EXC_UD, false, true, EXC_PF},
-		{EXC_GP, true, true, EXC_PF},   {EXC_PF, true, true, EXC_DF},
+		{EXC_PF, true, false, EXC_DF},	{EXC_UD, false, true, EXC_PF},
+		{EXC_GP, true, true, EXC_PF},	{EXC_PF, true, true, EXC_DF},
 		{EXC_DE, false, false, EXC_DF}, {EXC_AC, true, false, EXC_NP},
 	};
 

@@ -94,14 +94,14 @@ static void code_errors(void **state)
 		{3, 0, 3, EXC_GP, 0},
 		{0x2f8, 0, 0, EXC_GP, 0x2f8},
 		{DS0, 0, 0, EXC_GP, DS0},
-		{CS0, 0, 3, EXC_GP, CS0},             /* more privileged */
-		{CS3, 0, 0, EXC_GP, CS3 & ~3},        /* less privileged */
-		{CS0 | 3, 0, 0, EXC_GP, CS0},         /* RPL */
+		{CS0, 0, 3, EXC_GP, CS0},      /* more privileged */
+		{CS3, 0, 0, EXC_GP, CS3 & ~3}, /* less privileged */
+		{CS0 | 3, 0, 0, EXC_GP, CS0},  /* RPL */
 		{SEL_FREE, 0, 0, EXC_NP, SEL_FREE},
-		{CS16, 0x10000, 0, EXC_GP, 0},        /* limit */
-		{SEL_LDT, 0, 0, EXC_GP, SEL_LDT},     /* a system segment nobody calls */
-		{4, 0, 0, EXC_GP, 4},                 /* no LDT */
-		{SEL_TSS, 0, 0, EXC_GP, SEL_TSS},     /* busy */
+		{CS16, 0x10000, 0, EXC_GP, 0},	  /* limit */
+		{SEL_LDT, 0, 0, EXC_GP, SEL_LDT}, /* a system segment nobody calls */
+		{4, 0, 0, EXC_GP, 4},		  /* no LDT */
+		{SEL_TSS, 0, 0, EXC_GP, SEL_TSS}, /* busy */
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(row); i++) {
@@ -112,7 +112,8 @@ static void code_errors(void **state)
 		machine_gdt(m, SEL_FREE, machine_desc(0, ~0u, 0xc01b), ~0ull);
 		for (unsigned call = 0; call < 2; call++) {
 			assert_int_equal(call ? insn_call_far(&m->cpu, &in)
-					      : insn_jmp_far(&m->cpu, &in), CPU_EXC);
+					      : insn_jmp_far(&m->cpu, &in),
+					 CPU_EXC);
 			assert_exc(m, row[i].vector, row[i].error);
 			assert_int_equal(m->cpu.rip, AT_CODE);
 			assert_int_equal(m->cpu.gpr[RSP], sp);
@@ -210,11 +211,11 @@ static void gate_errors(void **state)
 		unsigned vector;
 		u32 error;
 	} row[] = {
-		{CS0, 0x8c, false, EXC_GP, SEL_GATE},     /* gate DPL 0 < CPL 3 */
+		{CS0, 0x8c, false, EXC_GP, SEL_GATE}, /* gate DPL 0 < CPL 3 */
 		{CS0, 0x6c, false, EXC_NP, SEL_GATE},
 		{0, 0xec, false, EXC_GP, 0},
 		{DS0, 0xec, false, EXC_GP, DS0},
-		{CS0, 0xec, true, EXC_GP, CS0},           /* a JMP does not change rings */
+		{CS0, 0xec, true, EXC_GP, CS0}, /* a JMP does not change rings */
 		{SEL_FREE, 0xec, false, EXC_NP, SEL_FREE},
 	};
 
@@ -225,7 +226,8 @@ static void gate_errors(void **state)
 		machine_gdt(m, SEL_FREE, machine_desc(0, ~0u, 0xc01b), ~0ull);
 		gate_put(m, row[i].cs, AT_HANDLER, row[i].attr, 0);
 		assert_int_equal(row[i].jmp ? insn_jmp_far(&m->cpu, &in)
-					    : insn_call_far(&m->cpu, &in), CPU_EXC);
+					    : insn_call_far(&m->cpu, &in),
+				 CPU_EXC);
 		assert_exc(m, row[i].vector, row[i].error);
 		assert_int_equal(m->cpu.cpl, 3);
 		machine_free(m);

@@ -13,10 +13,10 @@ static void cli_sti(void **state)
 		bool vip;
 		char cli, sti;
 	} row[] = {
-		{'0', 0, 0, false, 'I', 'I'},       {'3', 0, 0, false, 'G', 'G'},
-		{'3', 3, 0, false, 'I', 'I'},       {'3', 0, CR4_PVI, false, 'V', 'V'},
+		{'0', 0, 0, false, 'I', 'I'},	    {'3', 0, 0, false, 'G', 'G'},
+		{'3', 3, 0, false, 'I', 'I'},	    {'3', 0, CR4_PVI, false, 'V', 'V'},
 		{'3', 0, CR4_PVI, true, 'V', 'G'},  {'3', 0, CR4_VME, false, 'G', 'G'},
-		{'v', 0, 0, false, 'G', 'G'},       {'v', 3, 0, false, 'I', 'I'},
+		{'v', 0, 0, false, 'G', 'G'},	    {'v', 3, 0, false, 'I', 'I'},
 		{'v', 0, CR4_VME, false, 'V', 'V'}, {'v', 2, CR4_VME, true, 'V', 'G'},
 		{'v', 0, CR4_PVI, false, 'G', 'G'},
 	};
@@ -31,7 +31,8 @@ static void cli_sti(void **state)
 			u64 rip = cpu->rip;
 			int ret;
 
-			cpu->rflags = (cpu->rflags & ~FLAG_IOPL) | (u64)row[i].iopl << FLAG_IOPL_SHIFT |
+			cpu->rflags = (cpu->rflags & ~FLAG_IOPL) |
+				      (u64)row[i].iopl << FLAG_IOPL_SHIFT |
 				      (row[i].vip ? FLAG_VIP : 0);
 			if (!sti)
 				cpu->rflags |= FLAG_VIF;
@@ -97,7 +98,8 @@ static u64 popf(struct machine *m, u64 image, unsigned opsize)
 
 static void popf_masks(void **state)
 {
-	u64 every = FLAG_ARITH | FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_AC | FLAG_ID;
+	u64 every =
+		FLAG_ARITH | FLAG_TF | FLAG_IF | FLAG_DF | FLAG_IOPL | FLAG_NT | FLAG_AC | FLAG_ID;
 	struct machine *m = machine_long(0);
 
 	m->cpu.rflags |= FLAG_RF;
@@ -120,7 +122,8 @@ static void popf_masks(void **state)
 	/* Virtual-8086 with VME: IF is VIF. */
 	m = machine_v86(0);
 	m->cpu.cr4 = CR4_VME;
-	assert_int_equal(popf(m, FLAG_IF | FLAG_CF | 2, 2), FLAG_VM | FLAG_IF | FLAG_VIF | FLAG_CF | 2);
+	assert_int_equal(popf(m, FLAG_IF | FLAG_CF | 2, 2),
+			 FLAG_VM | FLAG_IF | FLAG_VIF | FLAG_CF | 2);
 	assert_int_equal(popf(m, FLAG_CF | 2, 2), FLAG_VM | FLAG_IF | FLAG_CF | 2);
 	machine_free(m);
 }
@@ -218,14 +221,10 @@ static void into_and_bound(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(cli_sti),
-		cmocka_unit_test(sti_twice_has_no_shadow),
-		cmocka_unit_test(ac),
-		cmocka_unit_test(popf_masks),
-		cmocka_unit_test(pushf),
-		cmocka_unit_test(popf_opens_the_window),
-		cmocka_unit_test(v86_int),
-		cmocka_unit_test(into_and_bound),
+		cmocka_unit_test(cli_sti), cmocka_unit_test(sti_twice_has_no_shadow),
+		cmocka_unit_test(ac),	   cmocka_unit_test(popf_masks),
+		cmocka_unit_test(pushf),   cmocka_unit_test(popf_opens_the_window),
+		cmocka_unit_test(v86_int), cmocka_unit_test(into_and_bound),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

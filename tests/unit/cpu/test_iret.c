@@ -13,9 +13,8 @@ static void frame(struct machine *m, unsigned n, const u64 *v, unsigned count)
 		machine_put(m, (u32)m->cpu.seg[SEG_SS].base + AT_FRAME + i * n, v[i], n);
 }
 
-#define FRAME(m, n, ...)                                              \
-	frame(m, n, (const u64[]){__VA_ARGS__},                       \
-	      sizeof((const u64[]){__VA_ARGS__}) / sizeof(u64))
+#define FRAME(m, n, ...) \
+	frame(m, n, (const u64[]){__VA_ARGS__}, sizeof((const u64[]){__VA_ARGS__}) / sizeof(u64))
 
 static int iret(struct machine *m, unsigned opsize)
 {
@@ -85,10 +84,10 @@ static void code_errors(void **state)
 		unsigned cpl, vector;
 		u32 error;
 	} row[] = {
-		{0, 0, 0, EXC_GP, 0},           {0x300, 0, 0, EXC_GP, 0x300},
-		{DS0, 0, 0, EXC_GP, DS0},       {CS0, 0, 3, EXC_GP, CS0},
-		{CS0 | 3, 0, 0, EXC_GP, CS0},   {CS3 & ~3, 0, 0, EXC_GP, CS3 & ~3},
-		{CS16, 0x10000, 0, EXC_GP, 0},  {SEL_FREE, 0, 0, EXC_NP, SEL_FREE},
+		{0, 0, 0, EXC_GP, 0},	       {0x300, 0, 0, EXC_GP, 0x300},
+		{DS0, 0, 0, EXC_GP, DS0},      {CS0, 0, 3, EXC_GP, CS0},
+		{CS0 | 3, 0, 0, EXC_GP, CS0},  {CS3 & ~3, 0, 0, EXC_GP, CS3 & ~3},
+		{CS16, 0x10000, 0, EXC_GP, 0}, {SEL_FREE, 0, 0, EXC_NP, SEL_FREE},
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(row); i++) {
@@ -113,7 +112,9 @@ static void stack_errors(void **state)
 		unsigned vector;
 		u32 error;
 	} row[] = {
-		{0, EXC_GP, 0}, {DS0, EXC_GP, DS0}, {SEL_RO | 3, EXC_GP, SEL_RO},
+		{0, EXC_GP, 0},
+		{DS0, EXC_GP, DS0},
+		{SEL_RO | 3, EXC_GP, SEL_RO},
 		{SEL_FREE | 3, EXC_SS, SEL_FREE},
 	};
 

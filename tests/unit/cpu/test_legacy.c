@@ -153,7 +153,8 @@ static void pusha_popa(void **state)
 		assert_int_equal(m->cpu.gpr[RSP], sp);
 		for (unsigned i = 0; i < 8; i++)
 			if (i != RSP)
-				assert_int_equal(m->cpu.gpr[i], (size == 2 ? 0x22220000 : 0x11110000) + i);
+				assert_int_equal(m->cpu.gpr[i],
+						 (size == 2 ? 0x22220000 : 0x11110000) + i);
 		/* All or nothing. */
 		m->page[0x7f] = PAGE_ABSENT;
 		m->cpu.gpr[RSP] = 0x80004;

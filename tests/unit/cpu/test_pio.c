@@ -68,7 +68,7 @@ static void permission(void **state)
 		u16 port, bits;
 		bool ok;
 	} row[] = {
-		{1, 0x3f8, 0, true},      {1, 0x3f8, 1, false},      {2, 0x3f8, 2, false},
+		{1, 0x3f8, 0, true},	   {1, 0x3f8, 1, false},     {2, 0x3f8, 2, false},
 		{4, 0x3ff, 0x0100, false}, {4, 0x3ff, 0x0800, true}, {4, 0x3ff, 0x0400, false},
 	};
 

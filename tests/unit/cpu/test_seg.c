@@ -22,17 +22,28 @@ static void loads(void **state)
 		int vector; /* -1: fine */
 		u32 error;
 	} row[] = {
-		{0, SEG_DS, DS0, -1, 0},          {0, SEG_DS, 0, -1, 0},
-		{0, SEG_ES, 3, -1, 0},            {3, SEG_DS, DS3, -1, 0},
-		{3, SEG_DS, DS0, EXC_GP, DS0},    {0, SEG_DS, DS0 | 3, EXC_GP, DS0},
-		{0, SEG_DS, SEL_XO, EXC_GP, SEL_XO}, {0, SEG_DS, CS0, -1, 0},
-		{3, SEG_DS, CS0, EXC_GP, CS0},    {3, SEG_DS, CS0C, -1, 0},
-		{0, SEG_DS, SEL_NP, EXC_NP, SEL_NP}, {0, SEG_DS, SEL_TSS, EXC_GP, SEL_TSS},
-		{0, SEG_DS, 0x300, EXC_GP, 0x300}, {0, SEG_DS, 0xc, EXC_GP, 0xc},
-		{0, SEG_SS, 0, EXC_GP, 0},        {0, SEG_SS, DS3, EXC_GP, DS3 & ~3},
-		{3, SEG_SS, DS3, -1, 0},          {3, SEG_SS, DS3 & ~3, EXC_GP, DS3 & ~3},
-		{0, SEG_SS, SEL_RO & ~3, EXC_GP, SEL_RO}, {0, SEG_SS, SEL_NP, EXC_SS, SEL_NP},
-		{0, SEG_SS, CS0, EXC_GP, CS0},    {0, SEG_SS, SEL_DOWN, -1, 0},
+		{0, SEG_DS, DS0, -1, 0},
+		{0, SEG_DS, 0, -1, 0},
+		{0, SEG_ES, 3, -1, 0},
+		{3, SEG_DS, DS3, -1, 0},
+		{3, SEG_DS, DS0, EXC_GP, DS0},
+		{0, SEG_DS, DS0 | 3, EXC_GP, DS0},
+		{0, SEG_DS, SEL_XO, EXC_GP, SEL_XO},
+		{0, SEG_DS, CS0, -1, 0},
+		{3, SEG_DS, CS0, EXC_GP, CS0},
+		{3, SEG_DS, CS0C, -1, 0},
+		{0, SEG_DS, SEL_NP, EXC_NP, SEL_NP},
+		{0, SEG_DS, SEL_TSS, EXC_GP, SEL_TSS},
+		{0, SEG_DS, 0x300, EXC_GP, 0x300},
+		{0, SEG_DS, 0xc, EXC_GP, 0xc},
+		{0, SEG_SS, 0, EXC_GP, 0},
+		{0, SEG_SS, DS3, EXC_GP, DS3 & ~3},
+		{3, SEG_SS, DS3, -1, 0},
+		{3, SEG_SS, DS3 & ~3, EXC_GP, DS3 & ~3},
+		{0, SEG_SS, SEL_RO & ~3, EXC_GP, SEL_RO},
+		{0, SEG_SS, SEL_NP, EXC_SS, SEL_NP},
+		{0, SEG_SS, CS0, EXC_GP, CS0},
+		{0, SEG_SS, SEL_DOWN, -1, 0},
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(row); i++) {
@@ -186,11 +197,11 @@ static void looking(void **state)
 		unsigned cpl;
 		bool lar, lsl, verr, verw;
 	} row[] = {
-		{0, 0, false, false, false, false},    {0x300, 0, false, false, false, false},
-		{CS0, 0, true, true, true, false},     {CS0, 3, false, false, false, false},
-		{CS0C, 3, true, true, true, false},    {DS3, 3, true, true, true, true},
-		{SEL_RO, 3, true, true, true, false},  {SEL_XO, 0, true, true, false, false},
-		{SEL_TSS, 0, true, true, false, false}, {SEL_LDT, 0, true, true, false, false},
+		{0, 0, false, false, false, false},	  {0x300, 0, false, false, false, false},
+		{CS0, 0, true, true, true, false},	  {CS0, 3, false, false, false, false},
+		{CS0C, 3, true, true, true, false},	  {DS3, 3, true, true, true, true},
+		{SEL_RO, 3, true, true, true, false},	  {SEL_XO, 0, true, true, false, false},
+		{SEL_TSS, 0, true, true, false, false},	  {SEL_LDT, 0, true, true, false, false},
 		{SEL_GATE, 0, true, false, false, false}, {SEL_NP, 0, true, true, true, true},
 	};
 
@@ -206,7 +217,8 @@ static void looking(void **state)
 		assert_int_equal(insn_lar(&m->cpu, &in), CPU_OK);
 		assert_int_equal(zf(m), row[i].lar);
 		assert_int_equal(m->cpu.gpr[RDX],
-				 row[i].lar ? machine_gdt_get(m, row[i].sel) >> 32 & 0xf0ff00 : 0x77);
+				 row[i].lar ? machine_gdt_get(m, row[i].sel) >> 32 & 0xf0ff00
+					    : 0x77);
 		assert_int_equal(insn_lsl(&m->cpu, &in), CPU_OK);
 		assert_int_equal(zf(m), row[i].lsl);
 		if (row[i].lsl)
@@ -223,7 +235,7 @@ static void looking(void **state)
 static void only_in_protected_mode(void **state)
 {
 	int (*const fn[])(struct cpu *, const struct cpu_insn *) = {
-		insn_lar, insn_lsl, insn_verr, insn_verw, insn_arpl,
+		insn_lar,  insn_lsl, insn_verr, insn_verw, insn_arpl,
 		insn_lldt, insn_ltr, insn_sldt, insn_str,
 	};
 

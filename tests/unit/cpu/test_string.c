@@ -88,7 +88,8 @@ static void stos_every_size(void **state)
 				assert_memory_equal(m->mem + (down ? di - i * size : di + i * size),
 						    &m->cpu.gpr[RAX], size);
 			assert_int_equal(m->mem[down ? di + size : di - 1], 0xcc);
-			assert_int_equal(m->mem[down ? di - 1199 * size - 1 : di + 1200 * size], 0xcc);
+			assert_int_equal(m->mem[down ? di - 1199 * size - 1 : di + 1200 * size],
+					 0xcc);
 		}
 	machine_free(m);
 }

@@ -179,10 +179,14 @@ static void new_task_errors(void **state)
 		unsigned vector;
 		u32 error;
 	} row[] = {
-		{0, DS0, 0, EXC_TS, 0},        {DS0, DS0, 0, EXC_TS, DS0},
-		{CS3 & ~3, DS0, 0, EXC_TS, CS3 & ~3}, {CS0, 0, 0, EXC_TS, 0},
-		{CS0, DS3, 0, EXC_TS, DS3 & ~3},      {CS0, SEL_NP, 0, EXC_SS, SEL_NP},
-		{CS0, DS0, DS0, EXC_TS, DS0},  {CS0, DS0, 0x2f8, EXC_TS, 0x2f8},
+		{0, DS0, 0, EXC_TS, 0},
+		{DS0, DS0, 0, EXC_TS, DS0},
+		{CS3 & ~3, DS0, 0, EXC_TS, CS3 & ~3},
+		{CS0, 0, 0, EXC_TS, 0},
+		{CS0, DS3, 0, EXC_TS, DS3 & ~3},
+		{CS0, SEL_NP, 0, EXC_SS, SEL_NP},
+		{CS0, DS0, DS0, EXC_TS, DS0},
+		{CS0, DS0, 0x2f8, EXC_TS, 0x2f8},
 		{CS0, DS0, 4, EXC_TS, 4},
 	};
 
