@@ -12,7 +12,7 @@
 #include "encode.h"
 
 struct catalog catalog;
-ZydisDecoder insn_decoder[2];
+ZydisDecoder insn_decoder[INSN_MODES];
 
 static const struct {
 	u16 mnemonic;
@@ -294,6 +294,10 @@ void catalog_init(void)
 	ZydisDecoderInit(&insn_decoder[INSN_LONG], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
 	ZydisDecoderInit(&insn_decoder[INSN_COMPAT32], ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
 			 ZYDIS_STACK_WIDTH_32);
+	ZydisDecoderInit(&insn_decoder[INSN_SEG32], ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
+			 ZYDIS_STACK_WIDTH_32);
+	ZydisDecoderInit(&insn_decoder[INSN_SEG16], ZYDIS_MACHINE_MODE_LONG_COMPAT_16,
+			 ZYDIS_STACK_WIDTH_16);
 	legacy_maps(INSN_LONG);
 	for (unsigned map = 1; map < 4; map++)
 		for (unsigned pp = 0; pp < 4; pp++)

@@ -24,6 +24,7 @@
 #define SYS_GDT 0x1000
 #define SYS_IDT 0x2000
 #define SYS_TSS 0x3000
+#define SYS_LDT 0x3800
 #define SYS_HANDLERS 0x4000
 #define SYS_STACK_TOP 0x6000
 #define SYS_STUB 0x7000
@@ -109,6 +110,8 @@ static void descriptors_build(void)
 			  (to >> 16 & 0xffff) << 48;
 		gate[1] = to >> 32;
 	}
+	for (unsigned n = 0; n < LDT_COUNT; n++)
+		((u64 *)(m.sys + SYS_LDT))[n] = segment_descriptor(n);
 	memset(m.sys + SYS_HANDLERS, 0xf4, PAGE_SIZE);
 	memset(m.sys + SYS_STUB, 0xf4, PAGE_SIZE);
 }
@@ -169,28 +172,21 @@ static const struct cpu_ops ops = {
 	.smm_changed = no_smm,
 };
 
-static void segment(struct cpu_seg *s, u16 sel, u32 attr)
+/* A segment register as the processor would load it from the guest's tables. */
+static void segment_load(struct cpu_seg *s, u16 sel)
 {
-	*s = (struct cpu_seg){.limit = 0xffffffff, .attr = attr, .sel = sel};
-}
+	const u8 *table = m.sys + (sel & 4 ? SYS_LDT : SYS_GDT);
+	u64 d = *(const u64 *)(table + (sel & ~7u));
+	u64 base = s->base;
 
-static struct cpu_seg *segments_set(struct cpu *cpu, enum insn_mode mode)
-{
-	const u32 data = 0x3 | SEG_ATTR_S | SEG_ATTR_DPL | SEG_ATTR_P | SEG_ATTR_DB | SEG_ATTR_G;
-	const u32 code = 0xb | SEG_ATTR_S | SEG_ATTR_DPL | SEG_ATTR_P | SEG_ATTR_G;
-	bool lng = mode == INSN_LONG;
-
-	segment(&cpu->seg[SEG_CS], lng ? 0x33 : 0x23, code | (lng ? SEG_ATTR_L : SEG_ATTR_DB));
-	segment(&cpu->seg[SEG_SS], 0x2b, data);
-	for (unsigned i = 0; i < 4; i++) {
-		static const u8 null[] = {SEG_ES, SEG_DS, SEG_FS, SEG_GS};
-
-		if (lng || i >= 2)
-			cpu->seg[null[i]] = (struct cpu_seg){.attr = SEG_ATTR_UNUSABLE};
-		else
-			segment(&cpu->seg[null[i]], 0x2b, data);
-	}
-	return cpu->seg;
+	*s = (struct cpu_seg){.attr = SEG_ATTR_UNUSABLE, .base = base, .sel = sel};
+	if (!(sel & ~3u))
+		return;
+	s->base = (d >> 16 & 0xffffff) | (d >> 56) << 24;
+	s->limit = (d & 0xffff) | (d >> 48 & 15) << 16;
+	s->attr = (d >> 40 & 0xff) | (d >> 40 & 0xf000);
+	if (s->attr & SEG_ATTR_G)
+		s->limit = s->limit << 12 | 0xfff;
 }
 
 static int memory_slots(void)
@@ -246,10 +242,12 @@ static int init(void)
 	cpu->idtr = (struct cpu_dtable){KERNEL_VA + SYS_IDT, 32 * 16 - 1};
 	cpu->seg[SEG_TR] = (struct cpu_seg){.base = KERNEL_VA + SYS_TSS, .limit = 0x67,
 					    .attr = 0xb | SEG_ATTR_P, .sel = 0x40};
-	cpu->seg[SEG_LDTR] = (struct cpu_seg){.attr = SEG_ATTR_UNUSABLE};
+	cpu->seg[SEG_LDTR] = (struct cpu_seg){.base = KERNEL_VA + SYS_LDT, .limit = LDT_COUNT * 8 - 1,
+					      .attr = 2 | SEG_ATTR_P, .sel = 0x50};
 	cpu->cr3 = SYS_TABLES;
-	segments_set(cpu, INSN_LONG);
 	cpu->cpl = 3;
+	segment_load(&cpu->seg[SEG_CS], 0x33);
+	segment_load(&cpu->seg[SEG_SS], 0x2b);
 	cpu_mode_update(cpu);
 	mmu_set_cr3(cpu, SYS_TABLES);
 	mmu_flush_all(cpu);
@@ -259,8 +257,9 @@ static int init(void)
 static void state_in(struct cpu *cpu, const struct insn_case *c)
 {
 	memcpy(cpu->gpr, c->in.regs.gpr, sizeof(cpu->gpr));
-	cpu->rip = c->code_va;
-	segments_set(cpu, c->mode);
+	cpu->rip = c->ip;
+	for (unsigned i = 0; i < 6; i++)
+		segment_load(&cpu->seg[i], c->in.regs.sel[i]);
 	cpu->seg[SEG_FS].base = c->in.regs.fs_base;
 	cpu->seg[SEG_GS].base = c->in.regs.gs_base;
 	cpu->cpl = 3;
@@ -304,6 +303,10 @@ static void state_out(struct cpu *cpu, struct insn_result *out)
 		out->error = frame[-1];
 	if (out->vector == 14)
 		out->cr2 = cpu->cr2;
+	for (unsigned i = 0; i < 6; i++)
+		out->regs.sel[i] = cpu->seg[i].sel;
+	out->regs.sel[1] = frame[1];
+	out->regs.sel[2] = frame[4];
 	out->regs.rip = frame[0];
 	out->regs.rflags = frame[2];
 	out->regs.gpr[RSP] = frame[3];

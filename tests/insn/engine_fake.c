@@ -51,7 +51,7 @@ static void run_broken(const struct insn_case *c, struct insn_result *out)
 	/* The x87 and vector state is in the image, not implied to be initial. */
 	switch (c->number % 13) {
 	case 0:
-		out->regs.gpr[n] ^= 1ull << rng_below(&r, 64);
+		out->regs.gpr[n] ^= 1ull << rng_below(&r, 32);
 		break;
 	case 1:
 		out->regs.rflags ^= 1ull << (n & 1 ? 0 : 11);

@@ -51,6 +51,8 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 	u64 ea = segment_base(c, seg), target = state_pointer(r);
 
 	memset(o, 0, sizeof(*o));
+	if (mode_segmented(c->mode))
+		target -= INSN_DATA_VA;
 	if (kind < 7 && !t->vsib && c->mode == INSN_LONG) {
 		o->modrm = 5;
 		o->rip = true;
@@ -111,6 +113,26 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 	}
 }
 
+/* The same with 16-bit addressing. */
+static void memory_operand16(struct rng *r, const struct insn_case *c, struct operand *o)
+{
+	static const s8 regs[8][2] = {{3, 6}, {3, 7}, {5, 6}, {5, 7}, {6, -1}, {7, -1}, {5, -1}, {3, -1}};
+	unsigned rm = rng_below(r, 8), mod = rng_below(r, 4);
+	u64 target = state_pointer(r), ea = 0;
+
+	if (mode_segmented(c->mode))
+		target -= INSN_DATA_VA;
+	memset(o, 0, sizeof(*o));
+	mod = mod == 3 ? 2 : mod;
+	if (mod != 0 || rm != 6)
+		for (unsigned i = 0; i < 2; i++)
+			if (regs[rm][i] >= 0)
+				ea += c->in.regs.gpr[(u8)regs[rm][i]];
+	o->modrm = mod << 6 | rm;
+	o->disp_size = mod == 1 ? 1 : mod == 2 || rm == 6 ? 2 : 0;
+	o->disp = mod == 1 ? (s8)rng_next(r) : (s32)(target - ea);
+}
+
 static unsigned put_operand(const struct operand *o, u8 *p)
 {
 	unsigned n = 1;
@@ -123,7 +145,7 @@ static unsigned put_operand(const struct operand *o, u8 *p)
 }
 
 /* Legacy prefixes before the rest. Returns their number; *seg is the effective FS or GS. */
-static unsigned prefixes(struct rng *r, const struct insn_case *c, u8 *p, u8 *seg)
+static unsigned prefixes(struct rng *r, const struct insn_case *c, u8 *p, u8 *seg, bool *addr)
 {
 	static const u8 segs[] = {0x64, 0x65, 0x64, 0x65, 0x26, 0x2e, 0x36, 0x3e};
 	unsigned n = 0;
@@ -138,6 +160,9 @@ static unsigned prefixes(struct rng *r, const struct insn_case *c, u8 *p, u8 *se
 	}
 	if (rng_percent(r, c->mode == INSN_LONG ? 4 : 2))
 		p[n++] = 0x67;
+	else if (c->mode == INSN_SEG16 && rng_percent(r, 15))
+		p[n++] = 0x67;
+	*addr = n && p[n - 1] == 0x67;
 	return n;
 }
 
@@ -154,10 +179,11 @@ static bool make(struct rng *r, const struct insn_case *c, const struct tmpl *t,
 	struct operand o = {0};
 	bool lng = c->mode == INSN_LONG;
 	unsigned n;
+	bool addr;
 	u8 seg;
 
 	memset(out, 0, sizeof(*out));
-	n = prefixes(r, c, buf, &seg);
+	n = prefixes(r, c, buf, &seg, &addr);
 	e.r = lng && rng_percent(r, 50);
 	e.bb = lng && rng_percent(r, 50);
 	e.no_rex = !lng;
@@ -186,7 +212,10 @@ static bool make(struct rng *r, const struct insn_case *c, const struct tmpl *t,
 	}
 	if (t->modrm) {
 		if (!t->mod3) {
-			memory_operand(r, c, t, seg, &o);
+			if (!lng && addr == (c->mode != INSN_SEG16))
+				memory_operand16(r, c, &o);
+			else
+				memory_operand(r, c, t, seg, &o);
 			e.x = o.x;
 			e.bb = o.bb;
 			if (t->vsib) {
@@ -261,7 +290,8 @@ bool gen_insn_masked(struct rng *r, const struct insn_case *c, u32 tmpl, u32 pro
 		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&insn_decoder[c->mode], &ctx, start,
 								15, &in)))
 			continue;
-		if (in.mnemonic != t->mnemonic || catalog_excluded(&in))
+		/* In 16-bit code the names of some operand sizes are swapped. */
+		if ((in.mnemonic != t->mnemonic && c->mode != INSN_SEG16) || catalog_excluded(&in))
 			continue;
 		if (lockable(&in) && t->modrm && !t->mod3 && rng_percent(r, 15)) {
 			buf[0] = 0xf0;

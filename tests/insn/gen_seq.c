@@ -24,6 +24,7 @@ static u32 pick_template(struct rng *r, enum gen_mode mode, enum insn_mode cpu)
 	while (k >= w[cls])
 		k -= w[cls++];
 	/* VEX and EVEX are enumerated once, and some 32-bit integer ones are taken from there too. */
+	cpu = cpu == INSN_LONG ? INSN_LONG : INSN_COMPAT32;
 	if (!catalog.cls[cpu][cls].count)
 		cpu = INSN_LONG;
 	m = &catalog.cls[cpu][cls].mnem[rng_below(r, catalog.cls[cpu][cls].count)];
@@ -47,7 +48,7 @@ static unsigned control_flow(struct rng *r, struct insn_case *c, unsigned i, uns
 	unsigned to = i + 1 + rng_below(r, 4);
 	u8 reg = rng_below(r, c->mode == INSN_LONG ? 16 : 8), cc = rng_below(r, 16);
 	struct insn_item *it = &c->item[i];
-	u8 modrm = 5 | (reg & 7) << 3;
+	u8 modrm = 5 | (reg & 7) << 3, wide = c->mode == INSN_SEG16 ? 2 : 4;
 
 	switch (rng_below(r, 12)) {
 	case 0:
@@ -57,13 +58,13 @@ static unsigned control_flow(struct rng *r, struct insn_case *c, unsigned i, uns
 		return 1;
 	case 3:
 	case 4:
-		item_set(it, (u8[]){0x0f, 0x80 | cc, 0, 0, 0, 0}, 6, 4, to);
+		item_set(it, (u8[]){0x0f, 0x80 | cc, 0, 0, 0, 0}, 2 + wide, wide, to);
 		return 1;
 	case 5:
 		if (rng_percent(r, 50))
 			item_set(it, (u8[]){0xeb, 0}, 2, 1, to);
 		else
-			item_set(it, (u8[]){0xe9, 0, 0, 0, 0}, 5, 4, to);
+			item_set(it, (u8[]){0xe9, 0, 0, 0, 0}, 1 + wide, wide, to);
 		return 1;
 	case 6:
 		if (rng_percent(r, 20))
@@ -73,7 +74,7 @@ static unsigned control_flow(struct rng *r, struct insn_case *c, unsigned i, uns
 		return 1;
 	case 7:
 	case 8:
-		item_set(it, (u8[]){0xe8, 0, 0, 0, 0}, 5, 4, to);
+		item_set(it, (u8[]){0xe8, 0, 0, 0, 0}, 1 + wide, wide, to);
 		return 1;
 	case 9:
 		if (rng_percent(r, 80))
@@ -130,7 +131,8 @@ static void sequence(struct rng *r, struct insn_case *c)
 
 	if (loop) {
 		/* MOV ECX, n; body; LOOP body. */
-		item_set(&c->item[0], (u8[]){0xb9, 1 + rng_below(r, 5), 0, 0, 0}, 5, 0, 0);
+		item_set(&c->item[0], (u8[]){0xb9, 1 + rng_below(r, 5), 0, 0, 0},
+			 c->mode == INSN_SEG16 ? 3 : 5, 0, 0);
 		i = loop_at = 1;
 		count--;
 	}
@@ -193,6 +195,18 @@ static u32 enum_template(u64 number)
 	return t - catalog.tmpl;
 }
 
+static enum insn_mode random_mode(struct rng *r)
+{
+	u32 k = rng_below(r, 100);
+
+	return k < 74 ? INSN_LONG : k < 84 ? INSN_COMPAT32 : k < 90 ? INSN_SEG32 : INSN_SEG16;
+}
+
+static enum insn_mode enum_mode(struct rng *r, enum insn_mode mode)
+{
+	return mode == INSN_LONG ? INSN_LONG : INSN_COMPAT32 + rng_below(r, 3);
+}
+
 void gen_state(struct rng *r, struct insn_case *c, enum insn_mode mode)
 {
 	c->mode = mode;
@@ -209,15 +223,15 @@ void gen_case(struct insn_case *c, enum gen_mode mode, u64 seed, u64 number)
 	c->seed = seed;
 	c->number = number;
 	if (mode == GEN_ENUM)
-		gen_state(&r, c, catalog.tmpl[enum_template(number)].mode);
+		gen_state(&r, c, enum_mode(&r, catalog.tmpl[enum_template(number)].mode));
 	else
-		gen_state(&r, c, rng_percent(&r, 15) ? INSN_COMPAT32 : INSN_LONG);
+		gen_state(&r, c, random_mode(&r));
 	switch (mode) {
 	case GEN_ENUM:
 		for (u64 k = number; !c->count; k++) {
 			u32 t = enum_template(k);
 
-			if (catalog.tmpl[t].mode == c->mode)
+			if ((catalog.tmpl[t].mode == INSN_LONG) == (c->mode == INSN_LONG))
 				c->count = gen_insn(&r, c, t, &c->item[0]);
 		}
 		break;
@@ -276,6 +290,13 @@ void gen_layout(struct insn_case *c, u64 va)
 		p += 4;
 	}
 	*p++ = 0xcc;
-	c->code_va = va;
 	c->code_len = p - start;
+	c->code_va = c->ip = va;
+	if (c->mode == INSN_SEG16) {
+		c->in.regs.sel[1] = LDT_SELECTOR(LDT_CODE16 + ((va - INSN_CODE_VA) >> 16));
+		c->ip = va & 0xffff;
+	} else if (c->mode == INSN_SEG32) {
+		c->in.regs.sel[1] = LDT_SELECTOR(LDT_CODE32);
+		c->ip = va - CODE32_BASE;
+	}
 }

@@ -34,6 +34,7 @@ struct insn_regs {
 	u64 gpr[16]; /* by encoding */
 	u64 rip, rflags;
 	u64 fs_base, gs_base;
+	u16 sel[6]; /* ES CS SS DS FS GS */
 };
 
 struct insn_state {
@@ -51,7 +52,13 @@ struct insn_result {
 };
 
 /* Processor mode of a case. */
-enum insn_mode { INSN_LONG, INSN_COMPAT32, INSN_MODES };
+enum insn_mode {
+	INSN_LONG,
+	INSN_COMPAT32, /* flat 32-bit code */
+	INSN_SEG32,    /* 32-bit code, all segments with bases and limits */
+	INSN_SEG16,    /* 16-bit code, likewise */
+	INSN_MODES
+};
 
 /* One instruction of a case; control flow within the case is resolved when it is laid out. */
 #define INSN_ITEM_MAX 16
@@ -74,7 +81,8 @@ struct insn_case {
 	bool expect_ud; /* the host could run it, but the guest must not: #UD */
 	unsigned count;
 	struct insn_item item[INSN_ITEM_MAX];
-	u64 code_va; /* of the first instruction */
+	u64 code_va; /* of the first instruction, linear */
+	u64 ip;      /* the same as an offset in CS */
 	unsigned code_len;
 	u32 ptr_mask, small_mask; /* GPRs that hold a data pointer, a small number */
 	u8 vkind[32];             /* enum state_vkind of each vector register */
@@ -106,6 +114,20 @@ struct engine_ops {
 	bool (*masked)(unsigned isa_set);
 };
 extern const struct engine_ops engine_anykvm, engine_native, engine_broken;
+
+/* --- segment.c: the local descriptor table --------------------------------------------------------- */
+
+/** Descriptor n of the table, as the processor reads it. */
+u64 segment_descriptor(unsigned n);
+/** Gives the table to this process. 0 or -1. */
+int segment_init(void);
+/** Random DS, ES, SS for a mode with segmentation. */
+void segment_random(struct rng *r, struct insn_case *c);
+
+static inline bool mode_segmented(enum insn_mode mode)
+{
+	return mode == INSN_SEG32 || mode == INSN_SEG16;
+}
 
 /* --- state.c: random initial states -------------------------------------------------------------- */
 
@@ -154,7 +176,7 @@ struct catalog {
 	u32 *undefined, undefined_count; /* unsupported or masked ones */
 };
 extern struct catalog catalog;
-extern ZydisDecoder insn_decoder[2]; /* by enum insn_mode */
+extern ZydisDecoder insn_decoder[INSN_MODES]; /* by enum insn_mode */
 
 /** Enumerates all encodings. */
 void catalog_init(void);

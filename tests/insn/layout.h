@@ -20,21 +20,34 @@
 
 /* Offsets in struct native_ctx. */
 #define CTX_IN 0      /* struct insn_regs */
-#define CTX_OUT 160
-#define CTX_HOST_RSP 320
-#define CTX_HOST_FS 328
-#define CTX_HOST_GS 336
-#define CTX_ACTIVE 344
-#define CTX_MASK 352
+#define CTX_OUT 176
+#define CTX_HOST_RSP 352
+#define CTX_HOST_FS 360
+#define CTX_HOST_GS 368
+#define CTX_ACTIVE 376
+#define CTX_MASK 384
 #define CTX_XIN 0x400
 #define CTX_XOUT 0x1400
 #define REGS_RIP 128
 #define REGS_RFLAGS 136
 #define REGS_FS 144
 #define REGS_GS 152
+#define REGS_SEL 160 /* ES CS SS DS FS GS, 16 bits each */
 
 /* Offset of native_enter in the stub page; the exit is at its beginning. */
 #define STUB_ENTER 0x400
 #define STUB_ENTER32 0x800
+
+/*
+ * Segments of the local descriptor table, for the modes with segmentation. The code segments cover
+ * the code area in 64K pieces; the data segments are described in segment.c.
+ */
+#define LDT_CODE16 0 /* 16 of them */
+#define LDT_CODE32 16
+#define LDT_DATA 17
+#define LDT_DATA_COUNT 7
+#define LDT_COUNT (LDT_DATA + LDT_DATA_COUNT)
+#define LDT_SELECTOR(n) ((n) << 3 | 7)
+#define CODE32_BASE (INSN_CODE_VA - 0x3000)
 
 #endif

@@ -179,7 +179,7 @@ int main(int argc, char **argv)
 	}
 	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
 	printf("# seed %#llx\n", (unsigned long long)o.seed);
-	if (memory_init() < 0 || native_init() < 0) {
+	if (memory_init() < 0 || native_init() < 0 || segment_init() < 0) {
 		printf("Bail out! set-up failed\n");
 		return 1;
 	}

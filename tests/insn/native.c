@@ -32,7 +32,7 @@ struct native_ctx {
 	u64 host_rsp, host_fs, host_gs, active, mask;
 	u32 vector, error;
 	u64 cr2;
-	u8 pad[CTX_XIN - 376];
+	u8 pad[CTX_XIN - 408];
 	u8 xin[INSN_XSAVE_SIZE], xout[INSN_XSAVE_SIZE];
 };
 _Static_assert(offsetof(struct native_ctx, in) == CTX_IN, "layout.h");
@@ -89,6 +89,8 @@ void native_capture(int sig, siginfo_t *info, void *context)
 		CTX->out.gpr[i] = g[order[i]];
 	CTX->out.rip = g[REG_RIP];
 	CTX->out.rflags = g[REG_EFL];
+	CTX->out.sel[1] = g[REG_CSGSFS];
+	CTX->out.sel[2] = g[REG_CSGSFS] >> 48;
 	CTX->vector = g[REG_TRAPNO];
 	CTX->error = g[REG_ERR];
 	CTX->cr2 = g[REG_CR2];
@@ -106,7 +108,8 @@ void native_run(const struct insn_case *c, struct insn_result *out)
 		(void (*)(void))(INSN_STUB_VA + (lng ? STUB_ENTER : STUB_ENTER32));
 
 	CTX->in = c->in.regs;
-	CTX->in.rip = lng ? c->code_va : c->code_va | 0x23ull << 32; /* a far pointer */
+	CTX->in.rip = lng ? c->ip : c->ip | (u64)c->in.regs.sel[1] << 32; /* a far pointer */
+	memcpy(CTX->out.sel, c->in.regs.sel, sizeof(CTX->out.sel));
 	memcpy(CTX->xin, c->in.xsave, insn_xsave_size);
 	CTX->vector = INSN_VEC_DONE;
 	CTX->error = 0;

@@ -111,12 +111,14 @@ leave:
 	load_state
 	jmp	qword ptr IN(REGS_RIP)
 
-	/* The same into 32-bit compatibility mode. */
+	/* The same into 32- or 16-bit code. */
 	.org	native_stub_begin + STUB_ENTER32
-	mov	ecx, 0x2b
+	mov	cx, IN(REGS_SEL + 6)
 	mov	ds, ecx
+	mov	cx, IN(REGS_SEL)
 	mov	es, ecx
 	load_state
+	mov	ss, IN(REGS_SEL + 4)
 	jmp	fword ptr IN(REGS_RIP)
 native_stub_end:
 
@@ -132,6 +134,12 @@ native_signal:
 	je	native_signal_chain
 	push	0x202
 	popfq
+	mov	[rax + CTX_OUT + REGS_SEL], es
+	mov	[rax + CTX_OUT + REGS_SEL + 6], ds
+	mov	[rax + CTX_OUT + REGS_SEL + 8], fs
+	mov	[rax + CTX_OUT + REGS_SEL + 10], gs
+	mov	ecx, 0x2b
+	mov	ss, ecx
 	rdfsbase rcx
 	mov	[rax + CTX_OUT + REGS_FS], rcx
 	rdgsbase rcx

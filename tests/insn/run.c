@@ -33,7 +33,7 @@ static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 	++*run_ticks;
 	if (c->expect_ud) {
 		nat->regs = c->in.regs;
-		nat->regs.rip = c->code_va;
+		nat->regs.rip = c->ip;
 		nat->regs.rflags |= 0x10000;
 		nat->vector = 6;
 		nat->error = 0;
@@ -43,7 +43,7 @@ static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 		native_run(c, nat);
 	}
 	/* Bytes that the decoder does not know, but the host does. */
-	if (c->number >> 40 == GEN_UD && (nat->vector != 6 || nat->regs.rip != c->code_va)) {
+	if (c->number >> 40 == GEN_UD && (nat->vector != 6 || nat->regs.rip != c->ip)) {
 		*skipped = true;
 		compare_restore();
 		return NULL;
@@ -76,6 +76,11 @@ const char *run_one(const struct engine_ops *engine, u64 seed, u64 number, struc
 	}
 	gen_case(c, number >> 40, seed, number);
 	gen_layout(c, INSN_CODE_VA + INSN_SLOT_FIRST + index % SLOTS * INSN_SLOT_SIZE + c->code_va);
+	/* 16-bit code ends with its 64K. */
+	if (c->mode == INSN_SEG16 && c->ip + c->code_len > 0xfff0) {
+		*skipped = true;
+		return NULL;
+	}
 	return execute(engine, c, nat, eng, skipped);
 }
 
@@ -238,7 +243,8 @@ static void job_run(const struct run_options *o, struct run_shared *sh, unsigned
 
 int run_init(const struct engine_ops *engine)
 {
-	if (memory_code_init() < 0 || native_signals(false) < 0 || engine->init() < 0)
+	if (memory_code_init() < 0 || native_signals(false) < 0 || segment_init() < 0 ||
+	    engine->init() < 0)
 		return -1;
 	native_set_kick(engine->kick);
 	return native_signals(true);

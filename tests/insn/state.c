@@ -319,10 +319,25 @@ void state_random(struct rng *r, struct insn_case *c)
 		g->rflags |= 0x400;
 	g->fs_base = segment_base(r);
 	g->gs_base = segment_base(r);
-	if (c->mode == INSN_COMPAT32) {
+	memset(g->sel, 0, sizeof(g->sel));
+	g->sel[1] = 0x33;
+	g->sel[2] = 0x2b;
+	if (c->mode != INSN_LONG) {
+		g->sel[0] = g->sel[3] = 0x2b;
+		g->sel[1] = 0x23;
 		g->fs_base = g->gs_base = 0;
 		for (unsigned i = 0; i < 8; i++)
 			g->gpr[i] = (u32)g->gpr[i];
+	}
+	if (mode_segmented(c->mode)) {
+		segment_random(r, c);
+		for (unsigned i = 0; i < 8; i++) {
+			if (c->ptr_mask >> i & 1)
+				g->gpr[i] -= INSN_DATA_VA;
+			/* The upper half does not matter to 16-bit code. */
+			if (c->mode == INSN_SEG16 && rng_percent(r, 20))
+				g->gpr[i] = (u32)(g->gpr[i] & 0xffff) | (u32)rng_next(r) << 16;
+		}
 	}
 	x87_random(r, c->in.xsave);
 	vectors_random(r, c);
