@@ -29,6 +29,14 @@ static const struct {
 #undef LOOSE
 };
 
+bool compare_undefined(unsigned mnemonic)
+{
+	for (unsigned k = 1; k < ARRAY_SIZE(undefined); k++)
+		if (mnemonic == undefined[k].mnemonic)
+			return true;
+	return false;
+}
+
 static const char *const gpr_name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
 					 "r8",	"r9",  "r10", "r11", "r12", "r13", "r14", "r15"};
 

@@ -145,7 +145,9 @@ static void sequence(struct rng *r, struct insn_case *c)
 			i += control_flow(r, c, i, count);
 			continue;
 		}
-		if (gen_insn_masked(r, c, pick_template(r, GEN_SEQ, c->mode), mask, &c->item[i]))
+		/* No flags that are not compared: something could go on with them. */
+		if (gen_insn_masked(r, c, pick_template(r, GEN_SEQ, c->mode), mask, &c->item[i]) &&
+		    !compare_undefined(c->item[i].mnemonic))
 			i++;
 	}
 	if (loop && i > loop_at)
