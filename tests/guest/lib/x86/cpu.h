@@ -162,6 +162,12 @@ int trap_user(void (*fn)(void *), void *arg);
 int trap_enter(const struct regs *regs);
 /** Makes all memory below 1 GiB accessible to privilege level 3. */
 void user_map(void);
+/**
+ * Makes only USER functions and the user stacks accessible, so that SMEP and SMAP may be on.
+ * A USER function may call nothing.
+ */
+void user_map_code(void);
+#define USER __attribute__((section(".user"), noinline))
 /** Top of the user stack. */
 ulong user_stack(void);
 

@@ -73,3 +73,18 @@ void user_map(void)
 #endif
 	write_cr3(read_cr3());
 }
+
+extern u8 user_start[], user_end[], user_stacks[CPUS_MAX][0x4000];
+
+void user_map_code(void)
+{
+	for (u8 *p = user_start; p < user_end; p += PAGE_SIZE)
+		*pte_of((ulong)p) |= PT_U;
+	for (u8 *p = user_stacks[0]; p < user_stacks[CPUS_MAX]; p += PAGE_SIZE)
+		*pte_of((ulong)p) |= PT_U;
+#if IS64
+	((volatile pte_t *)ADDR(read_cr3()))[0] |= PT_U;
+	((volatile pte_t *)ADDR(((pte_t *)ADDR(read_cr3()))[0]))[0] |= PT_U;
+#endif
+	write_cr3(read_cr3());
+}

@@ -114,9 +114,6 @@ guard_enter_regs:
 	rep movsq
 	jmp trap_return
 
-	.globl user_return
-user_return:
-	int $0x80
 #else
 trap_common:
 	cld
@@ -206,9 +203,6 @@ guard_enter_regs:
 	rep movsl
 	jmp trap_return
 
-	.globl user_return
-user_return:
-	int $0x80
 
 	/* #DF in 32-bit kernels: a task of its own */
 	.globl df_task
@@ -216,5 +210,10 @@ df_task:
 	cli
 	call df_handle
 #endif
+
+	.section .user, "ax"
+	.globl user_return
+user_return:
+	int $0x80
 
 	.section .note.GNU-stack, "", @progbits

@@ -131,7 +131,7 @@ int trap_enter(const struct regs *regs)
 
 /* ---- privilege level 3 ---- */
 
-static u8 user_stacks[CPUS_MAX][0x4000] __attribute__((aligned(4096)));
+u8 user_stacks[CPUS_MAX][0x4000] __attribute__((aligned(4096)));
 
 ulong user_stack(void)
 {
@@ -142,8 +142,10 @@ int trap_user(void (*fn)(void *), void *arg)
 {
 	struct regs r;
 	ulong *sp = (ulong *)user_stack();
+	ulong flags = read_flags();
 
 	memset(&r, 0, sizeof(r));
+	write_flags(flags | FL_AC); /* SMAP may be on */
 #if IS64
 	r.di = (ulong)arg;
 #else
@@ -151,6 +153,7 @@ int trap_user(void (*fn)(void *), void *arg)
 	r.ds = r.es = SEL_UDATA | 3;
 #endif
 	*--sp = (ulong)user_return;
+	write_flags(flags);
 	r.ip = (ulong)fn;
 	r.cs = SEL_UCODE | 3;
 	r.flags = 2;
