@@ -80,11 +80,18 @@ static void chunk_add(struct chunks *l, u32 at, u32 from, u32 len)
 		l->c[l->count++] = (struct chunk){(u16)at, (u16)from, (u16)len};
 }
 
+/*
+ * All or nothing: every piece is checked before the first is written, unless all lie in one page,
+ * where the first write speaks for the others.
+ */
 static int image_write(struct cpu *cpu, u64 lin, const struct chunks *l)
 {
+	const struct chunk *last = &l->c[l->count - 1];
+	u64 first_page = (lin + l->c[0].at) & PAGE_MASK;
+	bool one_page = first_page == ((lin + last->at + last->len - 1) & PAGE_MASK);
 	int ret;
 
-	for (unsigned i = 0; i < l->count; i++) {
+	for (unsigned i = 0; i < l->count && !one_page; i++) {
 		ret = mmu_probe(cpu, lin + l->c[i].at, l->c[i].len, MMU_WRITE | MMU_AS_VIEW);
 		if (ret)
 			return ret;
