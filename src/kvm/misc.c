@@ -14,10 +14,16 @@
 #define MCG_CTL_P BIT64(8)
 #define MCG_BANKS 0xffu
 
+static void signal_timer_fire(void *arg)
+{
+	vcpu_wake(arg);
+}
+
 int vcpu_set_signal_mask(struct vcpu *vcpu, void *data, unsigned long arg)
 {
 	struct kvm_signal_mask head;
 	u64 mask;
+	int ret;
 
 	if (!arg) {
 		vcpu->sigmask_set = false;
@@ -29,6 +35,11 @@ int vcpu_set_signal_mask(struct vcpu *vcpu, void *data, unsigned long arg)
 		return -EINVAL;
 	if (user_copy_in(&mask, arg + sizeof(head), sizeof(mask)))
 		return -EFAULT;
+	if (!vcpu->signal_timer.service) {
+		ret = timer_init(vcpu->vm->timers, &vcpu->signal_timer, signal_timer_fire, vcpu);
+		if (ret)
+			return ret;
+	}
 	memset(&vcpu->sigmask, 0, sizeof(vcpu->sigmask));
 	memcpy(&vcpu->sigmask, &mask, sizeof(mask));
 	vcpu->sigmask_set = true;

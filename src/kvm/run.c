@@ -233,6 +233,10 @@ static int enter_guest(struct vcpu *vcpu)
 	mmu_code_poll(cpu);
 	if (UNLIKELY(attention(vcpu)))
 		return RUN_GUEST;
+	/* A signal that this thread blocks does not disturb guest code: it has to be looked for. */
+	if (UNLIKELY(vcpu->sigmask_set))
+		timer_arm(&vcpu->signal_timer,
+			  timer_service_now(vcpu->vm->timers) + SIGNAL_POLL_NS);
 	vcpu->stats.guest_mode = 1;
 	jit_run(cpu);
 	vcpu->stats.guest_mode = 0;
@@ -244,6 +248,8 @@ static int run_loop(struct vcpu *vcpu)
 {
 	int ret;
 
+	if (run_signal_pending(vcpu))
+		return end_interrupted(vcpu);
 	do {
 		vcpu_accept_apic_events(vcpu);
 		ret = LIKELY(vcpu->mp_state == KVM_MP_STATE_RUNNABLE) ? enter_guest(vcpu) :

@@ -96,6 +96,7 @@ struct vcpu {
 	bool launched;
 	bool sigmask_set;
 	sigset_t sigmask;
+	struct timer signal_timer; /* wakes guest code to look for signals */
 	bool interrupt_injected; /* user space's controller: KVM_INTERRUPT */
 	bool interrupt_soft;
 	u8 interrupt_vector;

@@ -23,9 +23,11 @@ static void vm_destroy(struct vm *vm)
 
 	irqfd_destroy_all(vm);
 	/* No timer callback may look at a vCPU that is being freed. */
-	for (u32 i = 0; i < count; i++)
+	for (u32 i = 0; i < count; i++) {
+		timer_destroy(&vm->vcpus[i]->signal_timer);
 		if (vm->vcpus[i]->apic)
 			lapic_destroy(vm->vcpus[i]->apic);
+	}
 	irqchip_destroy(vm->irqchip);
 	timer_service_destroy(vm->timers);
 	for (u32 i = 0; i < count; i++)
