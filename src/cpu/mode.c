@@ -71,8 +71,10 @@ static u32 legacy_bits(const struct cpu *cpu)
 	    seg_is_full(&s[SEG_ES], prot) && seg_is_full(&s[SEG_SS], prot) &&
 	    seg_is_full(&s[SEG_DS], prot))
 		m |= MODE_FLAT;
-	if (seg_is_full(&s[SEG_FS], prot) && seg_is_full(&s[SEG_GS], prot))
-		m |= MODE_FSGS_FLAT;
+	if (seg_is_full(&s[SEG_FS], prot))
+		m |= MODE_FS_FLAT;
+	if (seg_is_full(&s[SEG_GS], prot))
+		m |= MODE_GS_FLAT;
 	return m;
 }
 
@@ -84,7 +86,7 @@ void cpu_mode_update(struct cpu *cpu)
 	bool ac = fl & FLAG_AC;
 
 	if (LIKELY(cpu_is_64bit(cpu)))
-		m |= MODE_LONG | MODE_FLAT | MODE_FSGS_FLAT;
+		m |= MODE_LONG | MODE_FLAT | MODE_FS_FLAT | MODE_GS_FLAT;
 	else
 		m |= legacy_bits(cpu);
 	if (cr0 & CR0_PE)

@@ -17,7 +17,7 @@
 #define MODE_CPL_SHIFT 5
 #define MODE_CPL (3u << MODE_CPL_SHIFT)
 #define MODE_FLAT BIT(7)      /* ES, CS, SS, DS: base 0, limit 4G, present, read/write, expand up */
-#define MODE_FSGS_FLAT BIT(8) /* FS and GS: any base, limit 4G, present, read/write */
+#define MODE_FS_FLAT BIT(8)   /* FS: any base, limit 4G, present, read/write */
 #define MODE_AC BIT(9)        /* RFLAGS.AC overrides SMAP (CPL < 3) */
 #define MODE_TS BIT(10)       /* CR0.TS */
 #define MODE_EM BIT(11)       /* CR0.EM */
@@ -33,6 +33,7 @@
 #define MODE_VIEW (3u << MODE_VIEW_SHIFT)
 #define MODE_GUEST BIT(22)    /* nested guest with instruction intercepts: privileged paths ask first */
 #define MODE_IOPL_OK BIT(23)  /* CPL <= IOPL: CLI, STI, POPF change IF */
+#define MODE_GS_FLAT BIT(25)  /* GS likewise */
 #define MODE_WATCH BIT(24)    /* DR7 or guest debug has data breakpoints */
 
 /** Recomputes cpu->mode from the registers. */

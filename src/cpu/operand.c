@@ -55,7 +55,7 @@ int cpu_linear(struct cpu *cpu, unsigned seg, u64 offset, unsigned n, unsigned a
 			return cpu_raise_err(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
 	} else {
 		if (!((mode & MODE_FLAT) && seg <= SEG_DS && seg != SEG_CS) &&
-		    !((mode & MODE_FSGS_FLAT) && (seg == SEG_FS || seg == SEG_GS)) &&
+		    !((mode & MODE_FS_FLAT) && seg == SEG_FS) && !((mode & MODE_GS_FLAT) && seg == SEG_GS) &&
 		    !seg_access_ok(cpu, seg, offset, n, access))
 			return cpu_raise_err(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
 		a = (u32)(cpu->seg[seg].base + offset);

@@ -65,20 +65,6 @@ u64 jit_resolve(struct cpu *cpu, u64 lin, u64 desc)
 
 	if (desc & DESC_RMW)
 		access |= MMU_RMW;
-	if (desc & DESC_CHECK) {
-		int ret = cpu_linear(cpu, seg, lin, size, access, &lin);
-
-		if (ret)
-			return ret == CPU_EXC ? MMU_STOP_EXC : MMU_STOP_EXIT;
-	}
-	if ((desc & DESC_ALIGN) && (lin & (size - 1))) {
-		cpu_raise_err(cpu, EXC_GP, 0);
-		return MMU_STOP_EXC;
-	}
-	if ((desc & DESC_X87) && x87_pending()) {
-		cpu_raise(cpu, EXC_MF);
-		return MMU_STOP_EXC;
-	}
 	if (desc & DESC_MASK) {
 		unsigned last;
 
@@ -88,7 +74,27 @@ u64 jit_resolve(struct cpu *cpu, u64 lin, u64 desc)
 			return MMU_DIRECT;
 		}
 		size = last - skip;
+	}
+	if (desc & DESC_CHECK) {
+		int ret = cpu_linear(cpu, seg, lin + skip, size, access, &lin);
+
+		if (ret)
+			return ret == CPU_EXC ? MMU_STOP_EXC : MMU_STOP_EXIT;
+	} else {
 		lin += skip;
+		if (!(cpu->mode & MODE_LONG) && UNLIKELY(lin + size - 1 > 0xffffffff)) {
+			/* flat segments end at 4 GiB */
+			cpu_raise_err(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
+			return MMU_STOP_EXC;
+		}
+	}
+	if ((desc & DESC_ALIGN) && ((lin - skip) & ((desc & DESC_SIZE) - 1))) {
+		cpu_raise_err(cpu, EXC_GP, 0);
+		return MMU_STOP_EXC;
+	}
+	if ((desc & DESC_X87) && x87_pending()) {
+		cpu_raise(cpu, EXC_MF);
+		return MMU_STOP_EXC;
 	}
 	if (seg == SEG_SS)
 		access |= MMU_STACK;
@@ -323,6 +329,8 @@ static enum outcome computed_target(struct cpu *cpu)
 		return OUT_DONE;
 	b = jit_block_by_host(cpu->jit, cpu->jit_scratch[1] - 1);
 	stopped_at(cpu);
+	if (b->rsp_change < 0)
+		mmu_write(cpu, cpu->gpr[RSP], &cpu->jit_scratch[10], 8, MMU_WRITE | MMU_AS_VIEW);
 	cpu->gpr[RSP] -= (u64)(s64)b->rsp_change;
 	cpu_raise_err(cpu, EXC_GP, 0);
 	return OUT_AGAIN;
@@ -369,7 +377,7 @@ resume:
 		cpu->rip += m->len;
 		if (!(cpu->mode & MODE_LONG))
 			cpu->rip = (u32)cpu->rip;
-		return OUT_DONE;
+		return cpu->exit.reason == CPU_EXIT_MEMFAULT ? OUT_EXIT : OUT_DONE;
 	case JIT_FAULT:
 		return from_ret(host_fault(cpu));
 	case JIT_POLL:
@@ -487,6 +495,8 @@ static void run(struct cpu *cpu, bool once)
 			if (cpu->irq_window == 0 && cpu->intf && !cpu->shadow)
 				__atomic_store_n(&cpu->poll, 0, __ATOMIC_RELAXED);
 		}
+		else
+			cpu->pending_db = 0;
 		if (out == OUT_EXIT)
 			break;
 		if (out == OUT_DONE && cpu->mmio.write_count) {

@@ -148,7 +148,14 @@ static void emit_call(struct trans *t)
 		emit_gs_store(e, REG_A, SCRATCH(8));
 	}
 	jit_emit_sp_address(t, -(int)size, &desc);
-	c = jit_emit_access(t, size, MMU_WRITE, false, desc);
+	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
+		c = jit_emit_access(t, size, MMU_WRITE, false, desc);
+	} else {
+		/* a target that is not canonical takes the push back: keep what was there */
+		c = jit_emit_access(t, size, MMU_WRITE | MMU_RMW, false, desc);
+		emit_load(e, size, REG_T, REG_A, REG_B);
+		emit_gs_store(e, REG_T, SCRATCH(10));
+	}
 	emit_mov_imm(e, REG_T, size == 8 ? t->next_pc : size == 4 ? (u32)t->next_pc : (u16)t->next_pc);
 	emit_store(e, size, REG_T, REG_A, REG_B);
 	jit_emit_sp_add(t, -(int)size);

@@ -93,6 +93,16 @@ unsigned jit_isa_check(const struct cpu *cpu, u32 mode, const ZydisDecodedInstru
 {
 	u32 need = required[in->meta.isa_set];
 
+	/* Without CET, ENDBR and RDSSP are NOPs and the rest does not exist. */
+	if (in->meta.isa_ext == ZYDIS_ISA_EXT_CET)
+		return in->mnemonic == ZYDIS_MNEMONIC_ENDBR32 || in->mnemonic == ZYDIS_MNEMONIC_ENDBR64 ||
+				       in->mnemonic == ZYDIS_MNEMONIC_RDSSPD || in->mnemonic == ZYDIS_MNEMONIC_RDSSPQ
+			       ? CPU_OP_NONE
+			       : CPU_OP_UD;
+	/* PREFETCHW's opcode with a register is undefined on AMD, a NOP on Intel. */
+	if (cpu->vendor == CPU_VENDOR_AMD && in->opcode_map == ZYDIS_OPCODE_MAP_0F && in->opcode == 0x0d &&
+	    in->raw.modrm.mod == 3)
+		return CPU_OP_UD;
 	if (never(in) || (need && !cpu_has(cpu, need)))
 		return CPU_OP_UD;
 	/* A 128- or 256-bit EVEX form needs VL beside its own feature. */

@@ -10,9 +10,11 @@
 #include "mmu/mmu.h"
 
 /* Instruction classes that suppress faults of masked-out elements (the NF ones do not). */
-static bool suppresses(ZydisExceptionClass c)
+static bool suppresses(const ZydisDecodedInstruction *in)
 {
-	switch (c) {
+	if (in->mnemonic == ZYDIS_MNEMONIC_VCVTNE2PS2BF16 || in->mnemonic == ZYDIS_MNEMONIC_VDBPSADBW)
+		return false;
+	switch (in->meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_E1NF:
 	case ZYDIS_EXCEPTION_CLASS_E3NF:
 	case ZYDIS_EXCEPTION_CLASS_E4NF:
@@ -52,7 +54,7 @@ u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem)
 		break;
 	default:
 		if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || in->avx.mask.reg == ZYDIS_REGISTER_NONE ||
-		    in->avx.mask.reg == ZYDIS_REGISTER_K0 || !suppresses(in->meta.exception_class))
+		    in->avx.mask.reg == ZYDIS_REGISTER_K0 || !suppresses(in))
 			return 0;
 		d |= (u64)ZydisRegisterGetId(in->avx.mask.reg) << DESC_MASK_REG_SHIFT;
 		bytes = mem->element_size / 8;
@@ -67,6 +69,13 @@ u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem)
 		if (in->meta.category == ZYDIS_CATEGORY_COMPRESS || in->meta.category == ZYDIS_CATEGORY_EXPAND)
 			d |= DESC_MASK_PACKED;
 		if (!count || count > 64)
+			return 0;
+		if (size / bytes > count)
+			bytes = size / count; /* a mask bit stands for several of the operand's elements */
+		else if (size / bytes < count && in->avx.broadcast.mode == ZYDIS_BROADCAST_MODE_INVALID &&
+			 in->meta.category != ZYDIS_CATEGORY_BROADCAST)
+			count = size / bytes; /* scalars, and registers wider than the operation */
+		if (bytes > 8 || (bytes & (bytes - 1)))
 			return 0;
 		break;
 	}

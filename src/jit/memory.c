@@ -74,7 +74,7 @@ void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc)
 	bool special = seg == SEG_FS || seg == SEG_GS;
 
 	*desc = seg << DESC_SEG_SHIFT;
-	if (!(t->mode & (special ? MODE_FSGS_FLAT : MODE_FLAT))) {
+	if (!(t->mode & (seg == SEG_FS ? MODE_FS_FLAT : seg == SEG_GS ? MODE_GS_FLAT : MODE_FLAT))) {
 		*desc |= DESC_CHECK;
 	} else if (special) {
 		emit_gs_load(&t->e, REG_B, (u32)(offsetof(struct cpu, seg) + seg * sizeof(struct cpu_seg)));
@@ -160,6 +160,8 @@ struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bo
 	bool write = access & MMU_WRITE;
 	struct cold *c;
 
+	if (write && (desc & DESC_SEG) == SEG_CS << DESC_SEG_SHIFT && !(t->mode & MODE_LONG))
+		desc |= DESC_CHECK; /* code segments are not writable; flat ones have base 0: A is the offset */
 	if ((desc & DESC_CHECK) || (t->mode & MODE_ALIGN)) {
 		emit8(e, 0xe9);
 		c = cold_add(t, e->p, COLD_ACCESS);

@@ -233,12 +233,17 @@ static void emit_modrm(struct trans *t, const struct rewrite *w)
 
 static void emit_immediates(struct trans *t)
 {
+	u8 keep = 0xff;
+
+	/* a register number in bits 7..4 has only three bits outside 64-bit mode */
+	for (unsigned i = 0; i < t->in.operand_count && !(t->mode & MODE_LONG); i++)
+		if (t->op[i].encoding == ZYDIS_OPERAND_ENCODING_IS4)
+			keep = 0x7f;
 	for (unsigned i = 0; i < 2; i++) {
 		unsigned n = t->in.raw.imm[i].size / 8;
 
-		if (n)
-			for (unsigned k = 0; k < n; k++)
-				emit8(&t->e, t->bytes[t->in.raw.imm[i].offset + k]);
+		for (unsigned k = 0; k < n; k++)
+			emit8(&t->e, t->bytes[t->in.raw.imm[i].offset + k] & keep);
 	}
 }
 
@@ -308,6 +313,27 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 	emit_immediates(t);
 }
 
+/* Outside 64-bit mode (V)EX.W is ignored where it would choose between 32- and 64-bit operands. */
+static bool width_ignored(const struct trans *t, const struct rewrite *w)
+{
+	if (t->mode & MODE_LONG)
+		return false;
+	if (w->reg.used || w->rm.used || w->vvvv.used)
+		return true;
+	switch (t->in.mnemonic) {
+	case ZYDIS_MNEMONIC_VMOVD:
+	case ZYDIS_MNEMONIC_VPINSRD:
+	case ZYDIS_MNEMONIC_VPEXTRD:
+	case ZYDIS_MNEMONIC_VCVTSI2SD:
+	case ZYDIS_MNEMONIC_VCVTSI2SS:
+	case ZYDIS_MNEMONIC_VCVTUSI2SD:
+	case ZYDIS_MNEMONIC_VCVTUSI2SS:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void emit_vex_xop(struct trans *t, const struct rewrite *w)
 {
 	struct emit *e = &t->e;
@@ -341,6 +367,8 @@ static void emit_vex_xop(struct trans *t, const struct rewrite *w)
 		b2 = (u8)((b2 & ~0x78) | (~w->vvvv.host & 15) << 3);
 	if (!(t->mode & MODE_LONG) && !w->vvvv.used)
 		b2 |= 0x40; /* vvvv's top bit is ignored there, not here */
+	if (width_ignored(t, w))
+		b2 &= 0x7f;
 	emit8(e, p[0] == 0xc5 ? 0xc4 : p[0]);
 	emit8(e, b1);
 	emit8(e, b2);
@@ -361,6 +389,8 @@ static void emit_evex(struct trans *t, const struct rewrite *w)
 		p2 |= 0x08;
 		p1 |= w->vvvv.used ? 0 : 0x40;
 	}
+	if (width_ignored(t, w))
+		p1 &= 0x7f;
 	if (w->reg.used)
 		p0 = (u8)((p0 & ~0x90) | 0x10 | (w->reg.host & 8 ? 0 : 0x80));
 	if (w->rm.used)
@@ -516,9 +546,27 @@ static bool aligned_operand(const struct trans *t, unsigned size)
 	case ZYDIS_MNEMONIC_CMPXCHG16B:
 		return true;
 	default:
-		/* legacy encodings of 16-byte SSE operands */
-		return size == 16 && t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+		/* legacy encodings of 16-byte SSE operands; SHA differs by vendor: the host decides */
+		return size == 16 && t->in.meta.isa_ext != ZYDIS_ISA_EXT_SHA && t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
 	}
+}
+
+static bool cache_line_op(const struct trans *t)
+{
+	return t->in.mnemonic == ZYDIS_MNEMONIC_CLFLUSHOPT || t->in.mnemonic == ZYDIS_MNEMONIC_CLFLUSH ||
+	       t->in.mnemonic == ZYDIS_MNEMONIC_CLWB;
+}
+
+/* x87 and MMX instructions report a pending x87 exception before they touch memory. */
+static bool waits_for_x87(const struct trans *t)
+{
+	if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_X87 || t->in.meta.isa_set == ZYDIS_ISA_SET_SSE3X87)
+		return t->in.mnemonic != ZYDIS_MNEMONIC_FNSTSW && t->in.mnemonic != ZYDIS_MNEMONIC_FNSTCW;
+	for (unsigned i = 0; i < t->in.operand_count; i++)
+		if (t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    ZydisRegisterGetClass(t->op[i].reg.value) == ZYDIS_REGCLASS_MMX)
+			return true;
+	return false;
 }
 
 static void finish_access(struct trans *t, struct cold *c)
@@ -548,7 +596,7 @@ bool jit_emit_ordinary(struct trans *t)
 	struct cold *c = NULL;
 	u64 desc;
 
-	if (t->in.meta.category == ZYDIS_CATEGORY_PREFETCH || t->in.meta.category == ZYDIS_CATEGORY_WIDENOP ||
+	if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_CET || t->in.meta.category == ZYDIS_CATEGORY_PREFETCH || t->in.meta.category == ZYDIS_CATEGORY_WIDENOP ||
 	    t->in.meta.category == ZYDIS_CATEGORY_PREFETCHWT1 || t->in.meta.category == ZYDIS_CATEGORY_NOP)
 		return true;
 	if (t->in.mnemonic == ZYDIS_MNEMONIC_CLD || t->in.mnemonic == ZYDIS_MNEMONIC_STD) {
@@ -601,12 +649,13 @@ bool jit_emit_ordinary(struct trans *t)
 		}
 		if (aligned_operand(t, w.mem_size))
 			desc |= DESC_ALIGN;
-		if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_X87)
+		if (cache_line_op(t))
+			w.mem_size = 1;
+		if (waits_for_x87(t))
 			desc |= DESC_X87;
 		desc |= jit_mask_desc(t, &t->op[w.mem_op]);
 		c = jit_emit_access(t, w.mem_size, w.access, lock, desc);
-		if (t->in.meta.category == ZYDIS_CATEGORY_CLFLUSHOPT || t->in.mnemonic == ZYDIS_MNEMONIC_CLFLUSH ||
-		    t->in.mnemonic == ZYDIS_MNEMONIC_CLWB)
+		if (cache_line_op(t))
 			return true; /* the access check is all that can be seen */
 		w.free_count = 0;
 		w.free[w.free_count++] = REG_T;
@@ -650,10 +699,11 @@ bool jit_emit_ordinary(struct trans *t)
 	assign(t, &w, &w.vvvv);
 	assign(t, &w, &w.opc);
 	emit_instruction(t, &w);
-	if (w.reg.used && w.reg.high && w.reg.write)
-		high_store(t, &w.reg);
+	/* RM first: it is the one in T, through which the other goes */
 	if (w.rm.used && w.rm.high && w.rm.write)
 		high_store(t, &w.rm);
+	if (w.reg.used && w.reg.high && w.reg.write)
+		high_store(t, &w.reg);
 	if (w.opc.used && w.opc.high && w.opc.write)
 		high_store(t, &w.opc);
 	if (!w.bit_string) {

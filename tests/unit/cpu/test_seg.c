@@ -88,7 +88,7 @@ static void flatness_follows(void **state)
 	assert_int_equal(mov_to(m, SEG_DS, DS0), CPU_OK);
 	assert_true(m->cpu.mode & MODE_FLAT);
 	assert_int_equal(mov_to(m, SEG_FS, 0), CPU_OK);
-	assert_false(m->cpu.mode & MODE_FSGS_FLAT);
+	assert_false(m->cpu.mode & MODE_FS_FLAT);
 	machine_free(m);
 	m = machine_long(0);
 	assert_int_equal(mov_to(m, SEG_DS, 0), CPU_OK);
