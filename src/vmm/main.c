@@ -18,6 +18,7 @@ static const struct {
 	const char *summary;
 } commands[] = {
 	{"run", cmd_run, "boot a guest: kernel, disk, serial console, virtio devices"},
+	{"test", cmd_test, "run guest unit tests on anykvm, a real KVM or QEMU"},
 	{"doctor", cmd_doctor, "say what this host can and cannot do, and why"},
 	{"help", cmd_help, "show this text, or the options of one command"},
 	{"version", cmd_version, "show the version"},

@@ -1,0 +1,215 @@
+/* `anykvm test`: options, progress, summary. */
+#include "vmm/cmd_test.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "vmm/cmd.h"
+#include "vmm/error.h"
+
+static const char *const targets[] = {
+	[TARGET_ANYKVM] = "anykvm",	[TARGET_KVM] = "kvm", [TARGET_QEMU_TCG] = "qemu-tcg",
+	[TARGET_QEMU_KVM] = "qemu-kvm", [TARGET_EFI] = "efi",
+};
+
+struct progress {
+	unsigned done, total;
+	unsigned counts[4];
+	GPtrArray *deviations;
+	bool quiet; /* TAP goes to standard output */
+};
+
+static void on_done(struct test_job *job, void *data)
+{
+	struct progress *pr = data;
+	FILE *out = pr->quiet ? stderr : stdout;
+
+	test_job_read(job, pr->deviations);
+	pr->done++;
+	for (unsigned i = 0; i < 4; i++)
+		pr->counts[i] += job->counts[i];
+	fprintf(out, "[%*u/%u] %-6s %-24s %4u points", pr->total > 99 ? 3 : 2, pr->done, pr->total,
+		job->counts[POINT_FAIL] ? "FAIL" : "ok", job->name, job->points->len);
+	if (job->counts[POINT_SKIP])
+		fprintf(out, ", %u skipped", job->counts[POINT_SKIP]);
+	if (job->counts[POINT_KNOWN])
+		fprintf(out, ", %u known", job->counts[POINT_KNOWN]);
+	fprintf(out, "  %.1f s\n", job->seconds);
+	for (unsigned i = 0; i < job->points->len; i++) {
+		const struct test_point *p = g_ptr_array_index(job->points, i);
+
+		if (p->result == POINT_FAIL)
+			fprintf(out, "         failed: %s\n", p->name);
+	}
+	if (job->counts[POINT_FAIL])
+		fprintf(out, "         log: %s\n", job->log);
+	fflush(out);
+}
+
+static void list(GPtrArray *jobs)
+{
+	for (unsigned i = 0; i < jobs->len; i++) {
+		const struct test_job *job = g_ptr_array_index(jobs, i);
+
+		printf("%-24s %-20s %s\n", job->name, job->groups, job->about);
+	}
+}
+
+static bool set_target(struct test_options *opt, const char *name, GError **error)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(targets); i++)
+		if (!strcmp(name, targets[i])) {
+			opt->target = (enum test_target)i;
+			opt->target_name = targets[i];
+			return true;
+		}
+	vmm_error_usage(error, "'%s' is no target: anykvm, kvm, qemu-tcg, qemu-kvm or efi", name);
+	return false;
+}
+
+/* Beside the program in a build folder, or where the environment says. */
+static char *default_dir(void)
+{
+	const char *env = g_getenv("ANYKVM_TESTS");
+	g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
+	g_autofree char *folder = self ? g_path_get_dirname(self) : g_strdup(".");
+
+	return env && *env ? g_strdup(env) : g_build_filename(folder, "tests", "guest", NULL);
+}
+
+static bool parse(struct test_options *opt, int argc, char **argv, GError **error)
+{
+	g_autofree char *target = NULL, *vmm = NULL;
+	bool ok;
+	GOptionEntry entries[] = {
+		{"target", 'T', 0, G_OPTION_ARG_STRING, &target,
+		 "what runs the tests: anykvm (default), kvm, qemu-tcg, qemu-kvm, efi", "NAME"},
+		{"vmm", 0, 0, G_OPTION_ARG_STRING, &vmm, "older spelling of --target", "NAME"},
+		{"cpu", 0, 0, G_OPTION_ARG_STRING, &opt->cpu, "vendor of the guest's CPU",
+		 "intel|amd"},
+		{"cpus", 'c', 0, G_OPTION_ARG_INT, &opt->cpus,
+		 "only the runs with this number of virtual CPUs", "N"},
+		{"jobs", 'j', 0, G_OPTION_ARG_INT, &opt->jobs,
+		 "tests that run at the same time (default: as many as there are processors)",
+		 "N"},
+		{"append", 'a', 0, G_OPTION_ARG_STRING, &opt->append,
+		 "more words for the tests' command line", "TEXT"},
+		{"tap", 0, 0, G_OPTION_ARG_FILENAME, &opt->tap,
+		 "write a TAP report, '-' for standard output", "FILE"},
+		{"junit", 0, 0, G_OPTION_ARG_FILENAME, &opt->junit, "write a JUnit report",
+		 "FILE"},
+		{"logs", 0, 0, G_OPTION_ARG_FILENAME, &opt->logs, "folder of the tests' logs",
+		 "DIR"},
+		{"dir", 0, 0, G_OPTION_ARG_FILENAME, &opt->dir,
+		 "folder of the tests (default: beside this program, or $ANYKVM_TESTS)", "DIR"},
+		{"list", 'l', 0, G_OPTION_ARG_NONE, NULL, "name the tests and run none", NULL},
+		{G_OPTION_REMAINING, 0, 0, G_OPTION_ARG_STRING_ARRAY, &opt->patterns, NULL,
+		 "[PATTERN...]"},
+		G_OPTION_ENTRY_NULL,
+	};
+	gboolean only_list = FALSE;
+	g_autoptr(GOptionContext) context = g_option_context_new(NULL);
+
+	entries[10].arg_data = &only_list;
+	g_option_context_set_summary(
+		context, "Runs guest unit tests: small kernels that each test what a processor or\n"
+			 "a hypervisor must do. A PATTERN is part of a test's name, a group, or an\n"
+			 "architecture (64, 32, arm64).");
+	g_option_context_set_description(
+		context,
+		"Exit status: 0 when nothing failed that is not known, 1 when something did,\n"
+		"2 for wrong options.\n");
+	g_option_context_add_main_entries(context, entries, NULL);
+	ok = g_option_context_parse(context, &argc, &argv, error);
+	if (!ok) {
+		g_autofree char *text = g_strdup((*error)->message);
+
+		g_clear_error(error);
+		vmm_error_usage(error, "%s", text);
+		return false;
+	}
+	opt->list = only_list;
+	if (vmm) {
+		fprintf(stderr, "anykvm test: warning: --vmm is an older spelling of --target\n");
+		if (!target)
+			target = g_steal_pointer(&vmm);
+	}
+	if (opt->cpu && strcmp(opt->cpu, "intel") && strcmp(opt->cpu, "amd")) {
+		vmm_error_usage(error, "--cpu is intel or amd, not '%s'", opt->cpu);
+		return false;
+	}
+	if (opt->jobs < 0 || opt->cpus < 0) {
+		vmm_error_usage(error, "--jobs and --cpus are positive numbers");
+		return false;
+	}
+	if (!opt->jobs)
+		opt->jobs = (int)g_get_num_processors();
+	return set_target(opt, target ? target : "anykvm", error);
+}
+
+static int run(struct test_options *opt, GError **error)
+{
+	g_autoptr(GPtrArray) jobs = NULL, deviations = NULL;
+	struct progress pr = {0};
+
+	if (!opt->dir)
+		opt->dir = default_dir();
+	if (!opt->logs) {
+		g_autofree char *name = g_strdup_printf("%s-%s", opt->target_name,
+							opt->cpu ? opt->cpu : "default");
+
+		opt->logs = g_build_filename(opt->dir, "logs", name, NULL);
+	}
+	jobs = test_plan(opt, error);
+	deviations = jobs ? test_deviations(opt, error) : NULL;
+	if (!deviations)
+		return 2;
+	if (opt->list) {
+		list(jobs);
+		return 0;
+	}
+	if (!jobs->len) {
+		vmm_error(error, "no test matches");
+		return 1;
+	}
+	pr.total = jobs->len;
+	pr.deviations = deviations;
+	pr.quiet = opt->tap && !strcmp(opt->tap, "-");
+	if (!test_run(opt, jobs, on_done, &pr, error))
+		return 1;
+	if (opt->tap && !test_write_tap(opt->tap, jobs, error))
+		return 1;
+	if (opt->junit && !test_write_junit(opt->junit, opt->target_name, jobs, error))
+		return 1;
+	fprintf(pr.quiet ? stderr : stdout,
+		"%u passed, %u failed, %u skipped, %u known to differ on %s\n", pr.counts[POINT_PASS],
+		pr.counts[POINT_FAIL], pr.counts[POINT_SKIP], pr.counts[POINT_KNOWN],
+		opt->target_name);
+	return pr.counts[POINT_FAIL] != 0;
+}
+
+int cmd_test(int argc, char **argv)
+{
+	struct test_options opt = {0};
+	g_autoptr(GError) error = NULL;
+	int result = 2;
+
+	g_set_prgname("anykvm test");
+	if (parse(&opt, argc, argv, &error))
+		result = run(&opt, &error);
+	if (error) {
+		fprintf(stderr, "anykvm test: %s%s\n", error->message,
+			error->code == VMM_ERROR_USAGE ? " ('anykvm test --help' explains)" : "");
+		if (!result)
+			result = 1;
+	}
+	g_free(opt.dir);
+	g_free(opt.logs);
+	g_free(opt.cpu);
+	g_free(opt.tap);
+	g_free(opt.junit);
+	g_free(opt.append);
+	g_strfreev(opt.patterns);
+	return result;
+}
