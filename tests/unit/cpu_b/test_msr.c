@@ -128,7 +128,7 @@ static void read_only_and_client(void **state)
 	assert_int_equal(cpu_msr_write(cpu, 0x49, 1, false), 0);
 	BAD(0x49, 2);
 	BAD(0xda0, 1);
-	BAD(0xc0010015, 0); /* of the other vendor */
+	BAD(0xc0011020, 0); /* of the other vendor */
 	rig_vendor(CPU_VENDOR_AMD);
 	GOOD(0xc0010015, BIT64(24));
 	BAD(0xc0010015, 1);
