@@ -14,11 +14,11 @@
 #include "cpu/mode.h"
 #include "mmu/mmu.h"
 
-#define CR0_KNOWN                                                                              \
-	(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW |      \
-	 CR0_CD | CR0_PG)
+#define CR0_KNOWN                                                                                  \
+	(CR0_PE | CR0_MP | CR0_EM | CR0_TS | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_NW | CR0_CD | \
+	 CR0_PG)
 #define CR3_NOFLUSH BIT64(63)
-#define CR3_PCID 0xfffull
+#define CR3_PCID    0xfffull
 
 /* Paging with page-directory-pointer registers. */
 static bool paging_is_pae(u64 cr0, u64 cr4, u64 efer)

@@ -14,7 +14,7 @@
 #include "cpu/insn.h"
 
 #define MISC_ENABLE_MWAIT BIT64(18)
-#define CPUID_FAULTING 1ull
+#define CPUID_FAULTING	  1ull
 
 const struct cpu_cpuid *cpu_cpuid_find(const struct cpu *cpu, u32 leaf, u32 index)
 {
@@ -149,6 +149,19 @@ static void features_native(struct cpu *cpu)
 		cpu->features[w / 2] |= (u64)cpuid_word_native(w) << (w % 2 * 32);
 }
 
+/* KVM's leaves are where their signature is: other hypervisors' may come first. */
+static u32 kvm_leaf(const struct cpu *cpu, u32 leaf)
+{
+	for (unsigned i = 0; i < cpu->cpuid_count; i++) {
+		const struct cpu_cpuid *e = &cpu->cpuid[i];
+
+		if ((e->leaf & 0xffff00ff) == 0x40000000 && e->ebx == 0x4b4d564b &&
+		    e->ecx == 0x564b4d56 && e->edx == 0x4d)
+			return e->leaf + (leaf & 0xff);
+	}
+	return leaf;
+}
+
 static void features_set(struct cpu *cpu)
 {
 	mem_set(cpu->features, 0, sizeof(cpu->features));
@@ -158,8 +171,12 @@ static void features_set(struct cpu *cpu)
 	}
 	for (unsigned w = 0; w < FEATURE_WORD_COUNT; w++) {
 		unsigned f = cpuid_words[w];
-		const struct cpu_cpuid *e = cpu_cpuid_find(cpu, feature_leaf(f), feature_index(f));
-		u32 have;
+		u32 leaf = feature_leaf(f), have;
+		const struct cpu_cpuid *e;
+
+		if (leaf >> 28 == 4)
+			leaf = kvm_leaf(cpu, leaf);
+		e = cpu_cpuid_find(cpu, leaf, feature_index(f));
 
 		if (!e)
 			continue;

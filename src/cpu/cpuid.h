@@ -11,11 +11,11 @@
 
 /* Components that XCR0 may have in a guest, of those the host has; PKRU is kept in software. */
 #define CPU_XCR0_MASK 0x2e7ull
-#define XSTATE_X87 0x1ull
-#define XSTATE_SSE 0x2ull
-#define XSTATE_AVX 0x4ull
+#define XSTATE_X87    0x1ull
+#define XSTATE_SSE    0x2ull
+#define XSTATE_AVX    0x4ull
 #define XSTATE_AVX512 0xe0ull
-#define XSTATE_PKRU 0x200ull
+#define XSTATE_PKRU   0x200ull
 
 /**
  * The CPUID that a guest of one vendor can be given on this host: what KVM_GET_SUPPORTED_CPUID

@@ -174,13 +174,18 @@ static void add(struct list *l, u32 leaf, u32 index, u32 flags, const u32 r[4])
 {
 	if (l->count < l->max)
 		l->out[l->count] = (struct cpu_cpuid){
-			.leaf = leaf, .index = index, .flags = flags,
-			.eax = r[0], .ebx = r[1], .ecx = r[2], .edx = r[3],
+			.leaf = leaf,
+			.index = index,
+			.flags = flags,
+			.eax = r[0],
+			.ebx = r[1],
+			.ecx = r[2],
+			.edx = r[3],
 		};
 	l->count++;
 }
 
-#define WORD_OF(l, id) cpuid_word_supported((l)->vendor, FEATURE_WORD_##id, false)
+#define WORD_OF(l, id)	   cpuid_word_supported((l)->vendor, FEATURE_WORD_##id, false)
 #define LEAF(l, leaf, ...) add(l, leaf, 0, 0, (const u32[4]){__VA_ARGS__})
 #define LEAF_INDEX(l, leaf, index, ...) \
 	add(l, leaf, index, CPUID_FLAG_INDEX, (const u32[4]){__VA_ARGS__})
@@ -229,8 +234,7 @@ static void add_xsave(struct list *l)
 	LEAF_INDEX(l, 0xd, 1, r[0], r[1], 0, 0);
 	for (unsigned i = 2; i < CPU_XCOMP_COUNT; i++)
 		if (mask & BIT64(i))
-			LEAF_INDEX(l, 0xd, i, x[i].size, x[i].offset,
-				   x[i].align ? 2 : 0, 0);
+			LEAF_INDEX(l, 0xd, i, x[i].size, x[i].offset, x[i].align ? 2 : 0, 0);
 }
 
 static void add_basic(struct list *l)
@@ -258,7 +262,7 @@ static void add_basic(struct list *l)
 	if (!intel)
 		return;
 	LEAF_INDEX(l, 0x14, 0, 0); /* no processor trace */
-	LEAF(l, 0x15, 0); /* the client's, with the TSC frequency it chose */
+	LEAF(l, 0x15, 0);	   /* the client's, with the TSC frequency it chose */
 	LEAF(l, 0x16, 0);
 	LEAF_INDEX(l, 0x1f, 0, 0);
 }

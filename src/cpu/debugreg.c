@@ -11,13 +11,13 @@
 #include "cpu/mode.h"
 #include "mmu/mmu.h"
 
-#define DR6_ONES 0xffff0ff0ull
+#define DR6_ONES     0xffff0ff0ull
 #define DR6_WRITABLE 0xe00full
-#define DR6_BD BIT64(13)
-#define DR7_ONES 0x400ull
+#define DR6_BD	     BIT64(13)
+#define DR7_ONES     0x400ull
 #define DR7_WRITABLE 0xffff23ffull
-#define DR7_GD BIT64(13)
-#define DR7_ENABLED 0xffull
+#define DR7_GD	     BIT64(13)
+#define DR7_ENABLED  0xffull
 
 /* The register's number after aliasing, or an exception or exit. */
 static int dr_check(struct cpu *cpu, const struct cpu_insn *in, unsigned *n)

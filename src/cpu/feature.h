@@ -23,8 +23,8 @@ _Static_assert(FEATURE_WORD_COUNT <= 2 * CPU_FEATURE_WORDS, "cpu->features is to
  * bits 4..0 bit, 6..5 register, 12..7 index, 20..13 leaf (low byte), 22..21 leaf (two top bits),
  * 28..23 word
  */
-#define FEATURE_ENCODE(word, leaf, index, reg)                                           \
-	(((reg) << 5) | ((index) << 7) | (int)(((leaf) & 0xff) << 13) |                   \
+#define FEATURE_ENCODE(word, leaf, index, reg)                        \
+	(((reg) << 5) | ((index) << 7) | (int)(((leaf)&0xff) << 13) | \
 	 (int)(((u32)(leaf) >> 30) << 21) | ((word) << 23))
 
 enum {

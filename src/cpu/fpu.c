@@ -103,7 +103,8 @@ void cpu_fpu_save(struct cpu *cpu)
 			 "vzeroupper\n\t"
 			 "ldmxcsr %0\n\t"
 			 "fldcw %1"
-			 : : "m"(cpu->host_mxcsr), "m"(cpu->host_fcw));
+			 :
+			 : "m"(cpu->host_mxcsr), "m"(cpu->host_fcw));
 	cpu->fpu_loaded = false;
 }
 

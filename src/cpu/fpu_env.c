@@ -46,7 +46,10 @@ static void env_pack(const struct cpu *cpu, const struct cpu_insn *in, const str
 
 	if (in->opsize == 2) {
 		const u16 w[7] = {
-			e->fcw, e->fsw, e->ftw, (u16)e->fip,
+			e->fcw,
+			e->fsw,
+			e->ftw,
+			(u16)e->fip,
 			real ? (u16)((e->fip >> 16 & 0xf) << 12 | e->fop) : 0,
 			(u16)e->fdp,
 			real ? (u16)((e->fdp >> 16 & 0xf) << 12) : 0,

@@ -7,19 +7,25 @@
 static inline void host_xsave(void *image, u64 mask)
 {
 	__asm__ volatile("xsave64 (%0)"
-			 : : "r"(image), "a"((u32)mask), "d"((u32)(mask >> 32)) : "memory");
+			 :
+			 : "r"(image), "a"((u32)mask), "d"((u32)(mask >> 32))
+			 : "memory");
 }
 
 static inline void host_xsaveopt(void *image, u64 mask)
 {
 	__asm__ volatile("xsaveopt64 (%0)"
-			 : : "r"(image), "a"((u32)mask), "d"((u32)(mask >> 32)) : "memory");
+			 :
+			 : "r"(image), "a"((u32)mask), "d"((u32)(mask >> 32))
+			 : "memory");
 }
 
 static inline void host_xrstor(const void *image, u64 mask)
 {
 	__asm__ volatile("xrstor64 (%0)"
-			 : : "r"(image), "a"((u32)mask), "d"((u32)(mask >> 32)) : "memory");
+			 :
+			 : "r"(image), "a"((u32)mask), "d"((u32)(mask >> 32))
+			 : "memory");
 }
 
 static inline void host_fxsave(void *image)
@@ -70,8 +76,8 @@ struct fpu_legacy {
 };
 _Static_assert(sizeof(struct fpu_legacy) == 576, "FXSAVE area and XSAVE header");
 
-#define MXCSR_INIT 0x1f80u
-#define FCW_INIT 0x37fu
+#define MXCSR_INIT	0x1f80u
+#define FCW_INIT	0x37fu
 #define XCOMP_COMPACTED BIT64(63)
 
 #endif

@@ -24,12 +24,12 @@
 #include "jit/jit.h"
 #include "mmu/mmu.h"
 
-#define XSAVE_HEADER 512u
-#define XSAVE_EXTENDED 576u
-#define AT_MXCSR 24u
-#define AT_ST 32u
-#define AT_XMM 160u
-#define BYTES_XMM_ALL 256u
+#define XSAVE_HEADER	 512u
+#define XSAVE_EXTENDED	 576u
+#define AT_MXCSR	 24u
+#define AT_ST		 32u
+#define AT_XMM		 160u
+#define BYTES_XMM_ALL	 256u
 #define BYTES_XMM_LEGACY 128u
 
 static struct fpu_legacy *scratch_of(struct cpu *cpu)
@@ -196,7 +196,9 @@ static int xsave_check(struct cpu *cpu, const struct cpu_insn *in, u64 *rfbm)
 		u8 form;
 		enum cpu_feature feature;
 	} forms[] = {
-		{'S', X86_FEATURE_XSAVES}, {'C', X86_FEATURE_XSAVEC}, {'O', X86_FEATURE_XSAVEOPT},
+		{'S', X86_FEATURE_XSAVES},
+		{'C', X86_FEATURE_XSAVEC},
+		{'O', X86_FEATURE_XSAVEOPT},
 	};
 	bool ok = in->mem && !(in->prefix & CPU_PREFIX_LOCK) && (cpu->cr4 & CR4_OSXSAVE) &&
 		  cpu_has(cpu, X86_FEATURE_XSAVE);
@@ -273,7 +275,8 @@ int insn_xsave(struct cpu *cpu, const struct cpu_insn *in)
 
 	if (ret)
 		return ret;
-	ret = image_address(cpu, in, cpu_xsave_size(cpu->xcomp, rfbm, compacted), 64, MMU_WRITE, &lin);
+	ret = image_address(cpu, in, cpu_xsave_size(cpu->xcomp, rfbm, compacted), 64, MMU_WRITE,
+			    &lin);
 	if (ret)
 		return ret;
 	used = scratch_save(cpu);
@@ -294,7 +297,8 @@ int insn_xsave(struct cpu *cpu, const struct cpu_insn *in)
 	}
 	image->xstate_bv = bv;
 	image->xcomp_bv = rfbm | XCOMP_COMPACTED;
-	legacy_chunks(cpu, &l, save, compacted ? save & XSTATE_SSE : rfbm & (XSTATE_SSE | XSTATE_AVX));
+	legacy_chunks(cpu, &l, save,
+		      compacted ? save & XSTATE_SSE : rfbm & (XSTATE_SSE | XSTATE_AVX));
 	chunk_add(&l, XSAVE_HEADER, XSAVE_HEADER, compacted ? 16 : 8);
 	for (unsigned i = 2; i < CPU_XCOMP_COUNT; i++) {
 		u32 at;

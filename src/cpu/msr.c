@@ -31,21 +31,43 @@ static const struct msr_row {
 	msr_get_fn get;
 	msr_set_fn set;
 } rows[] = {
-#define MSR(index, name, vendors, list, feature, field, reset, check, mask)        \
-	{index, 1, #name, vendors, list, KIND_FIELD, check, X86_FEATURE_##feature, \
-	 offsetof(struct cpu, field), reset, mask, NULL, NULL},
-#define MSR_STORE(index, name, vendors, list, feature, reset, check, mask)         \
-	{index, 1, #name, vendors, list, KIND_FIELD, check, X86_FEATURE_##feature, \
-	 offsetof(struct cpu, msr_store[STORE_##name]), reset, mask, NULL, NULL},
-#define MSR_FN(first, count, name, vendors, list, feature, get, set)                         \
-	{first, count, #name, vendors, list, KIND_FN, 0, X86_FEATURE_##feature, 0, 0, 0, \
-	 msr_get_##get, msr_set_##set},
-#define MSR_CONST(index, name, vendors, list, feature, value)                                \
-	{index, 1, #name, vendors, list, KIND_CONST, 0, X86_FEATURE_##feature, 0, value, 0,  \
-	 NULL, NULL},
-#define MSR_ABOVE(first, count, name, vendors, list, feature)                                \
-	{first, count, #name, vendors, list, KIND_ABOVE, 0, X86_FEATURE_##feature, 0, 0, 0,  \
-	 NULL, NULL},
+#define MSR(index, name, vendors, list, feature, field, reset, check, mask) \
+	{index,                                                             \
+	 1,                                                                 \
+	 #name,                                                             \
+	 vendors,                                                           \
+	 list,                                                              \
+	 KIND_FIELD,                                                        \
+	 check,                                                             \
+	 X86_FEATURE_##feature,                                             \
+	 offsetof(struct cpu, field),                                       \
+	 reset,                                                             \
+	 mask,                                                              \
+	 NULL,                                                              \
+	 NULL},
+#define MSR_STORE(index, name, vendors, list, feature, reset, check, mask) \
+	{index,                                                            \
+	 1,                                                                \
+	 #name,                                                            \
+	 vendors,                                                          \
+	 list,                                                             \
+	 KIND_FIELD,                                                       \
+	 check,                                                            \
+	 X86_FEATURE_##feature,                                            \
+	 offsetof(struct cpu, msr_store[STORE_##name]),                    \
+	 reset,                                                            \
+	 mask,                                                             \
+	 NULL,                                                             \
+	 NULL},
+#define MSR_FN(first, count, name, vendors, list, feature, get, set)                          \
+	{first, count, #name, vendors,	     list,	   KIND_FN, 0, X86_FEATURE_##feature, \
+	 0,	0,     0,     msr_get_##get, msr_set_##set},
+#define MSR_CONST(index, name, vendors, list, feature, value)                      \
+	{index, 1,     #name, vendors, list, KIND_CONST, 0, X86_FEATURE_##feature, \
+	 0,	value, 0,     NULL,    NULL},
+#define MSR_ABOVE(first, count, name, vendors, list, feature)                      \
+	{first, count, #name, vendors, list, KIND_ABOVE, 0, X86_FEATURE_##feature, \
+	 0,	0,     0,     NULL,    NULL},
 #include "cpu/msr.def"
 };
 

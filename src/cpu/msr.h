@@ -28,9 +28,9 @@ const char *cpu_msr_name(u32 index);
 /** Power-on values. */
 void cpu_msr_reset(struct cpu *cpu);
 
-#define MSR_IA32_TSC 0x10u
-#define MSR_IA32_APIC_BASE 0x1bu
+#define MSR_IA32_TSC	      0x10u
+#define MSR_IA32_APIC_BASE    0x1bu
 #define MSR_IA32_TSC_DEADLINE 0x6e0u
-#define MSR_EFER 0xc0000080u
+#define MSR_EFER	      0xc0000080u
 
 #endif

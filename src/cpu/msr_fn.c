@@ -11,8 +11,7 @@
 #include "cpu/tsc.h"
 #include "mmu/mmu.h"
 
-#define GET(name) \
-	int msr_get_##name(struct cpu *cpu, unsigned at, u32 index, u64 *value, bool host)
+#define GET(name) int msr_get_##name(struct cpu *cpu, unsigned at, u32 index, u64 *value, bool host)
 #define SET(name) int msr_set_##name(struct cpu *cpu, unsigned at, u32 index, u64 value, bool host)
 
 /* Write-only registers. */
@@ -70,10 +69,10 @@ SET(tsc_aux)
 
 /* --- speculation: nothing to control, but the registers are there -------------------------------- */
 
-#define SPEC_IBRS BIT64(0)
-#define SPEC_STIBP BIT64(1)
-#define SPEC_SSBD BIT64(2)
-#define SPEC_PSFD BIT64(7)
+#define SPEC_IBRS    BIT64(0)
+#define SPEC_STIBP   BIT64(1)
+#define SPEC_SSBD    BIT64(2)
+#define SPEC_PSFD    BIT64(7)
 #define SPEC_BHI_DIS BIT64(10)
 
 static u64 spec_ctrl_bits(const struct cpu *cpu)
@@ -125,9 +124,9 @@ SET(flush_cmd)
 
 /* --- configuration -------------------------------------------------------------------------------- */
 
-#define FEATURE_CONTROL_LOCK 1ull
+#define FEATURE_CONTROL_LOCK	  1ull
 #define PLATFORM_INFO_CPUID_FAULT BIT64(31)
-#define MISC_ENABLE_RO (BIT64(11) | BIT64(12)) /* no branch trace store, no PEBS */
+#define MISC_ENABLE_RO		  (BIT64(11) | BIT64(12)) /* no branch trace store, no PEBS */
 
 GET(feature_control)
 {
@@ -213,7 +212,7 @@ SET(sysenter)
 }
 
 #define HWCR_IGNORED (BIT64(3) | BIT64(6) | BIT64(8)) /* cache and filter switches */
-#define HWCR_KEPT (BIT64(18) | BIT64(24))	      /* McStatusWrEn, TscFreqSel */
+#define HWCR_KEPT    (BIT64(18) | BIT64(24))	      /* McStatusWrEn, TscFreqSel */
 
 GET(hwcr)
 {
@@ -300,7 +299,7 @@ SET(efer)
 /* --- memory types ---------------------------------------------------------------------------------- */
 
 #define MTRR_TYPES 0x73u /* UC WC WT WP WB */
-#define PAT_TYPES 0xf3u	 /* and UC- */
+#define PAT_TYPES  0xf3u /* and UC- */
 
 static bool types_valid(u64 value, unsigned types)
 {
@@ -390,9 +389,9 @@ SET(mtrr_var)
 
 /* --- machine check ----------------------------------------------------------------------------------- */
 
-#define MCG_CTL_P BIT64(8)
-#define MCG_CMCI_P BIT64(10)
-#define MCG_LMCE_P BIT64(27)
+#define MCG_CTL_P	  BIT64(8)
+#define MCG_CMCI_P	  BIT64(10)
+#define MCG_LMCE_P	  BIT64(27)
 #define HWCR_MC_STATUS_WR BIT64(18)
 
 GET(mcg_ctl)

@@ -12,16 +12,20 @@
 #include "cpu/msr.h"
 #include "mmu/mmu.h"
 
-#define CR0_RESET (CR0_ET | CR0_NW | CR0_CD)
-#define DR6_RESET 0xffff0ff0ull
-#define DR7_RESET 0x400ull
+#define CR0_RESET	  (CR0_ET | CR0_NW | CR0_CD)
+#define DR6_RESET	  0xffff0ff0ull
+#define DR7_RESET	  0x400ull
 #define SIGNATURE_DEFAULT 0x600u
 
 static const struct cpu_seg reset_code = {
-	.base = 0xffff0000, .limit = 0xffff, .attr = SEG_ATTR_P | SEG_ATTR_S | 0xb, .sel = 0xf000,
+	.base = 0xffff0000,
+	.limit = 0xffff,
+	.attr = SEG_ATTR_P | SEG_ATTR_S | 0xb,
+	.sel = 0xf000,
 };
 static const struct cpu_seg reset_data = {
-	.limit = 0xffff, .attr = SEG_ATTR_P | SEG_ATTR_S | 0x3,
+	.limit = 0xffff,
+	.attr = SEG_ATTR_P | SEG_ATTR_S | 0x3,
 };
 static const struct cpu_seg reset_ldtr = {.limit = 0xffff, .attr = SEG_ATTR_P | 0x2};
 static const struct cpu_seg reset_tr = {.limit = 0xffff, .attr = SEG_ATTR_P | 0xb};

@@ -13,18 +13,18 @@
 #include "cpu/mode.h"
 #include "mmu/mmu.h"
 
-#define SMRAM_AT 0xfe00u
-#define SMRAM_BYTES 512u
-#define SMM_ENTRY 0x8000u
-#define REVISION_32 0x00020000u
-#define REVISION_64 0x00020064u
+#define SMRAM_AT      0xfe00u
+#define SMRAM_BYTES   512u
+#define SMM_ENTRY     0x8000u
+#define REVISION_32   0x00020000u
+#define REVISION_64   0x00020064u
 #define SMM_RELOCATES BIT(17)
-#define DR6_ONES 0xffff0ff0ull
-#define DR7_ONES 0x400ull
-#define EFER_SMM (EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | EFER_SVME | EFER_FFXSR | BIT64(21))
+#define DR6_ONES      0xffff0ff0ull
+#define DR7_ONES      0x400ull
+#define EFER_SMM      (EFER_SCE | EFER_LME | EFER_LMA | EFER_NX | EFER_SVME | EFER_FFXSR | BIT64(21))
 
 /* Offsets below 0xfe00 + … as the manuals give them, 0xfe00 subtracted when used. */
-#define AT(offset) ((offset) - SMRAM_AT)
+#define AT(offset) ((offset)-SMRAM_AT)
 
 struct map {
 	u8 bytes[SMRAM_BYTES];
@@ -42,13 +42,13 @@ static u64 get(const struct map *m, u32 offset, unsigned size)
 
 /* Where segments lie: in the order of enum cpu_sreg. */
 static const struct {
-	u16 at64;  /* selector, attributes, limit, base */
-	u16 at32;  /* flags, limit, base */
+	u16 at64; /* selector, attributes, limit, base */
+	u16 at32; /* flags, limit, base */
 	u16 sel32;
 } seg_at[SEG_COUNT] = {
-	[SEG_ES] = {0xfe00, 0xff84, 0xffa8}, [SEG_CS] = {0xfe10, 0xff90, 0xffac},
-	[SEG_SS] = {0xfe20, 0xff9c, 0xffb0}, [SEG_DS] = {0xfe30, 0xff2c, 0xffb4},
-	[SEG_FS] = {0xfe40, 0xff38, 0xffb8}, [SEG_GS] = {0xfe50, 0xff44, 0xffbc},
+	[SEG_ES] = {0xfe00, 0xff84, 0xffa8},   [SEG_CS] = {0xfe10, 0xff90, 0xffac},
+	[SEG_SS] = {0xfe20, 0xff9c, 0xffb0},   [SEG_DS] = {0xfe30, 0xff2c, 0xffb4},
+	[SEG_FS] = {0xfe40, 0xff38, 0xffb8},   [SEG_GS] = {0xfe50, 0xff44, 0xffbc},
 	[SEG_LDTR] = {0xfe70, 0xff78, 0xffc0}, [SEG_TR] = {0xfe90, 0xff5c, 0xffc4},
 };
 
@@ -278,10 +278,10 @@ int insn_rsm(struct cpu *cpu, const struct cpu_insn *in)
 	if ((r.cr0 & CR0_PG) && (r.efer & EFER_LME))
 		cpu->efer |= EFER_LMA;
 	cpu_rflags_set(cpu, r.rflags);
-	cpu->cpl = r.rflags & FLAG_VM       ? 3
-		   : !(cpu->cr0 & CR0_PE) ? 0
-					    : (u8)((cpu->seg[SEG_SS].attr & SEG_ATTR_DPL) >>
-						   SEG_ATTR_DPL_SHIFT);
+	cpu->cpl = r.rflags & FLAG_VM ? 3
+		   : !(cpu->cr0 & CR0_PE)
+			   ? 0
+			   : (u8)((cpu->seg[SEG_SS].attr & SEG_ATTR_DPL) >> SEG_ATTR_DPL_SHIFT);
 	cpu->cr3 = r.cr3 & ~BIT64(63);
 	mmu_set_cr3(cpu, cpu->cr3);
 	if ((cpu->cr0 & CR0_PG) && (cpu->cr4 & CR4_PAE) && !(cpu->efer & EFER_LMA) &&

@@ -125,8 +125,15 @@ void rig_cpl(unsigned cpl)
 
 struct cpu_insn rig_reg_insn(unsigned reg, unsigned rm)
 {
-	return (struct cpu_insn){.len = 3, .opsize = 8, .addrsize = 8, .reg = (u8)reg, .rm = (u8)rm,
-				 .has_modrm = true, .seg = SEG_DS, .base = -1, .index = -1};
+	return (struct cpu_insn){.len = 3,
+				 .opsize = 8,
+				 .addrsize = 8,
+				 .reg = (u8)reg,
+				 .rm = (u8)rm,
+				 .has_modrm = true,
+				 .seg = SEG_DS,
+				 .base = -1,
+				 .index = -1};
 }
 
 struct cpu_insn rig_mem_insn(u64 address, unsigned opsize)

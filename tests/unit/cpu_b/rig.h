@@ -18,7 +18,7 @@
 #include "cpu/msr.h"
 #include "mmu/mmu.h"
 
-#define RIG_RAM (8u << 20)
+#define RIG_RAM	 (8u << 20)
 #define RIG_DATA 0x200000u /* a good place for operands */
 
 struct rig {
@@ -46,12 +46,12 @@ struct cpu_insn rig_reg_insn(unsigned reg, unsigned rm);
 struct cpu_insn rig_mem_insn(u64 address, unsigned opsize);
 
 /** Asserts that a call raised a vector (and clears it), or that it succeeded. */
-#define EXPECT_EXC(call, v)                                        \
-	do {                                                       \
-		assert_int_equal((call), CPU_EXC);                 \
-		assert_true(rig.cpu->exc.pending);                 \
-		assert_int_equal(rig.cpu->exc.vector, v);          \
-		rig.cpu->exc.pending = false;                      \
+#define EXPECT_EXC(call, v)                               \
+	do {                                              \
+		assert_int_equal((call), CPU_EXC);        \
+		assert_true(rig.cpu->exc.pending);        \
+		assert_int_equal(rig.cpu->exc.vector, v); \
+		rig.cpu->exc.pending = false;             \
 	} while (0)
 #define EXPECT_OK(call) assert_int_equal((call), CPU_OK)
 

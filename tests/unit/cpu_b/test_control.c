@@ -187,8 +187,9 @@ static void xcr0_rules(void **state)
 	static const struct {
 		u64 v;
 		bool ok;
-	} rows[] = {{0, false}, {2, false}, {1, true}, {3, true}, {5, false}, {7, true},
-		    {0x27, false}, {0xe3, false}, {0x203, true}, {1ull << 62 | 3, false}};
+	} rows[] = {
+		{0, false}, {2, false},	   {1, true},	  {3, true},	 {5, false},
+		{7, true},  {0x27, false}, {0xe3, false}, {0x203, true}, {1ull << 62 | 3, false}};
 
 	rig_long();
 	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
@@ -315,11 +316,20 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, rig_setup, rig_teardown)
 	const struct CMUnitTest tests[] = {
-		T(cr0_combinations), T(long_mode_switch),     T(cr3_and_pcid),
-		T(cr3_pae_pdptrs),   T(cr3_checked_in_every_mode), T(cr4_by_cpuid),
-		T(cr8_and_numbers),  T(lmsw_never_clears_pe), T(debug_registers),
-		T(xcr0_rules),	     T(protection_keys),      T(descriptor_tables),
-		T(invpcid_types),    T(gs_bases),
+		T(cr0_combinations),
+		T(long_mode_switch),
+		T(cr3_and_pcid),
+		T(cr3_pae_pdptrs),
+		T(cr3_checked_in_every_mode),
+		T(cr4_by_cpuid),
+		T(cr8_and_numbers),
+		T(lmsw_never_clears_pe),
+		T(debug_registers),
+		T(xcr0_rules),
+		T(protection_keys),
+		T(descriptor_tables),
+		T(invpcid_types),
+		T(gs_bases),
 	};
 
 	return cmocka_run_group_tests_name("cpu control", tests, NULL, NULL);

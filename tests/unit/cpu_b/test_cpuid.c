@@ -81,12 +81,31 @@ static void bad_address_width(void **state)
 	assert_int_equal(cpu_cpuid_set(rig.cpu, &e, CPU_CPUID_MAX + 1), -7);
 }
 
+/* With another hypervisor's leaves first, KVM's are 0x100 further. */
+static void kvm_leaves_move(void **state)
+{
+	struct cpu_cpuid e[] = {
+		{.leaf = 0x40000000, .eax = 0x40000001, .ebx = 0x7263694d},
+		{.leaf = 0x40000001, .eax = 0xffffffff},
+		{.leaf = 0x40000100,
+		 .eax = 0x40000101,
+		 .ebx = 0x4b4d564b,
+		 .ecx = 0x564b4d56,
+		 .edx = 0x4d},
+		{.leaf = 0x40000101, .eax = BIT(6)},
+	};
+
+	assert_int_equal(cpu_cpuid_set(rig.cpu, e, 4), 0);
+	assert_true(cpu_has(rig.cpu, X86_FEATURE_KVM_PV_EOI));
+	assert_false(cpu_has(rig.cpu, X86_FEATURE_KVM_STEAL_TIME));
+}
+
 int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, rig_setup, rig_teardown)
 	const struct CMUnitTest tests[] = {
 		T(follows_state), T(out_of_range_by_vendor), T(instruction_writes_registers),
-		T(faulting),	  T(bad_address_width),
+		T(faulting),	  T(bad_address_width),	     T(kvm_leaves_move),
 	};
 
 	return cmocka_run_group_tests_name("cpu cpuid", tests, NULL, NULL);

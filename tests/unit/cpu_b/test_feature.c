@@ -5,10 +5,10 @@ static void every_bit_has_one_row(void **state)
 {
 	u32 seen[FEATURE_WORD_COUNT] = {0}, twice[FEATURE_WORD_COUNT] = {0};
 
-#define FEATURE(name, word, bit, policy, reason)                              \
+#define FEATURE(name, word, bit, policy, reason)                            \
 	twice[FEATURE_WORD_##word] |= seen[FEATURE_WORD_##word] & BIT(bit); \
 	seen[FEATURE_WORD_##word] |= BIT(bit);
-#define RESERVED(word, mask)                                                \
+#define RESERVED(word, mask)                                              \
 	twice[FEATURE_WORD_##word] |= seen[FEATURE_WORD_##word] & (mask); \
 	seen[FEATURE_WORD_##word] |= (mask);
 #include "cpu/feature.def"
@@ -21,10 +21,10 @@ static void every_bit_has_one_row(void **state)
 static void masked_bits_have_reasons(void **state)
 {
 	enum { NO, HOST, EMUL, HOST_INTEL, EMUL_INTEL, HOST_AMD, EMUL_AMD, RUN, CAP };
-#define FEATURE(name, word, bit, policy, reason)                   \
-	if (policy == NO || policy == RUN || policy == CAP)        \
-		assert_true((reason)[0] != 0);                     \
-	else                                                       \
+#define FEATURE(name, word, bit, policy, reason)            \
+	if (policy == NO || policy == RUN || policy == CAP) \
+		assert_true((reason)[0] != 0);              \
+	else                                                \
 		assert_true((reason)[0] == 0);
 #include "cpu/feature.def"
 }

@@ -89,7 +89,9 @@ static void pending_exception_survives(void **state)
 {
 	cpu_fpu_reset(rig.cpu);
 	cpu_fpu_load(rig.cpu);
-	__asm__ volatile("fldcw %0; fldz; fld1; fdiv %%st(1); fnstsw %%ax" : : "m"((u16){0x33b})
+	__asm__ volatile("fldcw %0; fldz; fld1; fdiv %%st(1); fnstsw %%ax"
+			 :
+			 : "m"((u16){0x33b})
 			 : "ax");
 	cpu_fpu_save(rig.cpu);
 	assert_true(own()->fsw & 0x84); /* ES, ZE */
@@ -301,6 +303,45 @@ static void xrstor_refuses(void **state)
 	EXPECT_EXC(run(insn_xsave, &in), EXC_UD);
 }
 
+/* Eight registers: the upper ones are neither stored nor changed, initial or not. */
+static void xsave_32bit_leaves_upper_registers(void **state)
+{
+	struct cpu_insn in = rig_mem_insn(RIG_DATA, 4);
+	u64 mask = cpu_fpu_mask();
+	u32 avx = rig.cpu->xcomp[2].offset;
+	u8 *image = rig.cpu->xsave;
+
+	rig_flat32();
+	for (unsigned i = 0; i < 100; i++) {
+		in.opcode = 'X';
+		rig.cpu->gpr[RAX] = (u32)mask;
+		rig.cpu->gpr[RDX] = mask >> 32;
+		random_state(mask);
+		memset(rig.ram + RIG_DATA, 0xa5, 4096);
+		memset(rig.ram + RIG_DATA + 512, 0, 64);
+		EXPECT_OK(run(insn_xsave, &in));
+		assert_memory_equal(rig.ram + RIG_DATA + 160, own()->xmm, 128);
+		assert_memory_equal(rig.ram + RIG_DATA + avx, image + avx, 128);
+		assert_int_equal(rig.ram[RIG_DATA + 160 + 128], 0xa5);
+		assert_int_equal(rig.ram[RIG_DATA + avx + 128], 0xa5);
+		random_state(mask);
+		memcpy(expect, image, 4096);
+		if (i & 1) /* everything initial */
+			memset(rig.ram + RIG_DATA + 512, 0, 8);
+		EXPECT_OK(run(insn_xrstor, &in));
+		assert_memory_equal(own()->xmm[8], expect + 160 + 128, 128);
+		assert_memory_equal(image + avx + 128, expect + avx + 128, 128);
+		for (unsigned j = 0; j < 128; j++) {
+			u8 want = i & 1 ? 0 : rig.ram[RIG_DATA + 160 + j];
+
+			assert_int_equal(((u8 *)own()->xmm)[j], want);
+		}
+		if (mask & BIT64(7))
+			assert_memory_equal(image + rig.cpu->xcomp[7].offset,
+					    expect + rig.cpu->xcomp[7].offset, 1024);
+	}
+}
+
 static void pkru_travels_in_images(void **state)
 {
 	struct cpu_insn in = rig_mem_insn(RIG_DATA, 8);
@@ -443,6 +484,7 @@ int main(void)
 		T(xsave_forms_match_host),
 		T(xrstor_brings_back),
 		T(xrstor_refuses),
+		T(xsave_32bit_leaves_upper_registers),
 		T(pkru_travels_in_images),
 		T(faults_change_nothing),
 		T(environments),

@@ -5,13 +5,13 @@ static void table_is_sorted(void **state)
 {
 	u32 next = 0;
 
-#define ROW(first, n)                      \
-	assert_true((first) >= next);      \
+#define ROW(first, n)                 \
+	assert_true((first) >= next); \
 	next = (first) + (n);
-#define MSR(index, ...) ROW(index, 1)
-#define MSR_STORE(index, ...) ROW(index, 1)
-#define MSR_CONST(index, ...) ROW(index, 1)
-#define MSR_FN(first, count, ...) ROW(first, count)
+#define MSR(index, ...)		     ROW(index, 1)
+#define MSR_STORE(index, ...)	     ROW(index, 1)
+#define MSR_CONST(index, ...)	     ROW(index, 1)
+#define MSR_FN(first, count, ...)    ROW(first, count)
 #define MSR_ABOVE(first, count, ...) ROW(first, count)
 #include "cpu/msr.def"
 	assert_string_equal(cpu_msr_name(0xc0000082), "LSTAR");
@@ -20,7 +20,7 @@ static void table_is_sorted(void **state)
 
 static bool is_above(u32 index)
 {
-#define MSR_ABOVE(first, count, ...)                      \
+#define MSR_ABOVE(first, count, ...)                       \
 	if (index >= (first) && index - (first) < (count)) \
 		return true;
 #include "cpu/msr.def"
@@ -54,18 +54,18 @@ static void lists_round_trip(void **state)
 }
 
 #define BAD(index, v) assert_int_equal(cpu_msr_write(rig.cpu, index, v, false), 1)
-#define GOOD(index, v)                                                         \
-	do {                                                                   \
-		u64 got_ = 0;                                                  \
-		assert_int_equal(cpu_msr_write(rig.cpu, index, v, false), 0);  \
+#define GOOD(index, v)                                                           \
+	do {                                                                     \
+		u64 got_ = 0;                                                    \
+		assert_int_equal(cpu_msr_write(rig.cpu, index, v, false), 0);    \
 		assert_int_equal(cpu_msr_read(rig.cpu, index, &got_, false), 0); \
-		assert_true(got_ == (v));                                      \
+		assert_true(got_ == (v));                                        \
 	} while (0)
 
 static void canonical_addresses(void **state)
 {
-	static const u32 list[] = {0xc0000082, 0xc0000083, 0xc0000100, 0xc0000101, 0xc0000102,
-				   0x175, 0x176};
+	static const u32 list[] = {0xc0000082, 0xc0000083, 0xc0000100, 0xc0000101,
+				   0xc0000102, 0x175,	   0x176};
 
 	rig_long();
 	for (unsigned i = 0; i < ARRAY_SIZE(list); i++) {
@@ -210,9 +210,9 @@ int main(void)
 {
 #define T(f) cmocka_unit_test_setup_teardown(f, rig_setup, rig_teardown)
 	const struct CMUnitTest tests[] = {
-		T(table_is_sorted),	 T(lists_round_trip),	 T(canonical_addresses),
-		T(efer_rules),		 T(pat_and_mtrr),	 T(read_only_and_client),
-		T(machine_check_banks),	 T(tsc_and_adjust),	 T(user_space_answers),
+		T(table_is_sorted),	T(lists_round_trip), T(canonical_addresses),
+		T(efer_rules),		T(pat_and_mtrr),     T(read_only_and_client),
+		T(machine_check_banks), T(tsc_and_adjust),   T(user_space_answers),
 	};
 
 	return cmocka_run_group_tests_name("cpu msr", tests, NULL, NULL);
