@@ -112,7 +112,9 @@ static void check_cpu(struct doctor *d)
 		       d1.a & BIT(0) ? ", XSAVEOPT" : " without XSAVEOPT: switches are slower",
 		       d1.a & BIT(1) ? ", XSAVEC" : "");
 	if (!(f7.b & BIT(8)))
-		report(d, NOTE, "no BMI2: flag-preserving address code takes longer sequences");
+		report(d, BAD,
+		       "no BMI2: the translator needs its flag-preserving shifts (Intel since "
+		       "Haswell, AMD since Excavator)");
 	else if (amd && cpu_family() < 0x19)
 		report(d, NOTE,
 		       "BMI2, but PDEP and PEXT are slow on this processor (AMD before "

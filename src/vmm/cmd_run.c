@@ -128,14 +128,13 @@ static bool open_accel(struct backends *back, const struct run_config *cfg, GErr
 
 	if (cfg->vendor)
 		g_string_append_printf(s, "vendor=%s", cfg->vendor);
-	if (cfg->trace)
-		g_string_append_printf(s, "%strace=%s", s->len ? "," : "", cfg->trace);
 	options = g_string_free(s, FALSE);
 	if (accel_open(&back->accel, cfg->accel, *options ? options : NULL, &why)) {
 		vmm_error(error, "%s", why);
 		return false;
 	}
-	if (cfg->vendor && !accel_extension(&back->accel, back->accel.fd, ACCEL_CAP_ANYKVM)) {
+	if (cfg->vendor && strcmp(cfg->vendor, config_host_vendor()) &&
+	    !accel_extension(&back->accel, back->accel.fd, ACCEL_CAP_ANYKVM)) {
 		vmm_error_usage(error,
 				"--cpu %s needs anykvm's processor; a real KVM shows the "
 				"host's vendor",

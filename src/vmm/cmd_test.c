@@ -91,14 +91,12 @@ static bool parse(struct test_options *opt, int argc, char **argv, GError **erro
 		{"cpus", 'c', 0, G_OPTION_ARG_INT, &opt->cpus,
 		 "only the runs with this number of virtual CPUs", "N"},
 		{"jobs", 'j', 0, G_OPTION_ARG_INT, &opt->jobs,
-		 "tests that run at the same time (default: as many as there are processors)",
-		 "N"},
+		 "tests that run at the same time (default: as many as there are processors)", "N"},
 		{"append", 'a', 0, G_OPTION_ARG_STRING, &opt->append,
 		 "more words for the tests' command line", "TEXT"},
 		{"tap", 0, 0, G_OPTION_ARG_FILENAME, &opt->tap,
 		 "write a TAP report, '-' for standard output", "FILE"},
-		{"junit", 0, 0, G_OPTION_ARG_FILENAME, &opt->junit, "write a JUnit report",
-		 "FILE"},
+		{"junit", 0, 0, G_OPTION_ARG_FILENAME, &opt->junit, "write a JUnit report", "FILE"},
 		{"logs", 0, 0, G_OPTION_ARG_FILENAME, &opt->logs, "folder of the tests' logs",
 		 "DIR"},
 		{"dir", 0, 0, G_OPTION_ARG_FILENAME, &opt->dir,
@@ -113,9 +111,10 @@ static bool parse(struct test_options *opt, int argc, char **argv, GError **erro
 
 	entries[10].arg_data = &only_list;
 	g_option_context_set_summary(
-		context, "Runs guest unit tests: small kernels that each test what a processor or\n"
-			 "a hypervisor must do. A PATTERN is part of a test's name, a group, or an\n"
-			 "architecture (64, 32, arm64).");
+		context,
+		"Runs guest unit tests: small kernels that each test what a processor or\n"
+		"a hypervisor must do. A PATTERN is part of a test's name, a group, or an\n"
+		"architecture (64, 32, arm64).");
 	g_option_context_set_description(
 		context,
 		"Exit status: 0 when nothing failed that is not known, 1 when something did,\n"
@@ -156,8 +155,8 @@ static int run(struct test_options *opt, GError **error)
 	if (!opt->dir)
 		opt->dir = default_dir();
 	if (!opt->logs) {
-		g_autofree char *name = g_strdup_printf("%s-%s", opt->target_name,
-							opt->cpu ? opt->cpu : "default");
+		g_autofree char *name =
+			g_strdup_printf("%s-%s", opt->target_name, opt->cpu ? opt->cpu : "default");
 
 		opt->logs = g_build_filename(opt->dir, "logs", name, NULL);
 	}
@@ -183,9 +182,9 @@ static int run(struct test_options *opt, GError **error)
 	if (opt->junit && !test_write_junit(opt->junit, opt->target_name, jobs, error))
 		return 1;
 	fprintf(pr.quiet ? stderr : stdout,
-		"%u passed, %u failed, %u skipped, %u known to differ on %s\n", pr.counts[POINT_PASS],
-		pr.counts[POINT_FAIL], pr.counts[POINT_SKIP], pr.counts[POINT_KNOWN],
-		opt->target_name);
+		"%u passed, %u failed, %u skipped, %u known to differ on %s\n",
+		pr.counts[POINT_PASS], pr.counts[POINT_FAIL], pr.counts[POINT_SKIP],
+		pr.counts[POINT_KNOWN], opt->target_name);
 	return pr.counts[POINT_FAIL] != 0;
 }
 

@@ -93,9 +93,8 @@ void test_job_read(struct test_job *job, GPtrArray *deviations)
 	else if (plan >= 0 && (unsigned)plan != seen)
 		add_point(job, deviations, POINT_FAIL, "(points are missing)", NULL);
 	else if (plan < 0 || job->status < 0 || job->status > 1) {
-		g_autofree char *why =
-			g_strdup_printf("(ended with status %d%s)", job->status,
-					plan < 0 ? " before its end" : "");
+		g_autofree char *why = g_strdup_printf("(ended with status %d%s)", job->status,
+						       plan < 0 ? " before its end" : "");
 
 		if (!job->counts[POINT_FAIL] && !job->counts[POINT_KNOWN])
 			add_point(job, deviations, POINT_FAIL, why, NULL);

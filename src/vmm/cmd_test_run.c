@@ -90,9 +90,10 @@ static void command_qemu(GPtrArray *args, const struct test_options *opt,
 	if (opt->target == TARGET_EFI) {
 		g_autofree char *folder = g_path_get_dirname(job->kernel);
 
-		add_words(args, "-M q35 -drive "
-				"if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd "
-				"-drive");
+		add_words(args,
+			  "-M q35 -drive "
+			  "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd "
+			  "-drive");
 		add(args, "format=raw,file=fat:%s/efi/%s,snapshot=on", folder, job->name);
 		return;
 	}

@@ -1,6 +1,7 @@
 /* The option parser of `anykvm run`: one table row per option makes parser and help. */
 #include "vmm/config.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <getopt.h>
 #include <stdio.h>
@@ -25,7 +26,6 @@ enum option_id {
 	OPT_NO_REBOOT,
 	OPT_TIMEOUT,
 	OPT_STATS,
-	OPT_TRACE,
 	OPT_HELP,
 };
 
@@ -58,13 +58,20 @@ static const struct option_row rows[] = {
 	{OPT_ACCEL, "accel", 0, "anykvm|kvm|auto",
 	 "what runs the CPUs: anykvm's own processor (default),\n"
 	 "the host's /dev/kvm, or the latter if there is one"},
-	{OPT_CPU, "cpu", 0, "intel|amd|host", "vendor of the guest's CPU (default host)"},
+	{OPT_CPU, "cpu", 0, "intel|amd|host", "vendor of the guest's CPU (default intel)"},
 	{OPT_NO_REBOOT, "no-reboot", 0, NULL, "end when the guest reboots"},
 	{OPT_TIMEOUT, "timeout", 't', "SECONDS", "end with status 124 after this time"},
 	{OPT_STATS, "stats", 0, NULL, "print exit counts at the end"},
-	{OPT_TRACE, "trace", 0, "LIST", "trace points of anykvm's processor to switch on"},
 	{OPT_HELP, "help", 'h', NULL, "this text"},
 };
+
+const char *config_host_vendor(void)
+{
+	u32 a, b = 0, c, d;
+
+	__get_cpuid(0, &a, &b, &c, &d);
+	return b == signature_INTEL_ebx ? "intel" : "amd";
+}
 
 void config_print_help(void)
 {
@@ -309,7 +316,7 @@ static bool apply_option(struct run_config *cfg, const struct option_row *row, c
 	static const char *const consoles[] = {"serial", "virtio", NULL};
 	static const char *const entries[] = {"auto", "64", "32", "pvh", NULL};
 	static const char *const accels[] = {"anykvm", "kvm", "auto", NULL};
-	static const char *const vendors[] = {"host", "intel", "amd", NULL};
+	static const char *const vendors[] = {"intel", "amd", "host", NULL};
 	unsigned n;
 
 	switch (row->id) {
@@ -321,9 +328,6 @@ static bool apply_option(struct run_config *cfg, const struct option_row *row, c
 		return true;
 	case OPT_APPEND:
 		set_string(&cfg->append, arg);
-		return true;
-	case OPT_TRACE:
-		set_string(&cfg->trace, arg);
 		return true;
 	case OPT_MEMORY:
 		return config_parse_size(arg, &cfg->memory, error);
@@ -369,7 +373,7 @@ static bool apply_option(struct run_config *cfg, const struct option_row *row, c
 	case OPT_CPU:
 		if (!parse_word(row->name, arg, vendors, &n, error))
 			return false;
-		set_string(&cfg->vendor, n ? arg : NULL);
+		set_string(&cfg->vendor, n == 2 ? config_host_vendor() : arg);
 		return true;
 	case OPT_HELP:
 		break;
@@ -470,7 +474,6 @@ void config_free(struct run_config *cfg)
 	g_free(cfg->append);
 	g_free(cfg->accel);
 	g_free(cfg->vendor);
-	g_free(cfg->trace);
 	g_strfreev(cfg->command);
 	g_free(cfg);
 }

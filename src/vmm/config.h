@@ -41,8 +41,7 @@ struct run_config {
 	enum config_console console;
 	enum config_entry entry;
 	char *accel;
-	char *vendor; /* "intel", "amd" or NULL for the host's */
-	char *trace;  /* passed to libanykvm, or NULL */
+	char *vendor; /* "intel", "amd" or NULL for the accelerator's own choice */
 	bool stats;
 	bool no_reboot;
 	unsigned timeout; /* seconds, 0 for none */
@@ -55,6 +54,8 @@ struct run_config {
  */
 struct run_config *config_parse(int argc, char **argv, bool *help, GError **error);
 void config_free(struct run_config *cfg);
+/** "intel" or "amd": whose processor this host has, or is made like. */
+const char *config_host_vendor(void);
 /** Prints the help text of `anykvm run`. */
 void config_print_help(void);
 

@@ -11,6 +11,7 @@
 #include "vmm/error.h"
 
 #define CPUID_ENTRIES_MAX 1024
+#define TOPOLOGY_LEVELS	  3 /* threads, cores, and the empty one that ends the list */
 
 /* The timer's bit belongs to the in-kernel APIC, so older kernels tell it by a capability. */
 static void add_deadline_timer(const struct accel *accel, struct kvm_cpuid2 *cpuid)
@@ -22,19 +23,46 @@ static void add_deadline_timer(const struct accel *accel, struct kvm_cpuid2 *cpu
 			cpuid->entries[i].ecx |= BIT(24);
 }
 
+/*
+ * Leaf 0xb in full: KVM names at most its first level, since the rest is the VMM's business.
+ * Leaf 0x1f would say the same once more and is left out. The table has room for the levels.
+ */
+static void add_topology_levels(struct kvm_cpuid2 *cpuid)
+{
+	unsigned n = 0;
+	u32 max_leaf = 0;
+
+	for (unsigned i = 0; i < cpuid->nent; i++) {
+		const struct kvm_cpuid_entry2 *e = &cpuid->entries[i];
+
+		if (e->function == 0)
+			max_leaf = e->eax;
+		if (e->function != 0xb && e->function != 0x1f)
+			cpuid->entries[n++] = *e;
+	}
+	for (unsigned i = 0; max_leaf >= 0xb && i < TOPOLOGY_LEVELS; i++)
+		cpuid->entries[n++] = (struct kvm_cpuid_entry2){
+			.function = 0xb,
+			.index = i,
+			.flags = KVM_CPUID_FLAG_SIGNIFCANT_INDEX,
+		};
+	cpuid->nent = n;
+}
+
 struct kvm_cpuid2 *cpuid_supported(const struct accel *accel, GError **error)
 {
 	unsigned n = 128;
 	int r;
 
 	do {
-		struct kvm_cpuid2 *cpuid =
-			g_malloc0(sizeof(*cpuid) + n * sizeof(cpuid->entries[0]));
+		struct kvm_cpuid2 *cpuid = g_malloc0(
+			sizeof(*cpuid) + (n + TOPOLOGY_LEVELS) * sizeof(cpuid->entries[0]));
 
 		cpuid->nent = n;
 		r = accel_ioctl(accel, accel->fd, KVM_GET_SUPPORTED_CPUID, cpuid);
 		if (r >= 0) {
 			add_deadline_timer(accel, cpuid);
+			add_topology_levels(cpuid);
 			return cpuid;
 		}
 		g_free(cpuid);
@@ -68,7 +96,7 @@ static u32 cache_sharing(u32 eax, unsigned count, bool intel)
 	return eax;
 }
 
-/* Leaves 0xb and 0x1f: level 0 threads, level 1 cores. */
+/* Leaf 0xb: level 0 threads, level 1 cores. */
 static void set_extended_topology(struct kvm_cpuid_entry2 *e, unsigned id, unsigned count)
 {
 	e->edx = id;
@@ -99,7 +127,6 @@ void cpuid_set_topology(struct kvm_cpuid2 *cpuid, unsigned id, unsigned count)
 			e->eax = cache_sharing(e->eax, count, true);
 			break;
 		case 0xb:
-		case 0x1f:
 			set_extended_topology(e, id, count);
 			break;
 		case 0x80000001: /* legacy "more than one core" */

@@ -88,7 +88,12 @@ int accel_ioctl(const struct accel *accel, int fd, unsigned long req, const void
 	if (cpuid->nent < 200)
 		return -E2BIG;
 	cpuid->nent = 200;
-	cpuid->entries[199].function = 1;
+	for (unsigned i = 0; i < 200; i++)
+		cpuid->entries[i].function = 0x40000000 + i;
+	cpuid->entries[0] = (struct kvm_cpuid_entry2){.function = 0, .eax = 0x1f};
+	cpuid->entries[10] = (struct kvm_cpuid_entry2){.function = 0xb};
+	cpuid->entries[20] = (struct kvm_cpuid_entry2){.function = 0x1f};
+	cpuid->entries[199] = (struct kvm_cpuid_entry2){.function = 1};
 	return 0;
 }
 
