@@ -21,8 +21,8 @@
 #include "cpu/fpu_host.h"
 #include "cpu/fpu_image.h"
 #include "cpu/insn.h"
-#include "jit/jit.h"
 #include "mmu/mmu.h"
+#include "mmu/translator.h"
 
 #define XSAVE_HEADER	 512u
 #define XSAVE_EXTENDED	 576u

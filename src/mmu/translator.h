@@ -1,7 +1,7 @@
 /*
- * translator.h - what the memory layer asks of the translator above it
+ * translator.h - what the layers cpu and mmu ask of the translator above them
  *
- * mmu lies below jit and includes nothing of it; these three are declared here and defined there
+ * They lie below jit and include nothing of it; these few are declared here and defined there
  * (jit/jit.h describes them). All run on the vCPU's own thread, also from within a block.
  */
 #ifndef MMU_TRANSLATOR_H
@@ -12,5 +12,6 @@
 void jit_flush(struct cpu *cpu);
 void jit_invalidate(struct cpu *cpu, u64 gpa, unsigned n);
 void jit_jump_cache_flush(struct cpu *cpu);
+u64 jit_guest_pc(struct cpu *cpu, u64 host_pc);
 
 #endif
