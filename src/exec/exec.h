@@ -1,0 +1,121 @@
+/*
+ * The preload library: /dev/kvm for unmodified programs. docs/exec.md has the design.
+ *
+ * Every file here interposes libc functions of one subject. Rules:
+ * - what is not ours goes to the function that would have been called without us (REAL());
+ * - a function that libc calls async-signal-safe stays that;
+ * - the engine's own calls arrive here too (one library, one name space), also while guest FPU
+ *   state is live, so the layer is compiled for general registers only.
+ */
+#ifndef EXEC_H
+#define EXEC_H
+
+#include "base/types.h"
+
+#include <anykvm.h>
+#include <dirent.h>
+#include <fcntl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#define EXPORT __attribute__((visibility("default")))
+
+/* --- the functions behind ours ---------------------------------------------------------------- */
+
+struct exec_real {
+#define REAL_FN(name) __typeof__(&name) name;
+#include "exec/real.def"
+};
+extern struct exec_real exec_real;
+/** Fills exec_real; called by whoever comes first. */
+void exec_real_load(void);
+
+#define REAL(name) \
+	(*(LIKELY(exec_real.name != NULL) ? exec_real.name : (exec_real_load(), exec_real.name)))
+
+/** The system call itself: result or -errno, errno untouched. */
+long exec_raw(long n, long a, long b, long c, long d, long e, long f);
+
+/* --- settings (options.c) ------------------------------------------------------------------------ */
+
+struct exec_options {
+	char open[128]; /* for anykvm_open() */
+	const char *vendor; /* "intel" or "amd" */
+	int log_fd;
+	bool trace, stats, follow;
+};
+extern struct exec_options exec_options;
+/** One line into the log, with the thread's number. */
+void exec_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* --- threads and signals (signal.c, sigmask.c) ---------------------------------------------------- */
+
+struct vcpu;
+
+struct exec_thread {
+	struct vcpu *running;	  /* inside KVM_RUN of this vCPU */
+	u64 mask;		  /* to be restored when KVM_RUN ends */
+	u64 blocked_sync;	  /* of EXEC_SYNC, what the program thinks is blocked */
+	bool deferred;		  /* a signal waits for KVM_RUN's end */
+	bool ready;		  /* EXEC_SYNC is open, known to the registry */
+	u8 inside;		  /* the engine is being set up: sigaction is the real one */
+	pthread_t self;
+	struct exec_thread *next;
+};
+extern _Thread_local struct exec_thread exec_thread
+	__attribute__((tls_model("initial-exec")));
+
+#define SIGBIT(n) (1ull << ((n) - 1))
+/** Signals by which the host tells of faults: the engine's come first, so they stay open. */
+#define EXEC_SYNC \
+	(SIGBIT(SIGSEGV) | SIGBIT(SIGBUS) | SIGBIT(SIGFPE) | SIGBIT(SIGILL) | SIGBIT(SIGTRAP))
+
+/** Opens the system descriptor with the engine's signal handlers behind the program's back. */
+int exec_engine_open(void);
+/** Before any ioctl: what a thread needs once. */
+void exec_thread_prepare(void);
+/** KVM_RUN on this thread: result or -1 and errno. */
+int exec_run(int fd, struct vcpu *vcpu, unsigned long arg);
+/** sigaction as the program sees it. */
+int exec_sigaction(int signo, const struct sigaction *act, struct sigaction *old);
+/** Makes sure that a signal open during KVM_RUN does not take its default action. */
+void exec_signals_expose(u64 signals);
+u64 exec_sigmask_get(void);
+void exec_sigmask_set(u64 mask);
+int exec_sigprocmask(int how, const sigset_t *set, sigset_t *old);
+
+/* --- files and descriptors -------------------------------------------------------------------------- */
+
+/** What a path is to us. */
+enum exec_path { PATH_OTHER, PATH_KVM, PATH_MODULE, PATH_ABSENT };
+enum exec_path exec_path_kind(const char *path);
+/** Opens a path of ours. */
+int exec_path_open(const char *path, enum exec_path kind, int flags);
+/** As stat() of a path of ours. */
+int exec_path_stat(const char *path, enum exec_path kind, struct stat *st);
+int exec_path_access(const char *path, enum exec_path kind, int mode);
+/** A module's parameter file as text, or NULL; "" for a folder. */
+const char *exec_module_file(const char *path);
+
+/** A descriptor of ours as this process may use it (not one of before fork). */
+bool exec_fd_usable(int fd);
+void exec_fd_created(int fd);
+int exec_close(int fd);
+int exec_ioctl(int fd, enum anykvm_kind kind, unsigned long request, unsigned long arg);
+
+/* --- reports ------------------------------------------------------------------------------------------ */
+
+struct kvm_run;
+void exec_trace_ioctl(int fd, enum anykvm_kind kind, u32 request, unsigned long arg, int ret);
+void exec_trace_run(struct vcpu *vcpu, int ret, int error);
+void exec_stats_count(enum anykvm_kind kind, u32 request);
+void exec_stats_exit(u32 reason);
+void exec_stats_print(void);
+
+#endif

@@ -1,0 +1,69 @@
+/* ioctl: on the way to the engine, statistics and trace. */
+#include "exec/exec.h"
+
+#include "kvm/fd.h"
+#include "kvm/ioctl.h"
+
+#include <errno.h>
+
+static bool makes_descriptor(u32 request)
+{
+	switch (request) {
+	case (u32)KVM_CREATE_VM:
+	case (u32)KVM_CREATE_VCPU:
+	case (u32)KVM_GET_STATS_FD:
+		return true;
+	}
+	return false;
+}
+
+static int call_run(int fd, unsigned long arg)
+{
+	struct fd_file *file = fd_get(fd);
+	int ret = -1, error;
+
+	if (!file || file->ops->kind != ANYKVM_VCPU) {
+		errno = EBADF;
+		goto out;
+	}
+	ret = exec_run(fd, file->object, arg);
+	if (UNLIKELY(exec_options.trace || exec_options.stats)) {
+		error = errno;
+		if (exec_options.stats && !ret)
+			exec_stats_exit(((struct vcpu *)file->object)->run->exit_reason);
+		if (exec_options.trace)
+			exec_trace_run(file->object, ret, error);
+		errno = error;
+	}
+out:
+	if (file)
+		fd_put(file);
+	return ret;
+}
+
+int exec_ioctl(int fd, enum anykvm_kind kind, unsigned long request, unsigned long arg)
+{
+	int ret;
+
+	/* The descriptor of /dev/kvm works on in a child, what came from it does not. */
+	if (UNLIKELY(!exec_fd_usable(fd)) && kind != ANYKVM_SYSTEM) {
+		errno = EIO;
+		return -1;
+	}
+	if (UNLIKELY(!exec_thread.ready))
+		exec_thread_prepare();
+	if (exec_options.stats)
+		exec_stats_count(kind, (u32)request);
+	if (LIKELY((u32)request == (u32)KVM_RUN && kind == ANYKVM_VCPU))
+		return call_run(fd, arg);
+	ret = anykvm_ioctl(fd, request, arg);
+	if (ret >= 0 && makes_descriptor((u32)request))
+		exec_fd_created(ret);
+	if (UNLIKELY(exec_options.trace)) {
+		int error = errno;
+
+		exec_trace_ioctl(fd, kind, (u32)request, arg, ret < 0 ? -error : ret);
+		errno = error;
+	}
+	return ret;
+}

@@ -1,0 +1,74 @@
+/*
+ * /sys/module/kvm*: the parameters of a kernel's modules as the emulated vendor's would read.
+ * Programs that ask them decide by them what to try, so each says what the engine does.
+ */
+#include "exec/exec.h"
+
+#include <string.h>
+
+struct parameter {
+	const char *module, *name, *value;
+};
+
+static const struct parameter parameters[] = {
+	{"kvm", "enable_pmu", "N\n"},
+	{"kvm", "enable_vmware_backdoor", "N\n"},
+	{"kvm", "force_emulation_prefix", "0\n"},
+	{"kvm", "halt_poll_ns", "0\n"},
+	{"kvm", "ignore_msrs", "N\n"},
+	{"kvm", "report_ignored_msrs", "Y\n"},
+	{"kvm", "nx_huge_pages", "N\n"},
+	{"kvm", "nx_huge_pages_recovery_ratio", "0\n"},
+	{"kvm", "tdp_mmu", "N\n"},
+	{"kvm", "eager_page_split", "N\n"},
+	{"kvm", "mitigate_smt_rsb", "N\n"},
+	{"kvm_intel", "ept", "Y\n"},
+	{"kvm_intel", "eptad", "Y\n"},
+	{"kvm_intel", "pml", "N\n"},
+	{"kvm_intel", "nested", "N\n"},
+	{"kvm_intel", "unrestricted_guest", "Y\n"},
+	{"kvm_intel", "enable_apicv", "N\n"},
+	{"kvm_intel", "enable_ipiv", "N\n"},
+	{"kvm_intel", "emulate_invalid_guest_state", "Y\n"},
+	{"kvm_intel", "allow_smaller_maxphyaddr", "N\n"},
+	{"kvm_intel", "error_on_inconsistent_vmcs_config", "Y\n"},
+	{"kvm_amd", "npt", "Y\n"},
+	{"kvm_amd", "nested", "0\n"},
+	{"kvm_amd", "nrips", "1\n"},
+	{"kvm_amd", "vgif", "0\n"},
+	{"kvm_amd", "vls", "0\n"},
+	{"kvm_amd", "avic", "N\n"},
+	{"kvm_amd", "sev", "N\n"},
+	{"kvm_amd", "sev_es", "N\n"},
+	{"kvm_amd", "sev_snp", "N\n"},
+};
+
+static bool is_module(const char *name, size_t n)
+{
+	if (n == 3)
+		return true;
+	return n == 4 + strlen(exec_options.vendor) && name[3] == '_' &&
+	       !strncmp(name + 4, exec_options.vendor, n - 4);
+}
+
+/* The caller knows that the path begins with /sys/module/kvm. */
+const char *exec_module_file(const char *path)
+{
+	const char *name = path + strlen("/sys/module/"), *rest;
+	size_t n = strcspn(name, "/");
+
+	if (!is_module(name, n))
+		return NULL;
+	rest = name + n;
+	while (*rest == '/')
+		rest++;
+	if (!*rest || !strcmp(rest, "parameters") || !strcmp(rest, "parameters/"))
+		return "";
+	if (strncmp(rest, "parameters/", 11))
+		return NULL;
+	for (unsigned i = 0; i < ARRAY_SIZE(parameters); i++)
+		if (strlen(parameters[i].module) == n && !strncmp(parameters[i].module, name, n) &&
+		    !strcmp(parameters[i].name, rest + 11))
+			return parameters[i].value;
+	return NULL;
+}

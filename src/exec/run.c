@@ -1,0 +1,122 @@
+/* KVM_RUN on the program's thread, and what reaches it there: signals and cancellation. */
+#include "exec/exec.h"
+
+#include "kvm/request.h"
+#include "kvm/vcpu.h"
+
+#include <errno.h>
+#include <sys/syscall.h>
+
+/* Threads that have used our descriptors; pthread_cancel() looks here. */
+static struct exec_thread *threads;
+static pthread_mutex_t threads_lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_key_t threads_key;
+static pthread_once_t threads_once = PTHREAD_ONCE_INIT;
+
+static void thread_gone(void *thread)
+{
+	struct exec_thread **p;
+
+	pthread_mutex_lock(&threads_lock);
+	for (p = &threads; *p; p = &(*p)->next)
+		if (*p == thread) {
+			*p = (*p)->next;
+			break;
+		}
+	pthread_mutex_unlock(&threads_lock);
+}
+
+static void threads_init(void)
+{
+	pthread_key_create(&threads_key, thread_gone);
+}
+
+void exec_thread_prepare(void)
+{
+	struct exec_thread *t = &exec_thread;
+	u64 open = EXEC_SYNC, old = 0;
+
+	exec_raw(SYS_rt_sigprocmask, SIG_UNBLOCK, (long)&open, (long)&old, 8, 0, 0);
+	t->blocked_sync = old & EXEC_SYNC;
+	t->self = pthread_self();
+	t->ready = true;
+	pthread_once(&threads_once, threads_init);
+	pthread_setspecific(threads_key, t);
+	pthread_mutex_lock(&threads_lock);
+	t->next = threads;
+	threads = t;
+	pthread_mutex_unlock(&threads_lock);
+}
+
+/*
+ * A thread must not end in the middle of guest code, with locks held. So cancellation is off
+ * during KVM_RUN and a cancelled thread is kicked out of it first.
+ */
+EXPORT int pthread_cancel(pthread_t thread)
+{
+	int ret = REAL(pthread_cancel)(thread);
+
+	pthread_mutex_lock(&threads_lock);
+	for (struct exec_thread *t = threads; t; t = t->next) {
+		struct vcpu *vcpu = __atomic_load_n(&t->running, __ATOMIC_ACQUIRE);
+
+		if (t->self == thread && vcpu)
+			vcpu_kick(vcpu);
+	}
+	pthread_mutex_unlock(&threads_lock);
+	return ret;
+}
+
+/* The vCPU's signal mask comes into force. */
+static void mask_enter(struct exec_thread *t, struct vcpu *vcpu)
+{
+	u64 mask = *(const u64 *)&vcpu->sigmask & ~EXEC_SYNC;
+
+	t->mask = exec_sigmask_get();
+	exec_signals_expose(t->mask & ~mask);
+	__atomic_store_n(&t->running, vcpu, __ATOMIC_SEQ_CST);
+	exec_sigmask_set(mask);
+}
+
+int exec_run(int fd, struct vcpu *vcpu, unsigned long arg)
+{
+	struct exec_thread *t = &exec_thread;
+	bool masked = vcpu->sigmask_set;
+	int ret, cancel;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
+	if (UNLIKELY(masked))
+		mask_enter(t, vcpu);
+	else
+		__atomic_store_n(&t->running, vcpu, __ATOMIC_SEQ_CST);
+	ret = anykvm_ioctl(fd, KVM_RUN, arg);
+	if (UNLIKELY(masked || __atomic_load_n(&t->deferred, __ATOMIC_SEQ_CST))) {
+		int error = errno;
+
+		/* No handler may see us inside from here on; what comes now is delivered late. */
+		exec_sigmask_set(~EXEC_SYNC);
+		__atomic_store_n(&t->running, NULL, __ATOMIC_SEQ_CST);
+		t->deferred = false;
+		__atomic_store_n(&vcpu->latch.kicked, 0, __ATOMIC_SEQ_CST);
+		exec_sigmask_set(t->mask);
+		errno = error;
+	} else {
+		__atomic_store_n(&t->running, NULL, __ATOMIC_SEQ_CST);
+		/* One may have come between the two: its mask is already in force. */
+		if (UNLIKELY(__atomic_load_n(&t->deferred, __ATOMIC_SEQ_CST))) {
+			int error = errno;
+
+			t->deferred = false;
+			__atomic_store_n(&vcpu->latch.kicked, 0, __ATOMIC_SEQ_CST);
+			exec_sigmask_set(t->mask);
+			errno = error;
+		}
+	}
+	if (UNLIKELY(cancel != PTHREAD_CANCEL_DISABLE)) {
+		int error = errno;
+
+		pthread_setcancelstate(cancel, NULL);
+		errno = error;
+	}
+	return ret;
+}

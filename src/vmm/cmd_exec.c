@@ -1,0 +1,273 @@
+/*
+ * `anykvm exec`: runs a program with the preload library in front of its libc, so that /dev/kvm is
+ * ours. docs/exec.md has the design.
+ *
+ * The program must not reach another /dev/kvm when the library is not in front after all (a
+ * static program, system calls by hand). So KVM's ioctls are forbidden to it as system calls: the
+ * library never makes any, and whoever does gets ENOTTY.
+ */
+#include <elf.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/audit.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <glib.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "vmm/cmd.h"
+#include "vmm/error.h"
+
+#define KVM_IOCTL_TYPE 0xae
+#define HEAD_BYTES 4096
+#define SCRIPT_DEPTH 4
+#define LIBRARY "libanykvm-exec.so"
+
+/* As a shell has it. */
+enum { STATUS_USAGE = 2, STATUS_REFUSED = 126, STATUS_NOT_FOUND = 127 };
+
+/* ---- the program ---- */
+
+static bool check_elf(const char *path, int fd, const unsigned char *head, size_t n, GError **error)
+{
+	const Elf64_Ehdr *eh = (const void *)head;
+	bool dynamic = false;
+
+	if (n < sizeof(*eh) || head[EI_CLASS] != ELFCLASS64 || eh->e_machine != EM_X86_64) {
+		vmm_error(error, "%s is not a 64-bit x86 program", path);
+		return false;
+	}
+	for (unsigned i = 0; i < eh->e_phnum; i++) {
+		Elf64_Phdr ph;
+		char interp[256] = "";
+
+		if (pread(fd, &ph, sizeof(ph), (off_t)(eh->e_phoff + i * sizeof(ph))) != sizeof(ph)) {
+			vmm_error(error, "%s is damaged: its program headers cannot be read", path);
+			return false;
+		}
+		if (ph.p_type != PT_INTERP)
+			continue;
+		dynamic = true;
+		if (pread(fd, interp, MIN(ph.p_filesz, sizeof(interp) - 1), (off_t)ph.p_offset) > 0 &&
+		    strstr(interp, "ld-musl")) {
+			vmm_error(error, "%s uses musl's C library: only programs with the GNU C "
+				  "library can be given our /dev/kvm", path);
+			return false;
+		}
+	}
+	if (!dynamic)
+		vmm_error(error, "%s is statically linked, so its calls cannot be intercepted: link it "
+			  "dynamically, or use libanykvm", path);
+	return dynamic;
+}
+
+/* Can the dynamic linker put the library in front of this program? */
+static bool check_program(const char *path, int depth, GError **error)
+{
+	unsigned char head[HEAD_BYTES];
+	struct stat st;
+	ssize_t n;
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	bool good = false;
+
+	if (fd < 0) {
+		vmm_error(error, "%s: %s", path, g_strerror(errno));
+		return false;
+	}
+	n = pread(fd, head, sizeof(head) - 1, 0);
+	if (n < 0 || fstat(fd, &st)) {
+		vmm_error(error, "%s: %s", path, g_strerror(errno));
+	} else if (st.st_mode & (S_ISUID | S_ISGID)) {
+		vmm_error(error, "%s is set-user-ID or set-group-ID: the dynamic linker loads nothing "
+			  "into it", path);
+	} else if (n >= 4 && !memcmp(head, ELFMAG, 4)) {
+		good = check_elf(path, fd, head, (size_t)n, error);
+	} else if (n >= 2 && head[0] == '#' && head[1] == '!' && depth < SCRIPT_DEPTH) {
+		char *name = (char *)head + 2;
+
+		head[n] = 0;
+		name += strspn(name, " \t");
+		name[strcspn(name, " \t\n")] = 0;
+		good = check_program(name, depth + 1, error);
+	} else {
+		vmm_error(error, "%s is no program", path);
+	}
+	close(fd);
+	return good;
+}
+
+/* ---- the library ---- */
+
+static char *find_library(GError **error)
+{
+	static const char *const places[] = {
+		"src/exec/" LIBRARY, LIBRARY, "../lib/anykvm/" LIBRARY,
+		"../lib/x86_64-linux-gnu/anykvm/" LIBRARY, "../lib64/anykvm/" LIBRARY,
+	};
+	const char *given = g_getenv("ANYKVM_EXEC_LIBRARY");
+	g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
+	g_autofree char *dir = self ? g_path_get_dirname(self) : NULL;
+
+	if (given && *given)
+		return g_strdup(given);
+	for (unsigned i = 0; dir && i < G_N_ELEMENTS(places); i++) {
+		char *path = g_build_filename(dir, places[i], NULL);
+
+		if (!access(path, R_OK))
+			return path;
+		g_free(path);
+	}
+	vmm_error(error, LIBRARY " is not where it is installed or built, beside %s", self ? self : "anykvm");
+	return NULL;
+}
+
+static void preload(const char *library)
+{
+	const char *before = g_getenv("LD_PRELOAD");
+	g_autofree char *all = before && *before ? g_strdup_printf("%s:%s", library, before) :
+						   g_strdup(library);
+
+	g_setenv("LD_PRELOAD", all, TRUE);
+}
+
+/* KVM's ioctls as system calls fail with ENOTTY from here on, in this process and its children. */
+static bool forbid_kernel_kvm(GError **error)
+{
+#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define IF(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, yes, no)
+	/* Jumps count from the next instruction; the numbers at the right are places. */
+	struct sock_filter code[] = {
+		LOAD(arch),
+		IF(AUDIT_ARCH_X86_64, 0, 4), /* 2, else 6 */
+		LOAD(nr),
+		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x3fffffff), /* without x32's bit */
+		IF(SYS_ioctl, 4, 0), /* 9 */
+		IF(514, 3, 2),	     /* x32's ioctl: 9, else 8 */
+		LOAD(nr),
+		IF(54, 1, 0), /* i386's ioctl: 9, else 8 */
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+		BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, args[1])),
+		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0xff00),
+		IF(KVM_IOCTL_TYPE << 8, 0, 1), /* 12, else 13 */
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | ENOTTY),
+		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
+	};
+	struct sock_fprog program = {.len = G_N_ELEMENTS(code), .filter = code};
+
+	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
+	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) {
+		vmm_error(error, "the kernel refuses the filter that keeps the program from another "
+			  "/dev/kvm: %s", g_strerror(errno));
+		return false;
+	}
+	return true;
+}
+
+/* ---- the command ---- */
+
+static bool set_cpu(const char *cpu, GError **error)
+{
+	const char *slash = strchr(cpu, '/');
+	size_t n = slash ? (size_t)(slash - cpu) : strlen(cpu);
+	g_autofree char *vendor = g_strndup(cpu, n);
+
+	if (strcmp(vendor, "intel") && strcmp(vendor, "amd")) {
+		vmm_error_usage(error, "--cpu %s: the vendor is intel or amd", cpu);
+		return false;
+	}
+	if (slash) {
+		vmm_error_usage(error, "--cpu %s: not supported: models; the program's own CPUID calls "
+				"choose among what the vendor has", cpu);
+		return false;
+	}
+	g_autofree char *options = g_strdup_printf("vendor=%s", vendor);
+
+	g_setenv("ANYKVM_EXEC_OPEN", options, TRUE);
+	return true;
+}
+
+static void complain(const GError *error)
+{
+	fprintf(stderr, "anykvm exec: %s%s\n", error->message,
+		error->code == VMM_ERROR_USAGE ? " ('anykvm exec --help' explains)" : "");
+}
+
+static int launch(char **argv, GError **error)
+{
+	g_autofree char *library = NULL, *program = NULL;
+
+	program = g_find_program_in_path(argv[0]);
+	if (!program) {
+		vmm_error(error, "%s: no such program", argv[0]);
+		return STATUS_NOT_FOUND;
+	}
+	if (!check_program(program, 0, error))
+		return STATUS_REFUSED;
+	library = find_library(error);
+	if (!library)
+		return STATUS_REFUSED;
+	preload(library);
+	if (!forbid_kernel_kvm(error))
+		return STATUS_REFUSED;
+	execv(program, argv);
+	vmm_error(error, "%s: %s", program, g_strerror(errno));
+	return STATUS_REFUSED;
+}
+
+int cmd_exec(int argc, char **argv)
+{
+	gboolean trace = FALSE, stats = FALSE, follow = FALSE;
+	g_autofree char *cpu = NULL, *log = NULL;
+	const GOptionEntry entries[] = {
+		{"cpu", 0, 0, G_OPTION_ARG_STRING, &cpu,
+		 "The CPU that guests see: intel or amd (default: the host's vendor)", "VENDOR"},
+		{"log", 0, 0, G_OPTION_ARG_FILENAME, &log,
+		 "Append messages to FILE (default: standard error)", "FILE"},
+		{"trace", 0, 0, G_OPTION_ARG_NONE, &trace, "Log every ioctl and every exit", NULL},
+		{"stats", 0, 0, G_OPTION_ARG_NONE, &stats, "Log counts of ioctls and exits at the end",
+		 NULL},
+		{"follow", 0, 0, G_OPTION_ARG_NONE, &follow,
+		 "Children of the program get /dev/kvm too (default: none)", NULL},
+		{NULL, 0, 0, G_OPTION_ARG_NONE, NULL, NULL, NULL},
+	};
+	g_autoptr(GOptionContext) context = g_option_context_new("-- PROGRAM [ARGUMENT]...");
+	g_autoptr(GError) error = NULL;
+	int status;
+
+	(void)argc;
+	g_option_context_add_main_entries(context, entries, NULL);
+	g_option_context_set_strict_posix(context, TRUE);
+	g_option_context_set_summary(
+		context, "Runs an unmodified program that finds anykvm's /dev/kvm.\n"
+			 "The program must be dynamically linked with the GNU C library.");
+	if (!g_option_context_parse(context, &argc, &argv, &error)) {
+		fprintf(stderr, "anykvm exec: %s ('anykvm exec --help' explains)\n", error->message);
+		return STATUS_USAGE;
+	}
+	argv++;
+	if (argv[0] && !strcmp(argv[0], "--"))
+		argv++;
+	if (!argv[0]) {
+		fprintf(stderr, "anykvm exec: no program given ('anykvm exec --help' explains)\n");
+		return STATUS_USAGE;
+	}
+	if (cpu && !set_cpu(cpu, &error)) {
+		complain(error);
+		return STATUS_USAGE;
+	}
+	if (log)
+		g_setenv("ANYKVM_EXEC_LOG", log, TRUE);
+	g_setenv("ANYKVM_EXEC_TRACE", trace ? "1" : "0", TRUE);
+	g_setenv("ANYKVM_EXEC_STATS", stats ? "1" : "0", TRUE);
+	g_setenv("ANYKVM_EXEC_FOLLOW", follow ? "1" : "0", TRUE);
+	status = launch(argv, &error);
+	complain(error);
+	return status;
+}
