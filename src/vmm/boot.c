@@ -74,7 +74,8 @@ static bool load_initrd(struct boot_image *img, const char *path, char **command
 	if (command) {
 		/* Linux unpacks archives one after the other; each begins on 4 bytes. */
 		g_byte_array_append(img->initrd, zeros, -img->initrd->len & 3);
-		guest_command_archive(img->initrd, command, isatty(STDOUT_FILENO));
+		guest_command_archive(img->initrd, command, isatty(STDIN_FILENO),
+				      isatty(STDOUT_FILENO));
 	}
 	if (!img->initrd->len)
 		g_clear_pointer(&img->initrd, g_byte_array_unref);

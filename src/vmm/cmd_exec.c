@@ -26,9 +26,9 @@
 #include "vmm/error.h"
 
 #define KVM_IOCTL_TYPE 0xae
-#define HEAD_BYTES 4096
-#define SCRIPT_DEPTH 4
-#define LIBRARY "libanykvm-exec.so"
+#define HEAD_BYTES     4096
+#define SCRIPT_DEPTH   4
+#define LIBRARY	       "libanykvm-exec.so"
 
 /* As a shell has it. */
 enum { STATUS_USAGE = 2, STATUS_REFUSED = 126, STATUS_NOT_FOUND = 127 };
@@ -48,23 +48,29 @@ static bool check_elf(const char *path, int fd, const unsigned char *head, size_
 		Elf64_Phdr ph;
 		char interp[256] = "";
 
-		if (pread(fd, &ph, sizeof(ph), (off_t)(eh->e_phoff + i * sizeof(ph))) != sizeof(ph)) {
+		if (pread(fd, &ph, sizeof(ph), (off_t)(eh->e_phoff + i * sizeof(ph))) !=
+		    sizeof(ph)) {
 			vmm_error(error, "%s is damaged: its program headers cannot be read", path);
 			return false;
 		}
 		if (ph.p_type != PT_INTERP)
 			continue;
 		dynamic = true;
-		if (pread(fd, interp, MIN(ph.p_filesz, sizeof(interp) - 1), (off_t)ph.p_offset) > 0 &&
+		if (pread(fd, interp, MIN(ph.p_filesz, sizeof(interp) - 1), (off_t)ph.p_offset) >
+			    0 &&
 		    strstr(interp, "ld-musl")) {
-			vmm_error(error, "%s uses musl's C library: only programs with the GNU C "
-				  "library can be given our /dev/kvm", path);
+			vmm_error(error,
+				  "%s uses musl's C library: only programs with the GNU C "
+				  "library can be given our /dev/kvm",
+				  path);
 			return false;
 		}
 	}
 	if (!dynamic)
-		vmm_error(error, "%s is statically linked, so its calls cannot be intercepted: link it "
-			  "dynamically, or use libanykvm", path);
+		vmm_error(error,
+			  "%s is statically linked, so its calls cannot be intercepted: link it "
+			  "dynamically, or use libanykvm",
+			  path);
 	return dynamic;
 }
 
@@ -85,8 +91,10 @@ static bool check_program(const char *path, int depth, GError **error)
 	if (n < 0 || fstat(fd, &st)) {
 		vmm_error(error, "%s: %s", path, g_strerror(errno));
 	} else if (st.st_mode & (S_ISUID | S_ISGID)) {
-		vmm_error(error, "%s is set-user-ID or set-group-ID: the dynamic linker loads nothing "
-			  "into it", path);
+		vmm_error(error,
+			  "%s is set-user-ID or set-group-ID: the dynamic linker loads nothing "
+			  "into it",
+			  path);
 	} else if (n >= 4 && !memcmp(head, ELFMAG, 4)) {
 		good = check_elf(path, fd, head, (size_t)n, error);
 	} else if (n >= 2 && head[0] == '#' && head[1] == '!' && depth < SCRIPT_DEPTH) {
@@ -108,8 +116,9 @@ static bool check_program(const char *path, int depth, GError **error)
 static char *find_library(GError **error)
 {
 	static const char *const places[] = {
-		"src/exec/" LIBRARY, LIBRARY, "../lib/anykvm/" LIBRARY,
-		"../lib/x86_64-linux-gnu/anykvm/" LIBRARY, "../lib64/anykvm/" LIBRARY,
+		"src/exec/" LIBRARY,	    LIBRARY,
+		"../lib/anykvm/" LIBRARY,   "../lib/x86_64-linux-gnu/anykvm/" LIBRARY,
+		"../lib64/anykvm/" LIBRARY,
 	};
 	const char *given = g_getenv("ANYKVM_EXEC_LIBRARY");
 	g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
@@ -124,15 +133,16 @@ static char *find_library(GError **error)
 			return path;
 		g_free(path);
 	}
-	vmm_error(error, LIBRARY " is not where it is installed or built, beside %s", self ? self : "anykvm");
+	vmm_error(error, LIBRARY " is not where it is installed or built, beside %s",
+		  self ? self : "anykvm");
 	return NULL;
 }
 
 static void preload(const char *library)
 {
 	const char *before = g_getenv("LD_PRELOAD");
-	g_autofree char *all = before && *before ? g_strdup_printf("%s:%s", library, before) :
-						   g_strdup(library);
+	g_autofree char *all =
+		before && *before ? g_strdup_printf("%s:%s", library, before) : g_strdup(library);
 
 	g_setenv("LD_PRELOAD", all, TRUE);
 }
@@ -140,7 +150,7 @@ static void preload(const char *library)
 /* KVM's ioctls as system calls fail with ENOTTY from here on, in this process and its children. */
 static bool forbid_kernel_kvm(GError **error)
 {
-#define LOAD(field) BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
+#define LOAD(field)	   BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, field))
 #define IF(value, yes, no) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, value, yes, no)
 	/* Jumps count from the next instruction; the numbers at the right are places. */
 	struct sock_filter code[] = {
@@ -148,8 +158,8 @@ static bool forbid_kernel_kvm(GError **error)
 		IF(AUDIT_ARCH_X86_64, 0, 4), /* 2, else 6 */
 		LOAD(nr),
 		BPF_STMT(BPF_ALU | BPF_AND | BPF_K, 0x3fffffff), /* without x32's bit */
-		IF(SYS_ioctl, 4, 0), /* 9 */
-		IF(514, 3, 2),	     /* x32's ioctl: 9, else 8 */
+		IF(SYS_ioctl, 4, 0),				 /* 9 */
+		IF(514, 3, 2),					 /* x32's ioctl: 9, else 8 */
 		LOAD(nr),
 		IF(54, 1, 0), /* i386's ioctl: 9, else 8 */
 		BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
@@ -163,8 +173,10 @@ static bool forbid_kernel_kvm(GError **error)
 
 	if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) ||
 	    prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program)) {
-		vmm_error(error, "the kernel refuses the filter that keeps the program from another "
-			  "/dev/kvm: %s", g_strerror(errno));
+		vmm_error(error,
+			  "the kernel refuses the filter that keeps the program from another "
+			  "/dev/kvm: %s",
+			  g_strerror(errno));
 		return false;
 	}
 	return true;
@@ -183,8 +195,10 @@ static bool set_cpu(const char *cpu, GError **error)
 		return false;
 	}
 	if (slash) {
-		vmm_error_usage(error, "--cpu %s: not supported: models; the program's own CPUID calls "
-				"choose among what the vendor has", cpu);
+		vmm_error_usage(error,
+				"--cpu %s: not supported: models; the program's own CPUID calls "
+				"choose among what the vendor has",
+				cpu);
 		return false;
 	}
 	g_autofree char *options = g_strdup_printf("vendor=%s", vendor);
@@ -231,8 +245,8 @@ int cmd_exec(int argc, char **argv)
 		{"log", 0, 0, G_OPTION_ARG_FILENAME, &log,
 		 "Append messages to FILE (default: standard error)", "FILE"},
 		{"trace", 0, 0, G_OPTION_ARG_NONE, &trace, "Log every ioctl and every exit", NULL},
-		{"stats", 0, 0, G_OPTION_ARG_NONE, &stats, "Log counts of ioctls and exits at the end",
-		 NULL},
+		{"stats", 0, 0, G_OPTION_ARG_NONE, &stats,
+		 "Log counts of ioctls and exits at the end", NULL},
 		{"follow", 0, 0, G_OPTION_ARG_NONE, &follow,
 		 "Children of the program get /dev/kvm too (default: none)", NULL},
 		{NULL, 0, 0, G_OPTION_ARG_NONE, NULL, NULL, NULL},
@@ -248,7 +262,8 @@ int cmd_exec(int argc, char **argv)
 		context, "Runs an unmodified program that finds anykvm's /dev/kvm.\n"
 			 "The program must be dynamically linked with the GNU C library.");
 	if (!g_option_context_parse(context, &argc, &argv, &error)) {
-		fprintf(stderr, "anykvm exec: %s ('anykvm exec --help' explains)\n", error->message);
+		fprintf(stderr, "anykvm exec: %s ('anykvm exec --help' explains)\n",
+			error->message);
 		return STATUS_USAGE;
 	}
 	argv++;

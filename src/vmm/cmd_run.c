@@ -146,7 +146,7 @@ static bool open_accel(struct backends *back, const struct run_config *cfg, GErr
 
 static bool backends_open(struct backends *back, const struct run_config *cfg, GError **error)
 {
-	bool raw;
+	bool raw, filter = cfg->command && !isatty(STDIN_FILENO);
 
 	if (!check_memory(cfg->memory, error) || !boot_image_init(&back->image, cfg, error))
 		return false;
@@ -168,7 +168,8 @@ static bool backends_open(struct backends *back, const struct run_config *cfg, G
 	if (!open_accel(back, cfg, error))
 		return false;
 	/* A command that reads standard input sees its end as Ctrl-D on the console. */
-	back->console = console_new(raw, cfg->command && !isatty(STDIN_FILENO) ? "\x04" : NULL);
+	back->console = console_new(raw, filter ? "\x04" : NULL);
+	console_hold_input(back->console, filter);
 	return true;
 }
 

@@ -26,6 +26,7 @@ struct console {
 
 	GMutex lock;
 	struct ring in, out;
+	bool held;	 /* input waits for console_hold_input(con, false) */
 	bool out_wanted; /* somebody got a short count */
 	bool closing;
 	GCond out_cond; /* out has bytes, or closing */
@@ -183,7 +184,7 @@ size_t console_read(struct console *con, u8 *buf, size_t max)
 	size_t n;
 
 	g_mutex_lock(&con->lock);
-	n = ring_get(&con->in, buf, max);
+	n = con->held ? 0 : ring_get(&con->in, buf, max);
 	if (n && !con->resume_queued && ring_used(&con->in) < con->in.size / 2)
 		resume = con->resume_queued = true;
 	g_mutex_unlock(&con->lock);
@@ -197,9 +198,18 @@ size_t console_pending(struct console *con)
 	size_t n;
 
 	g_mutex_lock(&con->lock);
-	n = ring_used(&con->in);
+	n = con->held ? 0 : ring_used(&con->in);
 	g_mutex_unlock(&con->lock);
 	return n;
+}
+
+void console_hold_input(struct console *con, bool hold)
+{
+	g_mutex_lock(&con->lock);
+	con->held = hold;
+	g_mutex_unlock(&con->lock);
+	if (!hold)
+		console_call(con, true);
 }
 
 static void console_to_guest(struct console *con, const u8 *buf, size_t len)

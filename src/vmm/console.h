@@ -50,6 +50,8 @@ void console_set_hooks(struct console *con, const struct console_hooks *hooks);
 size_t console_read(struct console *con, u8 *buf, size_t max);
 /** Bytes of input waiting. */
 size_t console_pending(struct console *con);
+/** Keeps input from the guest until it asks for it, or lets it through. Any thread. */
+void console_hold_input(struct console *con, bool hold);
 /** Queues output; returns how many bytes fit. After a short count output_ready() will come. */
 size_t console_write(struct console *con, const void *buf, size_t len);
 

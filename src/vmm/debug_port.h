@@ -6,7 +6,8 @@
 #include "vmm/console.h"
 #include "vmm/power.h"
 
-#define DEBUG_PORT_EXIT 0x5f4 /* a byte written here ends the run with that status */
+#define DEBUG_PORT_EXIT	 0x5f4 /* a byte written here ends the run with that status */
+#define DEBUG_PORT_READY 0x5f5 /* a byte written here lets standard input through */
 
 struct debug_port;
 

@@ -4,6 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "vmm/debug_port.h"
+
 #define MODE_FOLDER  0040755
 #define MODE_PROGRAM 0100755
 
@@ -49,6 +51,10 @@ static const u8 exit_code[] = {
 	0x0f, 0x05,		      /*     syscall                  */
 };
 
+/* Where the two port numbers are. */
+#define EXIT_CODE_IOPERM_PORT 0x40
+#define EXIT_CODE_OUT_PORT    0x52
+
 struct exit_program {
 	u8 ident[16];
 	u16 type, machine;
@@ -81,7 +87,8 @@ void cpio_append(GByteArray *out, const char *name, u32 mode, const void *data, 
 	g_byte_array_append(out, zeros, -size & 3);
 }
 
-static void append_exit_program(GByteArray *out)
+/* A program that writes its argument (0 without one) to a port, as above. */
+static void append_port_program(GByteArray *out, const char *name, u16 port)
 {
 	struct exit_program p = {
 		.ident = {0x7f, 'E', 'L', 'F', 2, 1, 1},
@@ -97,10 +104,12 @@ static void append_exit_program(GByteArray *out)
 	};
 
 	memcpy(p.code, exit_code, sizeof(exit_code));
-	cpio_append(out, "anykvm/exit", MODE_PROGRAM, &p, sizeof(p));
+	memcpy(p.code + EXIT_CODE_IOPERM_PORT, &port, sizeof(port));
+	memcpy(p.code + EXIT_CODE_OUT_PORT, &port, sizeof(port));
+	cpio_append(out, name, MODE_PROGRAM, &p, sizeof(p));
 }
 
-void guest_command_archive(GByteArray *out, char **command, bool tty)
+void guest_command_archive(GByteArray *out, char **command, bool tty_in, bool tty)
 {
 	GString *script =
 		g_string_new("#!/bin/sh\n"
@@ -108,7 +117,10 @@ void guest_command_archive(GByteArray *out, char **command, bool tty)
 			     "stty crtscts 2>/dev/null\n");
 
 	if (!tty)
-		g_string_append(script, "stty -onlcr -echo 2>/dev/null\n");
+		g_string_append(script, "stty -onlcr 2>/dev/null\n");
+	if (!tty_in)
+		g_string_append(script, "stty -echo -icrnl -ixon -isig 2>/dev/null\n"
+					"/anykvm/ready\n");
 	for (unsigned i = 0; command[i]; i++) {
 		g_autofree char *quoted = g_shell_quote(command[i]);
 
@@ -117,7 +129,8 @@ void guest_command_archive(GByteArray *out, char **command, bool tty)
 	g_string_append(script, "\nexec /anykvm/exit $?\n");
 	cpio_append(out, "anykvm", MODE_FOLDER, NULL, 0);
 	cpio_append(out, "anykvm/cmd", MODE_PROGRAM, script->str, (u32)script->len);
-	append_exit_program(out);
+	append_port_program(out, "anykvm/exit", DEBUG_PORT_EXIT);
+	append_port_program(out, "anykvm/ready", DEBUG_PORT_READY);
 	cpio_append(out, "TRAILER!!!", 0, NULL, 0);
 	g_string_free(script, TRUE);
 }

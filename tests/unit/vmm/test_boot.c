@@ -281,7 +281,7 @@ static void command_archive(void **state)
 	GByteArray *out = g_byte_array_new();
 	unsigned members = 0, seen = 0;
 
-	guest_command_archive(out, words, false);
+	guest_command_archive(out, words, false, false);
 	for (u64 at = 0; at + 110 <= out->len; members++) {
 		char field[9] = {0};
 		u64 name_size, size, data;
@@ -301,14 +301,20 @@ static void command_archive(void **state)
 		}
 		if (!strcmp((char *)out->data + at + 110, "anykvm/exit")) {
 			assert_memory_equal(out->data + data, ELFMAG, 4);
+			assert_non_null(memmem(out->data + data, size, "\x66\xba\xf4\x05", 4));
+			seen++;
+		}
+		if (!strcmp((char *)out->data + at + 110, "anykvm/ready")) {
+			assert_non_null(memmem(out->data + data, size, "\xbf\xf5\x05\0\0", 5));
+			assert_non_null(memmem(out->data + data, size, "\x66\xba\xf5\x05", 4));
 			seen++;
 		}
 		at = (data + size + 3) & ~3ull;
 		if (at >= out->len)
 			assert_int_equal(at, out->len);
 	}
-	assert_int_equal(members, 4);
-	assert_int_equal(seen, 2);
+	assert_int_equal(members, 5);
+	assert_int_equal(seen, 3);
 	g_byte_array_unref(out);
 }
 
