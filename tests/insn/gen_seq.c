@@ -42,6 +42,11 @@ static void item_set(struct insn_item *it, const u8 *bytes, unsigned len, unsign
 	it->tmpl = ~0u;
 }
 
+void gen_item(struct insn_item *it, const u8 *bytes, unsigned len)
+{
+	item_set(it, bytes, len, 0, 0);
+}
+
 /* A forward branch or call, RET, or an indirect jump over LEA. Returns the number of items. */
 static unsigned control_flow(struct rng *r, struct insn_case *c, unsigned i, unsigned count)
 {
@@ -141,6 +146,10 @@ static void sequence(struct rng *r, struct insn_case *c)
 
 		if (loop)
 			mask |= 2;
+		if (!loop && rng_percent(r, 2)) {
+			i += gen_far(r, c, i, INSN_ITEM_MAX - i);
+			continue;
+		}
 		if (!loop && rng_percent(r, 14)) {
 			i += control_flow(r, c, i, count);
 			continue;
@@ -264,6 +273,14 @@ void gen_layout(struct insn_case *c, u64 va)
 	u8 *p = insn_memory.code + (va - INSN_CODE_VA), *start = p;
 	u64 at = va;
 
+	c->code_va = c->ip = va;
+	if (c->mode == INSN_SEG16) {
+		c->in.regs.sel[1] = LDT_SELECTOR(LDT_CODE16 + ((va - INSN_CODE_VA) >> 16));
+		c->ip = va & 0xffff;
+	} else if (c->mode == INSN_SEG32) {
+		c->in.regs.sel[1] = LDT_SELECTOR(LDT_CODE32);
+		c->ip = va - CODE32_BASE;
+	}
 	for (unsigned i = 0; i < c->count; i++) {
 		const struct insn_item *it = &c->item[i];
 		u64 next = at + it->len;
@@ -273,6 +290,10 @@ void gen_layout(struct insn_case *c, u64 va)
 		if (it->link_size) {
 			d = item_va(c, va, it->link) - next;
 			memcpy(p + it->len - it->link_size, &d, it->link_size);
+		}
+		if (it->abs_size) {
+			d = item_va(c, va, it->link) - (va - c->ip);
+			memcpy(p + it->len - it->abs_size, &d, it->abs_size);
 		}
 		if (it->rip_off) {
 			d = (it->rip_link ? item_va(c, va, it->link) : it->rip_target) - next;
@@ -293,12 +314,4 @@ void gen_layout(struct insn_case *c, u64 va)
 	}
 	*p++ = 0xcc;
 	c->code_len = p - start;
-	c->code_va = c->ip = va;
-	if (c->mode == INSN_SEG16) {
-		c->in.regs.sel[1] = LDT_SELECTOR(LDT_CODE16 + ((va - INSN_CODE_VA) >> 16));
-		c->ip = va & 0xffff;
-	} else if (c->mode == INSN_SEG32) {
-		c->in.regs.sel[1] = LDT_SELECTOR(LDT_CODE32);
-		c->ip = va - CODE32_BASE;
-	}
 }

@@ -67,6 +67,7 @@ struct insn_item {
 	u8 len;
 	u8 link_size;   /* 1 or 4: the last bytes are a displacement to item `link`; 0: none */
 	u8 link;        /* index of the target item, INSN_ITEM_MAX+: the end */
+	u8 abs_size;    /* 2 or 4: the last bytes are the offset in CS of item `link` */
 	u8 rip_off;     /* offset of a disp32 that shall reach rip_target (RIP-relative); 0: none */
 	bool rip_link;  /* rip_target is an item (LEA of a code address) */
 	u16 mnemonic;

@@ -66,7 +66,7 @@ void native_signal_chain(int sig, siginfo_t *info, void *uc)
 {
 	struct sigaction *old = &old_action[sig];
 
-	if (sig == SIGUSR1) {
+	if (sig == SIGUSR1 || sig == SIGALRM) {
 		if (kick)
 			kick();
 		return;
@@ -94,7 +94,7 @@ void native_capture(int sig, siginfo_t *info, void *context)
 	CTX->vector = g[REG_TRAPNO];
 	CTX->error = g[REG_ERR];
 	CTX->cr2 = g[REG_CR2];
-	if (sig == SIGUSR1)
+	if (sig == SIGUSR1 || sig == SIGALRM)
 		CTX->vector = INSN_VEC_TIMEOUT;
 	else if (sig == SIGSYS)
 		CTX->vector = INSN_VEC_SYSCALL;
@@ -168,7 +168,7 @@ static int xsave_init(void)
 
 int native_signals(bool install)
 {
-	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGUSR1};
+	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGSYS, SIGUSR1, SIGALRM};
 	struct sigaction sa = {.sa_sigaction = native_signal,
 			       .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
 

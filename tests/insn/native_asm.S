@@ -41,6 +41,18 @@ native_stub_begin:
 	mov	OUT(REGS_FS), rcx
 	rdgsbase rcx
 	mov	OUT(REGS_GS), rcx
+	mov	OUT(REGS_SEL), es
+	mov	OUT(REGS_SEL + 4), ss
+	mov	OUT(REGS_SEL + 6), ds
+	mov	OUT(REGS_SEL + 8), fs
+	mov	OUT(REGS_SEL + 10), gs
+	xor	ecx, ecx
+	mov	ds, ecx
+	mov	es, ecx
+	mov	fs, ecx
+	mov	gs, ecx
+	mov	ecx, 0x2b
+	mov	ss, ecx
 	mov	eax, [rip + CTX + CTX_MASK]
 	xor	edx, edx
 	lea	rcx, [rip + CTX + CTX_XOUT]
@@ -147,6 +159,8 @@ native_signal:
 	xor	ecx, ecx
 	mov	ds, ecx
 	mov	es, ecx
+	mov	fs, ecx
+	mov	gs, ecx
 	mov	rcx, [rax + CTX_HOST_FS]
 	wrfsbase rcx
 	mov	rcx, [rax + CTX_HOST_GS]
