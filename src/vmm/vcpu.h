@@ -71,7 +71,7 @@ char *vcpu_dump(const struct vcpu *vcpu);
 char *vcpu_dump_lapic(const struct vcpu *vcpu);
 
 /** Guest-virtual to guest-physical by the vCPU's page tables; false when not mapped. */
-bool vcpu_translate(const struct vcpu *vcpu, u64 va, u64 *pa);
+bool vcpu_virt_to_phys(const struct vcpu *vcpu, u64 va, u64 *pa);
 
 /* cpuid.c: the CPUID table of one vCPU from what the accelerator supports. */
 struct kvm_cpuid2 *cpuid_supported(const struct accel *accel, GError **error);

@@ -99,7 +99,7 @@ char *vcpu_dump_lapic(const struct vcpu *vcpu)
 	return g_string_free(s, FALSE);
 }
 
-bool vcpu_translate(const struct vcpu *vcpu, u64 va, u64 *pa)
+bool vcpu_virt_to_phys(const struct vcpu *vcpu, u64 va, u64 *pa)
 {
 	struct kvm_translation t = {.linear_address = va};
 
