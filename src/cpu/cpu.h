@@ -210,6 +210,7 @@ struct cpu {
 	u64 rflags;        /* the rest of RFLAGS */
 	u64 tlb_mask;      /* PEXT mask that selects the TLB index from an address */
 	u64 page_mask;     /* constant ~0xfff, PEXT operand */
+	u64 flag_mask;     /* constant FLAG_ARITH, PEXT operand */
 	u64 jc_mask;       /* PEXT mask that selects the jump-cache index */
 	struct cpu_seg seg[SEG_COUNT];
 	s64 tsc_offset;    /* guest TSC = (host * tsc_ratio >> 48) + tsc_offset */

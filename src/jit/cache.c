@@ -118,6 +118,7 @@ void jit_cache_reset(struct cpu *cpu)
 	jit->meta_next = jit->meta;
 	jit->block_count = 0;
 	jit->crossing = NULL;
+	jit->mode_links = NULL;
 	jit->flush_wanted = false;
 	jit->stat_flushes++;
 	jit_jump_cache_flush(cpu);
@@ -202,6 +203,12 @@ static void link_unpatch(struct jit_link *link)
 	if (link->next_in)
 		link->next_in->prev_in = link->prev_in;
 	link->to = NULL;
+}
+
+void jit_mode_links_drop(struct jit *jit)
+{
+	for (struct jit_link *l = jit->mode_links; l; l = l->next_mode)
+		link_unpatch(l);
 }
 
 static void block_kill(struct jit *jit, struct jit_block *b)

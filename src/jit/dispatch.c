@@ -42,83 +42,6 @@ static u64 gs_swap(const struct jit *jit, u64 base)
 	return old;
 }
 
-static bool x87_pending(void)
-{
-	u16 sw;
-
-	__asm__ volatile("fnstsw %0" : "=a"(sw));
-	return sw & 0x80;
-}
-
-/* --- called from thunks ------------------------------------------------------------------------ */
-
-/**
- * A data access missed the TLB. Returns MMU_DIRECT or MMU_BOUNCED with the host address in
- * jit_scratch[0], or another enum mmu_resolve_kind to stop.
- */
-u64 jit_resolve(struct cpu *cpu, u64 lin, u64 desc)
-{
-	unsigned size = desc & DESC_SIZE, seg = (unsigned)(desc & DESC_SEG) >> DESC_SEG_SHIFT, skip = 0;
-	unsigned access = desc & DESC_WRITE ? MMU_WRITE : MMU_READ;
-	struct jit *jit = cpu->jit;
-	enum mmu_resolve_kind kind;
-
-	if (desc & DESC_RMW)
-		access |= MMU_RMW;
-	if (desc & DESC_MASK) {
-		unsigned last;
-
-		if (!jit_mask_range(desc, size, &skip, &last)) {
-			/* nothing is touched: any readable place will do */
-			cpu->jit_scratch[0] = (u64)jit->bounce;
-			return MMU_DIRECT;
-		}
-		size = last - skip;
-	}
-	if (desc & DESC_CHECK) {
-		int ret = cpu_linear(cpu, seg, lin + skip, size, access, &lin);
-
-		if (ret)
-			return ret == CPU_EXC ? MMU_STOP_EXC : MMU_STOP_EXIT;
-	} else {
-		lin += skip;
-		if (!(cpu->mode & MODE_LONG) && UNLIKELY(lin + size - 1 > 0xffffffff)) {
-			/* flat segments end at 4 GiB */
-			cpu_raise_err(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
-			return MMU_STOP_EXC;
-		}
-	}
-	if ((desc & DESC_ALIGN) && ((lin - skip) & ((desc & DESC_SIZE) - 1))) {
-		cpu_raise_err(cpu, EXC_GP, 0);
-		return MMU_STOP_EXC;
-	}
-	if ((desc & DESC_X87) && x87_pending()) {
-		cpu_raise(cpu, EXC_MF);
-		return MMU_STOP_EXC;
-	}
-	if (seg == SEG_SS)
-		access |= MMU_STACK;
-	kind = mmu_resolve(cpu, lin, size, access, desc & DESC_LOCK);
-	if (kind == MMU_BOUNCED) {
-		/* At the operand's own alignment, so that aligned forms fault as they should. */
-		jit->bounce_at = jit->bounce + ((lin - skip) & 63) + skip;
-		jit->bounce_size = size;
-		mem_copy(jit->bounce_at, cpu->bounce, size);
-		cpu->jit_scratch[0] = (u64)jit->bounce_at;
-	}
-	cpu->jit_scratch[0] -= skip;
-	return kind;
-}
-
-/** A bounced store was done. Nonzero: leave the block behind this instruction. */
-u64 jit_commit(struct cpu *cpu)
-{
-	struct jit *jit = cpu->jit;
-
-	mem_copy(cpu->bounce, jit->bounce_at, jit->bounce_size);
-	return (u64)mmu_bounce_commit(cpu);
-}
-
 u64 jit_guest_pc(struct cpu *cpu, u64 host_pc)
 {
 	struct jit_block *b = jit_block_by_host(cpu->jit, host_pc);
@@ -336,10 +259,10 @@ static enum outcome computed_target(struct cpu *cpu)
 	return OUT_AGAIN;
 }
 
-static enum outcome enter_block(struct cpu *cpu, struct jit_block *b, struct jit_link **link)
+/* Runs generated code at a host address until it comes back. */
+static enum outcome enter_code(struct cpu *cpu, u64 code, struct jit_link **link)
 {
 	struct jit *jit = cpu->jit;
-	u64 code = jit_exec(jit, b->code);
 	const struct cpu_insn *in;
 	const struct jit_mark *m;
 	unsigned stop;
@@ -403,117 +326,154 @@ static void after_step(struct cpu *cpu, bool tf, u8 shadow)
 		cpu_raise_db(cpu, bits);
 }
 
-static void run(struct cpu *cpu, bool once)
+/* The instruction at RIP alone, with everything that is looked at between instructions. */
+static enum outcome run_step(struct cpu *cpu)
+{
+	bool tf = (cpu->rflags & FLAG_TF) ||
+		  (cpu->guest_debug & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_ENABLE)) ==
+			  (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_ENABLE);
+	u64 rf = cpu->rflags & FLAG_RF, rip = cpu->rip;
+	struct jit_link *link = NULL;
+	u8 shadow = cpu->shadow;
+	struct jit_block *b;
+	enum outcome out;
+	int ret;
+
+	if (!rf && !cpu->restart && !(shadow & CPU_SHADOW_MOV_SS)) {
+		u64 hit = code_breakpoint(cpu);
+
+		if (hit) {
+			cpu_raise_db(cpu, hit);
+			return OUT_AGAIN;
+		}
+	}
+	b = find_block(cpu, cpu->mode | MODE_STEP, &ret);
+	if (!b)
+		return ret == CPU_EXIT ? OUT_EXIT : OUT_AGAIN;
+	cpu->mmu_stepping = true;
+	out = enter_code(cpu, jit_exec(cpu->jit, b->code), &link);
+	cpu->mmu_stepping = false;
+	if (out != OUT_DONE) {
+		cpu->pending_db = 0;
+		return out;
+	}
+	if (rf && cpu->rip != rip)
+		cpu->rflags &= ~FLAG_RF;
+	after_step(cpu, tf, shadow);
+	if (cpu->irq_window == 0 && cpu->intf && !cpu->shadow)
+		__atomic_store_n(&cpu->poll, 0, __ATOMIC_RELAXED);
+	return out;
+}
+
+/* The jump cache of a view changes hands: jumps from other modes relied on who had it. */
+static void jc_take(struct cpu *cpu, unsigned view, u32 mode)
+{
+	jc_flush_view(cpu, view);
+	jit_mode_links_drop(cpu->jit);
+	cpu->jit->jc_mode[view] = mode;
+}
+
+/*
+ * Blocks from RIP on, until one of them has a reason to come back. *link is the jump that led
+ * here and could be patched; it is replaced by the one that was left through.
+ */
+static enum outcome run_block(struct cpu *cpu, struct jit_link **link)
+{
+	struct jit *jit = cpu->jit;
+	u32 mode = cpu->mode;
+	unsigned view = (mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
+	struct jit_jump_cache *jc = &cpu->jc[view];
+	u32 slot = jc_index(cpu->rip);
+	struct jit_link *from = *link;
+	u64 flushes = jit->stat_flushes;
+	struct jit_block *b;
+	int ret;
+
+	jit->stat_dispatch++;
+	*link = NULL;
+	if (!from && jit->jc_mode[view] == mode && jc->ntag[slot] == 1 - cpu->rip) {
+		cpu->rflags &= ~FLAG_RF;
+		return enter_code(cpu, jc->code[slot], link);
+	}
+	b = find_block(cpu, mode, &ret);
+	if (!b)
+		return ret == CPU_EXIT ? OUT_EXIT : OUT_AGAIN;
+	if (jit->jc_mode[view] != mode)
+		jc_take(cpu, view, mode);
+	if (mode & MODE_FLAT)
+		jc_fill(cpu, mode, b);
+	if (from && flushes == jit->stat_flushes && !from->to && !from->from->dead && b->gpa2 == ~0ull &&
+	    from->mode == mode) {
+		jit_link_patch(from, b);
+		jit->stat_links++;
+	}
+	cpu->rflags &= ~FLAG_RF;
+	return enter_code(cpu, jit_exec(jit, b->code), link);
+}
+
+static void run(struct cpu *cpu)
 {
 	struct jit *jit = cpu->jit;
 	struct jit_link *link = NULL;
-	bool step_next = false;
+	bool alone = false;
 
 	cpu->exit.reason = CPU_EXIT_NONE;
-	if (once) {
-		cpu->mmio.done_next = 0;
-		cpu->mmio.read_wanted = false;
-	}
 	for (;;) {
-		u32 mode = cpu->mode;
-		struct jit_block *b;
 		enum outcome out;
-		bool step, tf = false;
-		u64 flushes;
-		u8 shadow = 0;
-		int ret;
 
-		if (cpu->exc.pending) {
+		if (UNLIKELY(cpu->exc.pending)) {
+			link = NULL;
 			if (debug_exit(cpu) || cpu_exc_deliver(cpu) == CPU_EXIT)
 				break;
-			if (once)
-				break;
-			link = NULL;
 			continue;
 		}
-		if (!once && !__atomic_load_n(&cpu->poll, __ATOMIC_SEQ_CST)) {
+		if (UNLIKELY(!__atomic_load_n(&cpu->poll, __ATOMIC_SEQ_CST))) {
 			cpu->exit.reason = CPU_EXIT_POLL;
 			break;
 		}
-		if (jit->flush_wanted) {
+		if (UNLIKELY(jit->flush_wanted || (cpu->cr4 & CR4_SMAP) != jit->smap)) {
+			/* STAC and CLAC are translated for one value of CR4.SMAP */
+			jit->smap = cpu->cr4 & CR4_SMAP;
 			jit_cache_reset(cpu);
 			link = NULL;
 		}
-		step = once || step_next || cpu->shadow || (mode & MODE_STEP);
-		if (step) {
-			mode |= MODE_STEP;
+		if (UNLIKELY(alone || cpu->shadow || (cpu->mode & MODE_STEP))) {
 			link = NULL;
-			shadow = cpu->shadow;
-			tf = (cpu->rflags & FLAG_TF) ||
-			     (cpu->guest_debug & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_ENABLE)) ==
-				     (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_ENABLE);
-			cpu->mmu_stepping = true;
-			if (!(cpu->rflags & FLAG_RF) && !cpu->restart && !(shadow & CPU_SHADOW_MOV_SS)) {
-				u64 hit = code_breakpoint(cpu);
-
-				if (hit) {
-					cpu_raise_db(cpu, hit);
-					continue;
-				}
-			}
+			out = run_step(cpu);
+		} else {
+			out = run_block(cpu, &link);
 		}
-		flushes = jit->stat_flushes;
-		b = find_block(cpu, mode, &ret);
-		if (!b) {
-			if (ret == CPU_EXIT)
-				break;
-			link = NULL;
-			continue;
-		}
-		if (!step) {
-			unsigned view = (mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
-
-			if (jit->jc_mode[view] != mode) {
-				jc_flush_view(cpu, view);
-				jit->jc_mode[view] = mode;
-			}
-			if (mode & MODE_FLAT)
-				jc_fill(cpu, mode, b);
-			if (link && flushes == jit->stat_flushes && !link->to && !link->from->dead &&
-			    b->gpa2 == ~0ull && link->from->mode == mode) {
-				jit_link_patch(link, b);
-				jit->stat_links++;
-			}
-			cpu->rflags &= ~FLAG_RF;
-		}
-		link = NULL;
-		jit->stat_dispatch++;
-		u64 rf = cpu->rflags & FLAG_RF;
-
-		out = enter_block(cpu, b, &link);
-		cpu->mmu_stepping = false;
-		step_next = out == OUT_STEP;
-		if (step && out == OUT_DONE) {
-			if (b->mode & MODE_STEP && rf && cpu->rip != b->rip)
-				cpu->rflags &= ~FLAG_RF;
-			after_step(cpu, tf, shadow);
-			if (cpu->irq_window == 0 && cpu->intf && !cpu->shadow)
-				__atomic_store_n(&cpu->poll, 0, __ATOMIC_RELAXED);
-		}
-		else
-			cpu->pending_db = 0;
+		alone = out == OUT_STEP;
 		if (out == OUT_EXIT)
 			break;
-		if (out == OUT_DONE && cpu->mmio.write_count) {
+		if (out == OUT_DONE && UNLIKELY(cpu->mmio.write_count)) {
 			cpu->exit.reason = CPU_EXIT_MMIO;
 			break;
 		}
-		if (once && out == OUT_DONE && !cpu->exc.pending)
-			break;
 	}
-	if (once) {
-		bool more = cpu->exit.reason == CPU_EXIT_MMIO && cpu->mmio.read_wanted;
+}
 
-		if (!more)
-			restart_done(cpu);
-		if (cpu->exit.reason == CPU_EXIT_NONE)
-			cpu->exit.reason = CPU_EXIT_POLL;
-	}
+static void run_one(struct cpu *cpu)
+{
+	enum outcome out;
+
+	cpu->exit.reason = CPU_EXIT_NONE;
+	cpu->mmio.done_next = 0;
+	cpu->mmio.read_wanted = false;
+	do {
+		if (cpu->exc.pending) {
+			if (!debug_exit(cpu))
+				cpu_exc_deliver(cpu);
+			break;
+		}
+		out = run_step(cpu);
+		if (out == OUT_DONE && cpu->mmio.write_count)
+			cpu->exit.reason = CPU_EXIT_MMIO;
+	} while (out != OUT_EXIT && (out != OUT_DONE || (cpu->exc.pending && !cpu->mmio.write_count)));
+	if (cpu->exit.reason != CPU_EXIT_MMIO || !cpu->mmio.read_wanted)
+		restart_done(cpu);
+	if (cpu->exit.reason == CPU_EXIT_NONE)
+		cpu->exit.reason = CPU_EXIT_POLL;
 }
 
 static void run_guarded(struct cpu *cpu, bool once)
@@ -521,7 +481,10 @@ static void run_guarded(struct cpu *cpu, bool once)
 	u64 gs = gs_swap(cpu->jit, (u64)cpu);
 
 	jit_signal_enter(cpu);
-	run(cpu, once);
+	if (once)
+		run_one(cpu);
+	else
+		run(cpu);
 	jit_signal_leave();
 	gs_swap(cpu->jit, gs);
 }
@@ -603,6 +566,7 @@ int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
 	jit->fsgsbase = have_fsgsbase();
 	cpu->jc_mask = JIT_JC_MASK;
 	cpu->page_mask = PAGE_MASK;
+	cpu->flag_mask = FLAG_ARITH;
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
 		for (unsigned i = 0; i < JIT_JC_SIZE; i++)
 			cpu->jc[v].ntag[i] = JIT_JC_EMPTY;

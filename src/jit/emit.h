@@ -190,6 +190,34 @@ static inline void emit_pext_gs(struct emit *e, unsigned dst, unsigned src, u32 
 	emit_mem(e, dst, -1, -1, 0, (s32)off);
 }
 
+/** pdep %gs:off, src, dst */
+static inline void emit_pdep_gs(struct emit *e, unsigned dst, unsigned src, u32 off)
+{
+	emit8(e, 0x65);
+	emit_vex3(e, dst, 0, 0, 2, true, src, 3);
+	emit8(e, 0xf5);
+	emit_mem(e, dst, -1, -1, 0, (s32)off);
+}
+
+/** movzbl %gs:off, dst */
+static inline void emit_gs_load8(struct emit *e, unsigned dst, u32 off)
+{
+	emit8(e, 0x65);
+	emit_rex(e, false, dst, 0, 0, false);
+	emit8(e, 0x0f);
+	emit8(e, 0xb6);
+	emit_mem(e, dst, -1, -1, 0, (s32)off);
+}
+
+/** movl $imm, %gs:off */
+static inline void emit_gs_store32_imm(struct emit *e, u32 imm, u32 off)
+{
+	emit8(e, 0x65);
+	emit8(e, 0xc7);
+	emit_mem(e, 0, -1, -1, 0, (s32)off);
+	emit32(e, imm);
+}
+
 /** rorx $imm, src, dst */
 static inline void emit_rorx(struct emit *e, unsigned dst, unsigned src, unsigned imm)
 {

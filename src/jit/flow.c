@@ -19,11 +19,11 @@ void jit_emit_store_rip(struct trans *t, u64 rip)
 
 static bool linkable(const struct trans *t, u64 target)
 {
-	return (t->mode & MODE_FLAT) && !(t->mode & MODE_STEP) && ((target ^ t->block->rip) & PAGE_MASK) == 0;
+	return (t->mode & MODE_FLAT) && !(t->mode & MODE_STEP) && !t->shadow && ((target ^ t->block->rip) & PAGE_MASK) == 0;
 }
 
 /* A JMP or Jcc rel32 is to lead to `target`: its field is `from`. */
-static void side_exit(struct trans *t, u8 *from, u64 target)
+static void side_exit(struct trans *t, u8 *from, u64 target, u32 mode)
 {
 	struct cold *c = &t->cold[t->cold_count++];
 
@@ -36,8 +36,12 @@ static void side_exit(struct trans *t, u8 *from, u64 target)
 			return;
 		}
 		*link = (struct jit_link){ .site = from, .target = target, .from = t->block,
-					   .next_out = t->block->out };
+					   .next_out = t->block->out, .mode = mode };
 		t->block->out = link;
+		if (mode != t->mode) {
+			link->next_mode = t->jit->mode_links;
+			t->jit->mode_links = link;
+		}
 		c->link = link;
 	}
 }
@@ -46,12 +50,20 @@ void jit_emit_goto(struct trans *t, u64 target)
 {
 	if (linkable(t, target)) {
 		emit8(&t->e, 0xe9);
-		side_exit(t, t->e.p, target);
+		side_exit(t, t->e.p, target, t->mode);
 		emit32(&t->e, 0);
 	} else {
 		emit_mov_imm(&t->e, REG_A, target);
 		jit_emit_goto_a(t);
 	}
+	t->ended = true;
+}
+
+void jit_emit_goto_mode(struct trans *t, u64 target, u32 mode)
+{
+	emit8(&t->e, 0xe9);
+	side_exit(t, t->e.p, target, mode);
+	emit32(&t->e, 0);
 	t->ended = true;
 }
 
@@ -78,11 +90,11 @@ static void emit_jcc(struct trans *t)
 {
 	u64 target = branch_target(t);
 
-	if (target <= t->pc && !(t->mode & MODE_STEP))
+	if (target <= t->pc && !(t->mode & MODE_STEP) && !t->shadow)
 		jit_emit_poll(t);
 	emit8(&t->e, 0x0f);
 	emit8(&t->e, 0x80 | (t->in.opcode & 15));
-	side_exit(t, t->e.p, target);
+	side_exit(t, t->e.p, target, t->mode);
 	emit32(&t->e, 0);
 	/* the block goes on with the path not taken */
 }
@@ -95,7 +107,7 @@ static void emit_counter_branch(struct trans *t)
 	unsigned width = t->in.address_width;
 	bool loop = t->in.opcode != 0xe3;
 
-	if (target <= t->pc && !(t->mode & MODE_STEP))
+	if (target <= t->pc && !(t->mode & MODE_STEP) && !t->shadow)
 		jit_emit_poll(t);
 	emit_lea(e, width == 64, REG_T, jit_home[RCX], -1, 0, loop ? -1 : 0);
 	if (loop && width != 16)
@@ -123,7 +135,7 @@ static void emit_counter_branch(struct trans *t)
 		}
 	}
 	emit8(e, 0xe9);
-	side_exit(t, e->p, target);
+	side_exit(t, e->p, target, t->mode);
 	emit32(e, 0);
 }
 

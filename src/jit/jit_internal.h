@@ -70,6 +70,8 @@ struct jit_link {
 	u64 target;             /* guest RIP */
 	struct jit_block *from, *to;
 	struct jit_link *next_out;
+	u32 mode;               /* of the block it leads to */
+	struct jit_link *next_mode; /* jit.mode_links: those whose mode is not from's */
 	struct jit_link *next_in, **prev_in;
 };
 
@@ -96,6 +98,8 @@ struct jit {
 	struct jit_block **page;           /* JIT_PAGE_HASH_SIZE, by gfn */
 	struct jit_block *crossing;        /* blocks that reach into a second page */
 	ZydisDecoder decoder[4];           /* 64-bit, 32-bit, 16-bit protected, real mode */
+	struct jit_link *mode_links;
+	u64 smap;                          /* CR4.SMAP that the blocks were translated for */
 	u32 jc_mode[MMU_TLB_COUNT];        /* the mode whose blocks a jump cache holds */
 	bool flush_wanted;
 	bool fsgsbase;         /* the host lets user mode write GS base */
@@ -104,7 +108,6 @@ struct jit {
 		*target; } thunk;
 	struct { int signo, trapno, code; u64 pc, address, error; } fault;
 	u8 bounce[192] __attribute__((aligned(64))); /* a bounced access at its own alignment */
-	unsigned bounce_skip;  /* bytes of the operand before the part that is accessed */
 	u8 *bounce_at;
 	u32 bounce_size;
 	u32 jc_log_count[MMU_TLB_COUNT];
@@ -123,9 +126,10 @@ struct cold {
 	u8 *hot_end;   /* end of the instruction's bytes to repeat on a bounced store; NULL: read */
 	u64 desc;
 	u16 insn;      /* index into marks */
-	enum { COLD_ACCESS, COLD_LINK, COLD_POLL, COLD_TARGET } kind;
+	enum { COLD_ACCESS, COLD_LINK, COLD_POLL, COLD_TARGET, COLD_INSN } kind;
 	struct jit_link *link;
-	u64 target;    /* COLD_LINK: guest RIP */
+	u64 target;    /* COLD_LINK: guest RIP; COLD_INSN: struct cpu_insn */
+	u64 rip;       /* COLD_INSN */
 };
 
 struct trans {
@@ -142,6 +146,7 @@ struct trans {
 	unsigned cold_count;
 	struct jit_mark mark[JIT_BLOCK_INSNS + JIT_COLD_MAX];
 	unsigned insn_count, mark_count;
+	bool sti, shadow;            /* this, or the one before, was an inline STI */
 	bool ended;                  /* the last instruction left the block */
 };
 
@@ -154,6 +159,8 @@ struct jit_block *jit_block_find(struct jit *jit, u64 gpa, u64 rip, u32 mode);
 void jit_block_add(struct jit *jit, struct jit_block *b);
 struct jit_block *jit_block_by_host(struct jit *jit, u64 host_pc);
 void jit_link_patch(struct jit_link *link, struct jit_block *to);
+/** Turns back all jumps between blocks of different modes. */
+void jit_mode_links_drop(struct jit *jit);
 /** Guest RIP offset mark for a host PC within a block. */
 const struct jit_mark *jit_mark_find(const struct jit *jit, const struct jit_block *b, u64 host_pc);
 /** Executable-view address of a writable-view address. */
@@ -178,7 +185,12 @@ unsigned jit_classify(struct trans *t, struct cpu_insn *out);
 unsigned jit_isa_check(const struct cpu *cpu, u32 mode, const ZydisDecodedInstruction *in,
 		       const ZydisDecodedOperand *op);
 
+/* inline.c: hot instructions of C's list that generated code does itself. True: done. */
+bool jit_emit_inline(struct trans *t, const struct cpu_insn *c);
+
 /* memory.c */
+/** A branch to a cold stub of `kind` unless T is 1. */
+struct cold *jit_emit_unless_one(struct trans *t, unsigned kind);
 /** Host register that holds a guest register, or REG_MEMORY. */
 extern const u8 jit_home[16];
 /** Emits the address of a memory operand into A: linear, or the offset when segments are not flat. */
@@ -210,7 +222,7 @@ unsigned jit_gpr_index(ZydisRegister r);
 
 /* mask.c */
 u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem);
-bool jit_mask_range(u64 desc, unsigned size, unsigned *first, unsigned *last);
+u64 jit_mask_active(u64 desc, unsigned size, unsigned *shift);
 
 /* rewrite.c: ordinary instructions. False: not expressible (a #UD is due). */
 bool jit_emit_ordinary(struct trans *t);
@@ -219,6 +231,8 @@ bool jit_emit_flow(struct trans *t);
 bool jit_emit_stack(struct trans *t);
 /** Ends the block with a jump to a static guest address. */
 void jit_emit_goto(struct trans *t, u64 target);
+/** Likewise, in another mode (one bit of cpu->mode was changed by the code before). */
+void jit_emit_goto_mode(struct trans *t, u64 target, u32 mode);
 /** Ends the block: guest RIP in A. */
 void jit_emit_goto_a(struct trans *t);
 void jit_emit_poll(struct trans *t);
@@ -228,7 +242,7 @@ void jit_emit_sp_address(struct trans *t, int disp, u64 *desc);
 void jit_emit_sp_add(struct trans *t, int n);
 void jit_emit_store_rip(struct trans *t, u64 rip);
 
-/* dispatch.c */
+/* resolve.c: called from thunks */
 u64 jit_resolve(struct cpu *cpu, u64 lin, u64 desc);
 u64 jit_commit(struct cpu *cpu);
 

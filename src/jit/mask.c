@@ -3,7 +3,7 @@
  *
  * An access under a mask touches only the elements whose mask bits are set, and faults only for
  * them. The inline TLB check covers the whole operand; when it misses, the part that is really
- * touched is found here from the live mask register and resolved alone. The host's own CPU
+ * touched is found here from the live mask register and resolved alone (resolve.c). The host's own CPU
  * then suppresses the rest, as the guest's would.
  */
 #include "jit/jit_internal.h"
@@ -12,8 +12,16 @@
 /* Instruction classes that suppress faults of masked-out elements (the NF ones do not). */
 static bool suppresses(const ZydisDecodedInstruction *in)
 {
-	if (in->mnemonic == ZYDIS_MNEMONIC_VCVTNE2PS2BF16 || in->mnemonic == ZYDIS_MNEMONIC_VDBPSADBW)
+	switch (in->mnemonic) {
+	case ZYDIS_MNEMONIC_VCVTNE2PS2BF16:
+	case ZYDIS_MNEMONIC_VDBPSADBW:
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
+	case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
+	case ZYDIS_MNEMONIC_VPSHUFBITQMB:
 		return false;
+	default:
+		break;
+	}
 	switch (in->meta.exception_class) {
 	case ZYDIS_EXCEPTION_CLASS_E1NF:
 	case ZYDIS_EXCEPTION_CLASS_E3NF:
@@ -25,6 +33,27 @@ static bool suppresses(const ZydisDecodedInstruction *in)
 		return false;
 	default:
 		return true;
+	}
+}
+
+/* Elements that an embedded broadcast makes of one; 0: there is none. */
+static unsigned broadcast_count(const ZydisDecodedInstruction *in)
+{
+	if (in->avx.broadcast.is_static)
+		return 0;
+	switch (in->avx.broadcast.mode) {
+	case ZYDIS_BROADCAST_MODE_1_TO_2:
+		return 2;
+	case ZYDIS_BROADCAST_MODE_1_TO_4:
+		return 4;
+	case ZYDIS_BROADCAST_MODE_1_TO_8:
+		return 8;
+	case ZYDIS_BROADCAST_MODE_1_TO_16:
+		return 16;
+	case ZYDIS_BROADCAST_MODE_1_TO_32:
+		return 32;
+	default:
+		return 0;
 	}
 }
 
@@ -60,7 +89,9 @@ u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem)
 		bytes = mem->element_size / 8;
 		if (!bytes || bytes > 8 || (bytes & (bytes - 1)) || bytes > size)
 			return 0;
-		count = 0;
+		count = broadcast_count(in);
+		if (count)
+			break;
 		/* as many mask bits as the vector operand has elements */
 		for (unsigned i = 0; i < in->operand_count; i++)
 			if (t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && &t->op[i] != mem &&
@@ -115,31 +146,25 @@ static u64 sign_mask(unsigned n, bool wide)
 	return v;
 }
 
-/**
- * The bytes [*first, *last) of an operand that the mask lets through, from the live registers.
- * False: none.
- */
-bool jit_mask_range(u64 desc, unsigned size, unsigned *first, unsigned *last)
+/** The elements of 1 << *shift bytes that the mask lets through, from the live registers. */
+u64 jit_mask_active(u64 desc, unsigned size, unsigned *shift)
 {
-	unsigned shift = desc >> DESC_MASK_ELEMENT_SHIFT & 3, reg = desc >> DESC_MASK_REG_SHIFT & 15;
-	unsigned count = desc >> DESC_MASK_COUNT_SHIFT & 127, elements = size >> shift;
-	u64 bits = desc & DESC_MASK_VECTOR ? sign_mask(reg, shift == 3) : opmask(reg), active = 0;
+	unsigned reg = desc >> DESC_MASK_REG_SHIFT & 15, count = desc >> DESC_MASK_COUNT_SHIFT & 127, elements;
+	u64 bits, active = 0;
 
+	*shift = desc >> DESC_MASK_ELEMENT_SHIFT & 3;
+	elements = size >> *shift;
+	bits = desc & DESC_MASK_VECTOR ? sign_mask(reg, *shift == 3) : opmask(reg);
 	if (count < 64)
 		bits &= BIT64(count) - 1;
 	if (desc & DESC_MASK_PACKED) {
 		unsigned n = (unsigned)__builtin_popcountll(bits);
 
-		active = n >= 64 ? ~0ull : BIT64(n) - 1;
-	} else {
-		/* a broadcast operand is used by every count / elements-th mask bit */
-		for (unsigned i = 0; i < count; i++)
-			if (bits >> i & 1)
-				active |= BIT64(i % elements);
+		return n >= 64 ? ~0ull : BIT64(n) - 1;
 	}
-	if (!active)
-		return false;
-	*first = (unsigned)__builtin_ctzll(active) << shift;
-	*last = (64 - (unsigned)__builtin_clzll(active)) << shift;
-	return true;
+	/* a broadcast operand is used by every count / elements-th mask bit */
+	for (unsigned i = 0; i < count; i++)
+		if (bits >> i & 1)
+			active |= BIT64(i % elements);
+	return active;
 }

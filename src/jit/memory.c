@@ -192,9 +192,7 @@ void jit_access_end(struct trans *t, struct cold *c)
 void jit_emit_poll(struct trans *t)
 {
 	emit_gs_load(&t->e, REG_T, GS(poll));
-	if (!t->jit->use_loop)
-		emit_lea(&t->e, true, REG_T, REG_T, -1, 0, -1);
-	cold_add(t, emit_branch_miss(t), COLD_POLL);
+	jit_emit_unless_one(t, COLD_POLL);
 }
 
 /**
@@ -212,11 +210,16 @@ void jit_emit_jump_cache(struct trans *t)
 	emit_lea(e, true, REG_T, REG_A, REG_T, 0, t->jit->use_loop ? 0 : -1);
 	cold_add(t, emit_branch_miss(t), COLD_TARGET);
 	emit_gs_load(e, REG_T, GS(poll));
-	if (!t->jit->use_loop)
-		emit_lea(e, true, REG_T, REG_T, -1, 0, -1);
-	cold_add(t, emit_branch_miss(t), COLD_TARGET);
+	jit_emit_unless_one(t, COLD_TARGET);
 	emit8(e, 0x65);
 	emit_rex(e, false, 0, REG_B, 0, false);
 	emit8(e, 0xff);
 	emit_mem(e, 4, -1, REG_B, 3, (s32)(jc + offsetof(struct jit_jump_cache, code)));
+}
+
+struct cold *jit_emit_unless_one(struct trans *t, unsigned kind)
+{
+	if (!t->jit->use_loop)
+		emit_lea(&t->e, true, REG_T, REG_T, -1, 0, -1);
+	return cold_add(t, emit_branch_miss(t), kind);
 }

@@ -324,6 +324,8 @@ static bool width_ignored(const struct trans *t, const struct rewrite *w)
 	case ZYDIS_MNEMONIC_VMOVD:
 	case ZYDIS_MNEMONIC_VPINSRD:
 	case ZYDIS_MNEMONIC_VPEXTRD:
+	case ZYDIS_MNEMONIC_VPCMPESTRI:
+	case ZYDIS_MNEMONIC_VPCMPESTRM:
 	case ZYDIS_MNEMONIC_VCVTSI2SD:
 	case ZYDIS_MNEMONIC_VCVTSI2SS:
 	case ZYDIS_MNEMONIC_VCVTUSI2SD:
@@ -521,6 +523,26 @@ static void emit_clzero(struct trans *t)
 	jit_access_end(t, c);
 }
 
+/* VZEROALL and VZEROUPPER outside 64-bit mode know eight registers only: one VEX move for each. */
+static void emit_vzero(struct trans *t, bool all)
+{
+	struct emit *e = &t->e;
+
+	for (unsigned i = 0; i < 8; i++) {
+		emit8(e, 0xc5);
+		emit8(e, all ? 0x81 | (~i & 15) << 3 : 0xf8);
+		emit8(e, all ? 0xef : 0x28); /* vpxor or vmovaps xmm, itself */
+		emit8(e, 0xc0 | i << 3 | i);
+	}
+}
+
+/* Forms that W makes undefined outside 64-bit mode, rather than being ignored there. */
+static bool width_undefined(const struct trans *t)
+{
+	return !(t->mode & MODE_LONG) && t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && t->in.raw.vex.W &&
+	       (t->in.mnemonic == ZYDIS_MNEMONIC_VPINSRD || t->in.mnemonic == ZYDIS_MNEMONIC_VPEXTRD);
+}
+
 /* Operands that must be aligned to their size: the check comes before the page walk. */
 static bool aligned_operand(const struct trans *t, unsigned size)
 {
@@ -611,7 +633,12 @@ bool jit_emit_ordinary(struct trans *t)
 		emit_lea_insn(t);
 		return true;
 	}
-	if (!collect(t, &w))
+	if (!(t->mode & MODE_LONG) &&
+	    (t->in.mnemonic == ZYDIS_MNEMONIC_VZEROALL || t->in.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER)) {
+		emit_vzero(t, t->in.mnemonic == ZYDIS_MNEMONIC_VZEROALL);
+		return true;
+	}
+	if (width_undefined(t) || !collect(t, &w))
 		return false;
 	if (verbatim(t, &w)) {
 		for (unsigned i = 0; i < t->in.length; i++)
@@ -621,6 +648,12 @@ bool jit_emit_ordinary(struct trans *t)
 	if (w.mem && w.mem_size == 0)
 		return true; /* NOP and prefetch forms */
 	if (w.rdi_mem) {
+		if (t->in.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ) {
+			/* MOVD from MM0: the x87 turns to MMX, or reports, before memory is looked at */
+			emit8(e, 0x0f);
+			emit8(e, 0x7e);
+			emit8(e, 0xc0 | REG_T);
+		}
 		jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
 		c = jit_emit_access(t, t->op[w.mem_op].size / 8, MMU_WRITE | MMU_RMW, false, desc);
 		emit_lea(e, true, REG_A, REG_A, REG_B, 0, 0);
@@ -702,7 +735,7 @@ bool jit_emit_ordinary(struct trans *t)
 	/* RM first: it is the one in T, through which the other goes */
 	if (w.rm.used && w.rm.high && w.rm.write)
 		high_store(t, &w.rm);
-	if (w.reg.used && w.reg.high && w.reg.write)
+	if (w.reg.used && w.reg.high && w.reg.write && !(w.rm.used && w.rm.high && w.rm.write && w.rm.guest == w.reg.guest))
 		high_store(t, &w.reg);
 	if (w.opc.used && w.opc.high && w.opc.write)
 		high_store(t, &w.opc);

@@ -82,12 +82,9 @@ static void emit_one(struct trans *t)
 		return;
 	}
 	op = jit_classify(t, &c);
-	if (op == CPU_OP_CLI && (t->mode & MODE_IOPL_OK) && !(t->mode & (MODE_V86 | MODE_STEP | MODE_GUEST))) {
-		emit_gs_store8_imm(&t->e, 0, GS(intf));
-		return;
-	}
 	if (op != CPU_OP_NONE) {
-		emit_c_insn(t, &c);
+		if (!jit_emit_inline(t, &c))
+			emit_c_insn(t, &c);
 		return;
 	}
 	if (jit_emit_flow(t) || jit_emit_stack(t))
@@ -139,6 +136,11 @@ static void emit_cold(struct trans *t)
 		}
 		case COLD_POLL:
 			emit_rel32(e, 0xe8, t->jit->thunk.poll);
+			break;
+		case COLD_INSN:
+			jit_emit_store_rip(t, c->rip);
+			emit_mov_imm(e, REG_A, c->target);
+			emit_rel32(e, 0xe9, t->jit->thunk.insn);
 			break;
 		case COLD_TARGET:
 			emit_rel32(e, 0xe8, t->jit->thunk.target);
@@ -254,6 +256,8 @@ static int translate_insn(struct trans *t, struct fetch *f, u32 off, bool *stop)
 		.len = (u16)(t->in.length |
 			     (good && t->in.meta.category == ZYDIS_CATEGORY_CALL ? JIT_MARK_FLOW : 0)),
 	};
+	t->shadow = t->sti;
+	t->sti = false;
 	if (!good)
 		emit_raise(t, status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? CPU_OP_GP : CPU_OP_UD, 1);
 	else
@@ -286,7 +290,7 @@ struct jit_block *jit_translate(struct cpu *cpu, u64 gpa, const u8 *host, u64 ri
 	t.mode = mode;
 	t.pc = rip;
 	t.cold_count = t.insn_count = t.mark_count = 0;
-	t.ended = false;
+	t.ended = t.sti = false;
 	while (!t.ended && t.insn_count < limit && t.cold_count < JIT_COLD_MAX / 2 && off + b->guest_len < PAGE_SIZE) {
 		bool stop = false;
 

@@ -1,0 +1,121 @@
+/*
+ * inline.c - system instructions that a kernel executes all the time
+ *
+ * C has a function for each of them, with every check. In the modes below the checks are decided
+ * when the block is translated (CPL, IOPL and SMAP are in its mode), and what remains is a few
+ * stores to struct cpu. Single steps and nested guests take the C functions.
+ */
+#include "jit/jit_internal.h"
+#include "mmu/mmu.h"
+
+/*
+ * STI: when an interrupt waits for IF, C does it, with its shadow. Otherwise there is nothing that
+ * the shadow holds back yet; one that comes later is seen at the next poll, and a jump directly
+ * behind this polls at its target (linkable() in flow.c).
+ */
+static bool emit_sti(struct trans *t, const struct cpu_insn *c)
+{
+	struct cpu_insn *copy = jit_meta_alloc(t->jit, sizeof(*copy));
+	struct cold *cold;
+
+	if (!copy)
+		return false;
+	*copy = *c;
+	emit_gs_load(&t->e, REG_T, GS(irq_window));
+	cold = jit_emit_unless_one(t, COLD_INSN);
+	cold->target = (u64)copy;
+	cold->rip = t->pc;
+	emit_gs_store8_imm(&t->e, 1, GS(intf));
+	t->sti = true;
+	return true;
+}
+
+static bool emit_swapgs(struct trans *t)
+{
+	u32 base = (u32)(offsetof(struct cpu, seg) + SEG_GS * sizeof(struct cpu_seg));
+	struct emit *e = &t->e;
+
+	emit_gs_load(e, REG_A, base);
+	emit_gs_load(e, REG_B, GS(kernel_gs_base));
+	emit_gs_store(e, REG_A, GS(kernel_gs_base));
+	emit_gs_store(e, REG_B, base);
+	return true;
+}
+
+/* PUSHFQ: the arithmetic flags from the host, the others from their places. */
+static bool emit_pushf(struct trans *t)
+{
+	struct emit *e = &t->e;
+	struct cold *c;
+	u64 desc;
+
+	jit_emit_sp_address(t, -8, &desc);
+	c = jit_emit_access(t, 8, MMU_WRITE, false, desc);
+	emit_lea(e, true, REG_A, REG_A, REG_B, 0, 0);
+	emit8(e, 0x9c); /* pushfq */
+	emit8(e, 0x59); /* pop %rcx */
+	emit_pext_gs(e, REG_T, REG_T, GS(flag_mask));
+	emit_pdep_gs(e, REG_T, REG_T, GS(flag_mask));
+	emit_gs_load8(e, REG_B, GS(intf));
+	emit_rorx(e, REG_B, REG_B, 64 - 9);
+	emit_lea(e, true, REG_T, REG_T, REG_B, 0, 0);
+	emit_gs_load8(e, REG_B, GS(df));
+	emit_rorx(e, REG_B, REG_B, 64 - 10);
+	emit_lea(e, true, REG_T, REG_T, REG_B, 0, 0);
+	emit_gs_load(e, REG_B, GS(rflags));
+	emit_lea(e, true, REG_T, REG_T, REG_B, 0, 0);
+	emit_store(e, 8, REG_T, REG_A, -1);
+	jit_emit_sp_add(t, -8);
+	jit_access_end(t, c);
+	return true;
+}
+
+/* STAC, CLAC at CPL 0: RFLAGS.AC is known from the mode; the block ends in another mode. */
+static bool emit_ac(struct trans *t, bool set)
+{
+	bool smap = t->cpu->cr4 & CR4_SMAP;
+	struct emit *e = &t->e;
+	u32 mode = t->mode & ~(MODE_VIEW | MODE_AC);
+
+	if (!!(t->mode & MODE_AC) == set)
+		return true;
+	if ((t->next_pc ^ t->block->rip) & PAGE_MASK)
+		return false;
+	mode |= set ? MODE_AC : 0;
+	mode |= (u32)(smap && !set ? MMU_TLB_KERNEL : MMU_TLB_KERNEL_AC) << MODE_VIEW_SHIFT;
+	emit_gs_load(e, REG_T, GS(rflags));
+	emit_lea(e, true, REG_T, REG_T, -1, 0, set ? (s32)FLAG_AC : -(s32)FLAG_AC);
+	emit_gs_store(e, REG_T, GS(rflags));
+	emit_gs_store32_imm(e, mode, GS(mode));
+	jit_emit_goto_mode(t, t->next_pc, mode);
+	return true;
+}
+
+bool jit_emit_inline(struct trans *t, const struct cpu_insn *c)
+{
+	bool kernel = (t->mode & MODE_LONG) && !(t->mode & MODE_CPL);
+
+	if (t->mode & (MODE_V86 | MODE_STEP | MODE_GUEST))
+		return false;
+	if (c->prefix & CPU_PREFIX_LOCK)
+		return false;
+	switch (c->op) {
+	case CPU_OP_CLI:
+		if (!(t->mode & MODE_IOPL_OK))
+			return false;
+		emit_gs_store8_imm(&t->e, 0, GS(intf));
+		return true;
+	case CPU_OP_STI:
+		return (t->mode & MODE_IOPL_OK) && emit_sti(t, c);
+	case CPU_OP_SWAPGS:
+		return kernel && emit_swapgs(t);
+	case CPU_OP_PUSHF:
+		return (t->mode & MODE_LONG) && c->opsize == 8 && emit_pushf(t);
+	case CPU_OP_STAC:
+		return kernel && emit_ac(t, true);
+	case CPU_OP_CLAC:
+		return kernel && emit_ac(t, false);
+	default:
+		return false;
+	}
+}

@@ -1,0 +1,147 @@
+/*
+ * resolve.c - data accesses of generated code that leave it
+ *
+ * The order of checks is the processor's: a pending x87 exception, alignment of operands that must
+ * be aligned, the segment (or in 64-bit mode the canonical form) of every byte, then paging. An
+ * operand under a mask is checked element by element, and only its active ones count.
+ */
+#include "jit/jit_internal.h"
+#include "mmu/mmu.h"
+
+/* What is touched of an operand: bytes [skip, skip + size). */
+struct part {
+	u64 desc, active;
+	unsigned skip, size, shift, seg, access;
+};
+
+static bool x87_pending(void)
+{
+	u16 sw;
+
+	__asm__ volatile("fnstsw %0" : "=a"(sw));
+	return sw & 0x80;
+}
+
+static int bad_address(struct cpu *cpu, unsigned seg)
+{
+	return cpu_raise_err(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
+}
+
+/* Segment and canonical checks of n bytes. `at` is an offset under DESC_CHECK, else linear. */
+static int address_check(struct cpu *cpu, const struct part *p, u64 at, unsigned n, u64 *lin)
+{
+	if (p->desc & DESC_CHECK)
+		return cpu_linear(cpu, p->seg, at, n, p->access, lin);
+	*lin = at;
+	if (cpu->mode & MODE_LONG) {
+		if (UNLIKELY(!cpu_is_canonical(cpu, at) || !cpu_is_canonical(cpu, at + n - 1)))
+			return bad_address(cpu, p->seg);
+	} else if (UNLIKELY(at + n - 1 > 0xffffffff)) {
+		return bad_address(cpu, p->seg); /* flat segments end at 4 GiB */
+	}
+	return CPU_OK;
+}
+
+/* The linear address without checks, for its alignment. */
+static u64 address_raw(const struct cpu *cpu, const struct part *p, u64 at)
+{
+	if ((p->desc & DESC_CHECK) && (!(cpu->mode & MODE_LONG) || p->seg >= SEG_FS))
+		return cpu->seg[p->seg].base + at;
+	return at;
+}
+
+/* A masked operand could not be accessed: raises what its first bad element does. */
+static int masked_fault(struct cpu *cpu, const struct part *p, u64 at)
+{
+	unsigned n = 1u << p->shift;
+	struct cpu_exc whole = cpu->exc;
+	u64 lin;
+
+	for (unsigned i = 0; i < 64; i++) {
+		int ret;
+
+		if (!(p->active >> i & 1))
+			continue;
+		cpu->exc.pending = false;
+		ret = address_check(cpu, p, at + i * n, n, &lin);
+		if (!ret)
+			ret = mmu_probe(cpu, lin, n, p->access | MMU_AS_VIEW);
+		if (ret)
+			return ret;
+	}
+	cpu->exc = whole;
+	return CPU_EXC;
+}
+
+static u64 stopped(int ret)
+{
+	return ret == CPU_EXC ? MMU_STOP_EXC : MMU_STOP_EXIT;
+}
+
+/**
+ * A data access missed the TLB. Returns MMU_DIRECT or MMU_BOUNCED with the host address in
+ * jit_scratch[0], or another enum mmu_resolve_kind to stop.
+ */
+u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
+{
+	struct part p = {
+		.desc = desc,
+		.size = desc & DESC_SIZE,
+		.seg = (unsigned)(desc & DESC_SEG) >> DESC_SEG_SHIFT,
+		.access = desc & DESC_WRITE ? MMU_WRITE : MMU_READ,
+	};
+	struct jit *jit = cpu->jit;
+	enum mmu_resolve_kind kind;
+	u64 lin;
+	int ret;
+
+	if ((desc & DESC_X87) && x87_pending()) {
+		cpu_raise(cpu, EXC_MF);
+		return MMU_STOP_EXC;
+	}
+	if (desc & DESC_RMW)
+		p.access |= MMU_RMW;
+	if (p.seg == SEG_SS)
+		p.access |= MMU_STACK;
+	if (desc & DESC_MASK) {
+		p.active = jit_mask_active(desc, p.size, &p.shift);
+		if (!p.active) {
+			/* nothing is touched: any readable place will do */
+			cpu->jit_scratch[0] = (u64)jit->bounce;
+			return MMU_DIRECT;
+		}
+		p.skip = (unsigned)__builtin_ctzll(p.active) << p.shift;
+		p.size = ((64 - (unsigned)__builtin_clzll(p.active)) << p.shift) - p.skip;
+	}
+	if ((desc & DESC_ALIGN) && (address_raw(cpu, &p, at) & ((desc & DESC_SIZE) - 1))) {
+		cpu_raise_err(cpu, EXC_GP, 0);
+		return MMU_STOP_EXC;
+	}
+	ret = address_check(cpu, &p, at + p.skip, p.size, &lin);
+	if (ret) {
+		if (desc & DESC_MASK)
+			ret = masked_fault(cpu, &p, at);
+		return stopped(ret);
+	}
+	kind = mmu_resolve(cpu, lin, p.size, p.access, desc & DESC_LOCK);
+	if (kind == MMU_STOP_EXC && (desc & DESC_MASK))
+		return stopped(masked_fault(cpu, &p, at));
+	if (kind == MMU_BOUNCED) {
+		/* At the operand's own alignment, so that aligned forms fault as they should. */
+		jit->bounce_at = jit->bounce + ((lin - p.skip) & 63) + p.skip;
+		jit->bounce_size = p.size;
+		mem_copy(jit->bounce_at, cpu->bounce, p.size);
+		cpu->jit_scratch[0] = (u64)jit->bounce_at;
+	}
+	cpu->jit_scratch[0] -= p.skip;
+	return kind;
+}
+
+/** A bounced store was done. Nonzero: leave the block behind this instruction. */
+u64 jit_commit(struct cpu *cpu)
+{
+	struct jit *jit = cpu->jit;
+
+	mem_copy(cpu->bounce, jit->bounce_at, jit->bounce_size);
+	return (u64)mmu_bounce_commit(cpu);
+}
