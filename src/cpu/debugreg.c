@@ -25,13 +25,13 @@ static int dr_check(struct cpu *cpu, const struct cpu_insn *in, unsigned *n)
 	*n = in->reg;
 	if (*n > 7)
 		return cpu_raise(cpu, EXC_UD);
+	if (cpu->cpl)
+		return cpu_raise_err(cpu, EXC_GP, 0);
 	if (*n == 4 || *n == 5) {
 		if (cpu->cr4 & CR4_DE)
 			return cpu_raise(cpu, EXC_UD);
 		*n += 2;
 	}
-	if (cpu->cpl)
-		return cpu_raise_err(cpu, EXC_GP, 0);
 	if (!(cpu->dr7 & DR7_GD))
 		return CPU_OK;
 	if ((cpu->guest_debug & KVM_GUESTDBG_ENABLE) &&

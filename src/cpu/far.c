@@ -14,8 +14,15 @@ struct far_target {
 	u64 off;
 };
 
+/* AMD's processors have no 16:64 pointers in memory: REX.W is ignored. */
+static unsigned pointer_size(const struct cpu *cpu, const struct cpu_insn *in)
+{
+	return in->opsize == 8 && cpu->vendor == CPU_VENDOR_AMD ? 4 : in->opsize;
+}
+
 static int target_read(struct cpu *cpu, const struct cpu_insn *in, struct far_target *t)
 {
+	unsigned size = pointer_size(cpu, in);
 	u8 buf[10];
 	int ret;
 
@@ -24,11 +31,11 @@ static int target_read(struct cpu *cpu, const struct cpu_insn *in, struct far_ta
 		t->off = in->opsize == 2 ? (u16)in->imm : (u32)in->imm;
 		return CPU_OK;
 	}
-	ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), buf, in->opsize + 2u);
+	ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), buf, size + 2u);
 	if (ret)
 		return ret;
-	t->off = mem_load(buf, in->opsize);
-	t->sel = (u16)mem_load(buf + in->opsize, 2);
+	t->off = mem_load(buf, size);
+	t->sel = (u16)mem_load(buf + size, 2);
 	return CPU_OK;
 }
 
@@ -82,16 +89,24 @@ static int far_same(struct cpu *cpu, const struct cpu_insn *in, u16 sel, struct 
 	if (ret)
 		return ret;
 	cs = seg_from_desc((u16)((sel & 0xfffc) | cpu->cpl), d);
-	ret = seg_target_check(cpu, &cs, rip, 0);
-	if (ret)
-		return ret;
-	if (call) {
+	/* AMD's processors push before they look at the target, and do not take it back. */
+	if (call && cpu->vendor == CPU_VENDOR_AMD) {
 		frame_return(cpu, in, &f, size);
 		ret = seg_frame_write(cpu, &f);
 		if (ret)
 			return ret;
-		cpu->gpr[RSP] = seg_frame_sp(&f);
 	}
+	ret = seg_target_check(cpu, &cs, rip, 0);
+	if (ret)
+		return ret;
+	if (call && cpu->vendor != CPU_VENDOR_AMD) {
+		frame_return(cpu, in, &f, size);
+		ret = seg_frame_write(cpu, &f);
+		if (ret)
+			return ret;
+	}
+	if (call)
+		cpu->gpr[RSP] = seg_frame_sp(&f);
 	return far_commit(cpu, in, &cs, rip);
 }
 
@@ -107,7 +122,7 @@ static int far_code(struct cpu *cpu, const struct cpu_insn *in, const struct far
 		return cpu_raise_err(cpu, EXC_GP, error);
 	if (!(d->attr & SEG_ATTR_P))
 		return cpu_raise_err(cpu, EXC_NP, error);
-	return far_same(cpu, in, t->sel, d, t->off, call, in->opsize);
+	return far_same(cpu, in, t->sel, d, t->off, call, pointer_size(cpu, in));
 }
 
 /* CALL through a gate to an inner ring. */
@@ -313,6 +328,16 @@ int insn_ret_far(struct cpu *cpu, const struct cpu_insn *in)
 		if (v[0] > cs.limit)
 			return cpu_raise_err(cpu, EXC_GP, 0);
 	} else {
+		/* AMD's processors read the outer stack pointer, SS first, before they look at CS. */
+		if (cpu->vendor == CPU_VENDOR_AMD && (v[1] & 3) != cpu->cpl) {
+			u64 outer;
+
+			ret = seg_stack_peek(cpu, frame + in->opsize, in->opsize, 1, &outer);
+			if (!ret)
+				ret = seg_stack_peek(cpu, frame, in->opsize, 1, &outer);
+			if (ret)
+				return ret;
+		}
 		ret = seg_return_code(cpu, (u16)v[1], &cs);
 		if (ret)
 			return ret;

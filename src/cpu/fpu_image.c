@@ -109,11 +109,13 @@ static int image_write(struct cpu *cpu, u64 lin, const struct chunks *l)
 static int image_address(struct cpu *cpu, const struct cpu_insn *in, u32 size, u32 align,
 			 unsigned access, u64 *lin)
 {
-	int ret = cpu_linear(cpu, in->seg, cpu_insn_offset(cpu, in), size, access, lin);
+	u64 off = cpu_insn_offset(cpu, in);
+	u64 base = cpu_is_64bit(cpu) && in->seg < SEG_FS ? 0 : cpu->seg[in->seg].base;
 
-	if (ret)
-		return ret;
-	return *lin & (align - 1) ? cpu_raise_err(cpu, EXC_GP, 0) : CPU_OK;
+	/* alignment comes before the segment's or the canonical check */
+	if ((base + off) & (align - 1))
+		return cpu_raise_err(cpu, EXC_GP, 0);
+	return cpu_linear(cpu, in->seg, off, size, access, lin);
 }
 
 static u32 xmm_bytes(const struct cpu *cpu)
@@ -407,6 +409,8 @@ int insn_xrstor(struct cpu *cpu, const struct cpu_insn *in)
 	if (ret)
 		return ret;
 	ret = image_address(cpu, in, XSAVE_EXTENDED, 64, MMU_READ, &r.lin);
+	if (ret == CPU_OK)
+		ret = mmu_probe(cpu, r.lin, XSAVE_EXTENDED, MMU_READ | MMU_AS_VIEW);
 	if (ret == CPU_OK)
 		ret = mmu_read(cpu, r.lin + XSAVE_HEADER, header, 64, MMU_READ | MMU_AS_VIEW);
 	if (ret)

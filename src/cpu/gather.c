@@ -89,6 +89,7 @@ int insn_gather(struct cpu *cpu, const struct cpu_insn *in)
 {
 	unsigned width = GATHER_WIDTH(in->imm);
 	unsigned n = width / MAX((unsigned)in->opsize, GATHER_INDEX_SIZE(in->imm));
+	bool touched = false;
 	int ret = CPU_OK;
 
 	if (!cpu->xsave_offset[COMP_AVX])
@@ -99,14 +100,16 @@ int insn_gather(struct cpu *cpu, const struct cpu_insn *in)
 
 	mem_store(bv, mem_load(bv, 8) | (cpu_fpu_mask() & (in->imm & GATHER_EVEX ? 0xe6 : 0x46)), 8);
 	for (unsigned i = 0; i < n && !ret; i++) {
-		if (mask_get(cpu, in, i))
+		if (mask_get(cpu, in, i)) {
 			ret = element(cpu, in, i);
+			touched |= !ret;
+		}
 		if (!ret)
 			mask_clear(cpu, in, i);
 	}
+	if ((!ret || touched) && !(in->imm & GATHER_SCATTER))
+		zero_from(cpu, in->reg, n * in->opsize);
 	if (!ret) {
-		if (!(in->imm & GATHER_SCATTER))
-			zero_from(cpu, in->reg, n * in->opsize);
 		if (in->imm & GATHER_EVEX)
 			mem_store((u8 *)cpu->xsave + cpu->xsave_offset[COMP_OPMASK] + 8 * in->imm2, 0, 8);
 		else

@@ -12,6 +12,7 @@
 static int raise_soft(struct cpu *cpu, const struct cpu_insn *in, enum cpu_event_kind kind,
 		      unsigned vector)
 {
+	cpu->rflags &= ~FLAG_RF; /* as behind any instruction; a fault of the delivery sets it */
 	cpu->exc = (struct cpu_exc){
 		.pending = true,
 		.kind = (u8)kind,

@@ -58,6 +58,8 @@ int cpu_linear(struct cpu *cpu, unsigned seg, u64 offset, unsigned n, unsigned a
 		    !((mode & MODE_FS_FLAT) && seg == SEG_FS) && !((mode & MODE_GS_FLAT) && seg == SEG_GS) &&
 		    !seg_access_ok(cpu, seg, offset, n, access))
 			return cpu_raise_err(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
+		else if (UNLIKELY(offset + n - 1 > 0xffffffff))
+			return cpu_raise_err(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
 		a = (u32)(cpu->seg[seg].base + offset);
 	}
 	*lin = a;

@@ -139,8 +139,7 @@ bool seg_range_ok(const struct cpu_seg *s, u64 offset, unsigned n)
 	    (SEG_ATTR_S | SEG_TYPE_DOWN))
 		return offset > s->limit &&
 		       last <= (s->attr & SEG_ATTR_DB ? 0xffffffffull : 0xffffull);
-	/* A full segment wraps instead of ending: there is no byte above its limit. */
-	return last <= s->limit || s->limit == 0xffffffff;
+	return last <= s->limit;
 }
 
 bool seg_access_ok(const struct cpu *cpu, unsigned seg, u64 offset, unsigned n, unsigned access)
@@ -246,7 +245,7 @@ void seg_drop_privileged(struct cpu *cpu)
 		struct cpu_seg *s = &cpu->seg[which[i]];
 
 		if (s->attr & SEG_ATTR_UNUSABLE) {
-			s->sel = seg_is_null(s->sel) ? s->sel : 0;
+			s->sel = 0; /* a null selector loses its RPL */
 			continue;
 		}
 		if (seg_dpl(s->attr) < cpu->cpl && (s->attr & (SEG_TYPE_CODE | SEG_TYPE_DOWN)) !=
@@ -329,9 +328,10 @@ int seg_frame_write(struct cpu *cpu, const struct seg_frame *f)
 		ret = frame_linear(cpu, f, sp, f->used, &lin);
 		return ret ? ret : mmu_write(cpu, lin, data, f->used, f->access);
 	}
-	/* The stack pointer wraps inside the frame: element by element, all checked first. */
+	/* The stack pointer wraps inside the frame: element by element as pushed, all checked first. */
 	for (unsigned pass = 0; pass < 2; pass++)
-		for (unsigned i = 0; i < f->used; i += f->size) {
+		for (unsigned i = f->used; i; ) {
+			i -= f->size;
 			ret = frame_linear(cpu, f, (sp + i) & mask, f->size, &lin);
 			if (!ret)
 				ret = pass ? mmu_write(cpu, lin, data + i, f->size, f->access)

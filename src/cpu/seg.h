@@ -121,14 +121,12 @@ int seg_return_code(struct cpu *cpu, u16 sel, struct cpu_seg *cs);
 /** Checks the stack segment that goes with it. */
 int seg_return_stack(struct cpu *cpu, u16 sel, const struct cpu_seg *cs, struct cpu_seg *ss);
 
-/** RIP of the next instruction, wrapped to the code size. */
+/** RIP of the next instruction. 16-bit code runs past 64 KiB too, into its segment's limit. */
 static inline u64 seg_next_rip(const struct cpu *cpu, unsigned len)
 {
 	u64 rip = cpu->rip + len;
 
-	if (cpu->mode & MODE_LONG)
-		return rip;
-	return (cpu->mode & MODE_CS32) ? (u32)rip : (u16)rip;
+	return cpu->mode & MODE_LONG ? rip : (u32)rip;
 }
 
 /** Mask of the stack pointer's significant bits. */

@@ -1,7 +1,7 @@
 /*
  * stack.c - PUSHA, POPA, ENTER
  *
- * All or nothing: every element is checked before one is written.
+ * PUSHA and POPA are all or nothing: every element is checked before one is written.
  */
 #include "cpu/seg.h"
 #include "mmu/mmu.h"
@@ -39,36 +39,40 @@ int insn_popa(struct cpu *cpu, const struct cpu_insn *in)
 
 /*
  * ENTER size, level: pushes BP, then (level > 0) level - 1 frame pointers of the enclosing
- * procedures and the new one, and makes room. The final stack pointer must be writable.
+ * procedures and the new one, and makes room. The final stack pointer must be writable. As on
+ * hardware each push is carried out at once, because the frames may overlap; a fault leaves the
+ * registers as they were.
  */
 int insn_enter(struct cpu *cpu, const struct cpu_insn *in)
 {
 	unsigned level = in->imm2 & 31, n = in->opsize;
-	u64 mask = seg_sp_mask(cpu), frame, sp, bp = cpu->gpr[RBP], v, lin;
-	struct seg_frame f;
+	u64 mask = seg_sp_mask(cpu), frame, sp = cpu->gpr[RSP], bp = cpu->gpr[RBP], v = bp, lin;
 	int ret;
 
-	seg_frame_init(&f, &cpu->seg[SEG_SS], cpu->gpr[RSP], cpu->mode & MODE_LONG, n, MMU_AS_VIEW);
-	seg_frame_push(&f, bp);
-	frame = (cpu->gpr[RSP] - n) & mask;
-	for (unsigned i = 1; i < level; i++) {
+	sp = frame = (sp - n) & mask;
+	ret = cpu_write(cpu, SEG_SS, sp, &v, n);
+	for (unsigned i = 1; i < level && !ret; i++) {
 		bp -= n;
 		v = 0;
 		ret = cpu_read(cpu, SEG_SS, bp & mask, &v, n);
 		if (ret)
-			return ret;
-		seg_frame_push(&f, v);
+			break;
+		sp = (sp - n) & mask;
+		ret = cpu_write(cpu, SEG_SS, sp, &v, n);
 	}
-	if (level)
-		seg_frame_push(&f, frame);
-	sp = (seg_frame_sp(&f) - (u16)in->imm) & mask;
-	ret = cpu_linear(cpu, SEG_SS, sp, n, MMU_WRITE, &lin);
+	if (level && !ret) {
+		sp = (sp - n) & mask;
+		ret = cpu_write(cpu, SEG_SS, sp, &frame, n);
+	}
+	sp = (sp - (u16)in->imm) & mask;
+	if (!ret)
+		ret = cpu_linear(cpu, SEG_SS, sp, n, MMU_WRITE, &lin);
 	if (!ret)
 		ret = mmu_probe(cpu, lin, n, MMU_WRITE | MMU_AS_VIEW);
-	if (!ret)
-		ret = seg_frame_write(cpu, &f);
 	if (ret)
 		return ret;
+	if (mask == 0xffff)
+		frame |= cpu->gpr[RSP] & ~mask;
 	cpu_reg_write(cpu, RBP, frame, n, true);
 	seg_sp_set(cpu, sp);
 	cpu_insn_done(cpu, in);

@@ -79,7 +79,9 @@ bool str_stop(struct cpu *cpu, struct str *s, unsigned max_writes, int *ret)
 		return false;
 	else if (cpu->mmio.write_count)
 		*ret = cpu_exit_set(cpu, CPU_EXIT_MMIO);
-	cpu->rflags |= FLAG_RF;
+	/* A single-step trap between two elements shows RF on Intel only. */
+	if (!s->single || cpu->vendor != CPU_VENDOR_AMD)
+		cpu->rflags |= FLAG_RF;
 	return true;
 }
 
@@ -408,6 +410,24 @@ static u64 compare_run(const struct str *s, const u8 *a, const u8 *b, u64 k, u64
 	return i;
 }
 
+/* One element of each operand. Which comes first differs by vendor, and shows when both fault. */
+static int compare_read(struct cpu *cpu, const struct str *s, u64 *x, u64 *y)
+{
+	bool dst_first = cpu->vendor == CPU_VENDOR_AMD;
+	int ret = CPU_OK;
+
+	*y = 0;
+	if (dst_first)
+		ret = cpu_read(cpu, SEG_ES, str_offset(cpu, s, RDI), y, s->n);
+	if (x && !ret) {
+		*x = 0;
+		ret = cpu_read(cpu, s->in->seg, str_offset(cpu, s, RSI), x, s->n);
+	}
+	if (!dst_first && !ret)
+		ret = cpu_read(cpu, SEG_ES, str_offset(cpu, s, RDI), y, s->n);
+	return ret;
+}
+
 /* Both instructions: cmps compares [rsi] with [rdi], scas the accumulator. */
 static int compare(struct cpu *cpu, const struct cpu_insn *in, bool cmps)
 {
@@ -434,14 +454,7 @@ static int compare(struct cpu *cpu, const struct cpu_insn *in, bool cmps)
 			k = compare_run(&s, a, b, k, &x, &y);
 			piece = MIN(piece * 4, PAGE_SIZE);
 		} else {
-			y = 0;
-			if (cmps) {
-				x = 0;
-				ret = cpu_read(cpu, in->seg, si, &x, s.n);
-				if (ret)
-					return ret;
-			}
-			ret = cpu_read(cpu, SEG_ES, di, &y, s.n);
+			ret = compare_read(cpu, &s, cmps ? &x : NULL, &y);
 			if (ret)
 				return ret;
 			k = 1;

@@ -116,9 +116,12 @@ static NOINLINE int read_slow(struct cpu *cpu, u64 lin, u8 *buf, unsigned n, uns
 			      unsigned view)
 {
 	struct pend_part part[PEND_PARTS];
-	int count = parts_walk(cpu, lin, n, access, view, part), ret;
 	unsigned mark;
+	int count, ret;
 
+	if (!(access & MMU_SYSTEM) && align_first(cpu, lin, n))
+		return cpu_raise_err(cpu, EXC_AC, 0);
+	count = parts_walk(cpu, lin, n, access, view, part);
 	if (count < 0)
 		return -count;
 	ret = access_checks(cpu, lin, n, access);
@@ -161,8 +164,11 @@ static NOINLINE int write_slow(struct cpu *cpu, u64 lin, const u8 *buf, unsigned
 			       unsigned view)
 {
 	struct pend_part part[PEND_PARTS];
-	int count = parts_walk(cpu, lin, n, access, view, part), ret;
+	int count, ret;
 
+	if (!(access & MMU_SYSTEM) && align_first(cpu, lin, n))
+		return cpu_raise_err(cpu, EXC_AC, 0);
+	count = parts_walk(cpu, lin, n, access, view, part);
 	if (count < 0)
 		return -count;
 	ret = mmio_room(cpu, part, (unsigned)count);

@@ -370,6 +370,12 @@ ALWAYS_INLINE bool misaligned(u64 lin, unsigned n)
 
 	return lin & (natural - 1);
 }
+/** AMD's processors report misalignment before page faults, Intel's after them. */
+ALWAYS_INLINE bool align_first(const struct cpu *cpu, u64 lin, unsigned n)
+{
+	return UNLIKELY(cpu->mode & MODE_ALIGN) && misaligned(lin, n) && cpu->vendor == CPU_VENDOR_AMD &&
+	       (!cpu_is_long(cpu) || cpu_is_canonical(cpu, lin));
+}
 /** Stores to RAM by a helper, with dirty log and code tracking. False: host fault. */
 bool ram_store(struct cpu *cpu, struct mmu_slot *slot, u64 gpa, u8 *host, const void *src,
 	       unsigned n);
