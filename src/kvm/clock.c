@@ -58,7 +58,7 @@ void clock_vm_init(struct vm *vm)
 	c->tsc_write_host = c->tsc_base;
 	c->tsc_write = 0;
 	c->tsc_offset = -(s64)c->tsc_base;
-	vm->default_tsc_khz = vm->sys->tsc_khz;
+	vm->default_tsc_khz = c->tsc_write_khz = vm->sys->tsc_khz;
 }
 
 /*
@@ -164,12 +164,10 @@ void clock_tsc_write_host(struct vcpu *vcpu, u64 value)
 		u64 expected = c->tsc_write + scaled(vcpu, host - c->tsc_write_host);
 
 		same = value < expected + hz && value + hz > expected;
-	} else {
-		same = false;
 	}
 	if (value)
 		c->tsc_user_set = true;
-	if (same && !vcpu->tsc_scaled) {
+	if (same && c->tsc_write_khz == vcpu->tsc_khz) {
 		offset = c->tsc_offset;
 	} else if (same) {
 		offset = (s64)(c->tsc_write + scaled(vcpu, host - c->tsc_write_host) -
@@ -177,6 +175,7 @@ void clock_tsc_write_host(struct vcpu *vcpu, u64 value)
 	} else {
 		c->tsc_write = value;
 		c->tsc_write_host = host;
+		c->tsc_write_khz = vcpu->tsc_khz;
 		c->tsc_offset = offset;
 	}
 	futex_unlock(&c->lock);
@@ -306,6 +305,7 @@ int vcpu_set_device_attr(struct vcpu *vcpu, void *data, unsigned long arg)
 	futex_lock(&c->lock);
 	c->tsc_write_host = clock_host_tsc();
 	c->tsc_write = scaled(vcpu, c->tsc_write_host) + offset;
+	c->tsc_write_khz = vcpu->tsc_khz;
 	c->tsc_offset = (s64)offset;
 	c->tsc_user_set = true;
 	futex_unlock(&c->lock);

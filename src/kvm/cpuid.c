@@ -28,28 +28,21 @@ static struct kvm_cpuid_entry2 entry_of(const struct cpu_cpuid *c)
 
 int sys_get_supported_cpuid(struct system *sys, void *data, unsigned long arg)
 {
-	struct cpu_cpuid *list;
+	const struct cpu_cpuid *list = sys->supported;
+	int n = sys->supported_count, ret = 0;
 	struct kvm_cpuid2 head;
-	int n, ret = 0;
 
 	if (user_copy_in(&head, arg, CPUID_HEAD))
 		return -EFAULT;
 	if (!head.nent)
 		return -E2BIG;
-	list = calloc(KVM_ABI_MAX_CPUID, sizeof(*list));
-	if (!list)
-		return -ENOMEM;
-	n = cpu_cpuid_supported(sys->vendor, list, KVM_ABI_MAX_CPUID);
-	if (n < 0)
-		ret = n;
-	else if (head.nent < (u32)n)
+	if (head.nent < (u32)n)
 		ret = -E2BIG;
 	for (int i = 0; i < n && !ret; i++) {
 		struct kvm_cpuid_entry2 e = entry_of(&list[i]);
 
 		ret = user_copy_out(arg + CPUID_HEAD + (u32)i * sizeof(e), &e, sizeof(e));
 	}
-	free(list);
 	head.nent = (u32)n;
 	if (!ret)
 		ret = user_copy_out(arg, &head, CPUID_HEAD);
@@ -79,6 +72,28 @@ int sys_get_emulated_cpuid(struct system *sys, void *data, unsigned long arg)
 	}
 	head.nent = ARRAY_SIZE(leaves);
 	return ret ? ret : user_copy_out(arg, &head, CPUID_HEAD);
+}
+
+int cpuid_system_init(struct system *sys)
+{
+	sys->supported = calloc(KVM_ABI_MAX_CPUID, sizeof(*sys->supported));
+	if (!sys->supported)
+		return -ENOMEM;
+	sys->supported_count =
+		cpu_cpuid_supported(sys->vendor, sys->supported, KVM_ABI_MAX_CPUID);
+	return sys->supported_count < 0 ? sys->supported_count : 0;
+}
+
+bool cpuid_supports(const struct system *sys, unsigned feature)
+{
+	for (int i = 0; i < sys->supported_count; i++) {
+		const struct cpu_cpuid *c = &sys->supported[i];
+		const u32 regs[] = {c->eax, c->ebx, c->ecx, c->edx};
+
+		if (c->leaf == feature_leaf(feature) && c->index == feature_index(feature))
+			return regs[feature_reg(feature)] >> feature_bit(feature) & 1;
+	}
+	return false;
 }
 
 int cpuid_init(struct vcpu *vcpu)
@@ -142,26 +157,68 @@ static int cpuid_apply(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entries, u32 
 	return 0;
 }
 
-/* After the first KVM_RUN only the same CPUID may be set again. */
-static int cpuid_same(const struct vcpu *vcpu, const struct kvm_cpuid_entry2 *e, u32 n)
+/* The bits of leaf 1, 7 and 0xd that the processor computes are shown as the guest sees them. */
+static struct kvm_cpuid_entry2 entry_now(struct vcpu *vcpu, u32 i)
+{
+	struct kvm_cpuid_entry2 e = vcpu->cpuid[i];
+	u32 regs[4];
+
+	if (e.function == 1 || (e.function == 7 && !e.index) || e.function == 0xd ||
+	    e.function == 0x80000001) {
+		cpu_cpuid_query(&vcpu->cpu, e.function, e.index, regs);
+		e.eax = regs[0];
+		e.ebx = regs[1];
+		e.ecx = regs[2];
+		e.edx = regs[3];
+	}
+	return e;
+}
+
+static bool entry_equal(const struct kvm_cpuid_entry2 *a, const struct kvm_cpuid_entry2 *b)
+{
+	return a->function == b->function && a->index == b->index && a->flags == b->flags &&
+	       a->eax == b->eax && a->ebx == b->ebx && a->ecx == b->ecx && a->edx == b->edx;
+}
+
+/*
+ * After the first KVM_RUN only the same CPUID may be set again: as it was set, or as
+ * KVM_GET_CPUID2 shows it.
+ */
+static int cpuid_same(struct vcpu *vcpu, const struct kvm_cpuid_entry2 *e, u32 n)
 {
 	if (n != vcpu->cpuid_count)
 		return -EINVAL;
 	for (u32 i = 0; i < n; i++) {
-		const struct kvm_cpuid_entry2 *o = &vcpu->cpuid[i];
+		struct kvm_cpuid_entry2 now = entry_now(vcpu, i);
 
-		if (e[i].function != o->function || e[i].index != o->index ||
-		    e[i].flags != o->flags || e[i].eax != o->eax || e[i].ebx != o->ebx ||
-		    e[i].ecx != o->ecx || e[i].edx != o->edx)
+		if (!entry_equal(&e[i], &vcpu->cpuid[i]) && !entry_equal(&e[i], &now))
 			return -EINVAL;
 	}
 	return 0;
+}
+
+/* A guest whose HLT does not exit has nobody who could be asked to wake it. */
+static void hide_pv_unhalt(struct vcpu *vcpu, struct kvm_cpuid_entry2 *e, u32 n)
+{
+	u32 base = 0;
+
+	if (!(vcpu->vm->disabled_exits & KVM_X86_DISABLE_EXITS_HLT))
+		return;
+	for (u32 i = 0; i < n && !base; i++)
+		if ((e[i].function & 0xffff00ff) == KVM_CPUID_SIGNATURE &&
+		    !memcmp(&e[i].ebx, KVM_SIGNATURE, 4) && !memcmp(&e[i].ecx, KVM_SIGNATURE + 4, 4) &&
+		    !memcmp(&e[i].edx, KVM_SIGNATURE + 8, 4))
+			base = e[i].function;
+	for (u32 i = 0; i < n; i++)
+		if (base && e[i].function == base + 1)
+			e[i].eax &= ~BIT(KVM_FEATURE_PV_UNHALT);
 }
 
 static int cpuid_set(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entries, u32 n)
 {
 	int ret;
 
+	hide_pv_unhalt(vcpu, entries, n);
 	if (vcpu->ran) {
 		ret = cpuid_same(vcpu, entries, n);
 		free(entries);
@@ -215,23 +272,6 @@ int vcpu_set_cpuid(struct vcpu *vcpu, void *data, unsigned long arg)
 		};
 	free(old);
 	return cpuid_set(vcpu, entries, head.nent);
-}
-
-/* The bits of leaf 1, 7 and 0xd that the processor computes are shown as the guest sees them. */
-static struct kvm_cpuid_entry2 entry_now(struct vcpu *vcpu, u32 i)
-{
-	struct kvm_cpuid_entry2 e = vcpu->cpuid[i];
-	u32 regs[4];
-
-	if (e.function == 1 || (e.function == 7 && !e.index) || e.function == 0xd ||
-	    e.function == 0x80000001) {
-		cpu_cpuid_query(&vcpu->cpu, e.function, e.index, regs);
-		e.eax = regs[0];
-		e.ebx = regs[1];
-		e.ecx = regs[2];
-		e.edx = regs[3];
-	}
-	return e;
 }
 
 int vcpu_get_cpuid2(struct vcpu *vcpu, void *data, unsigned long arg)

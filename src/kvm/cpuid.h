@@ -7,6 +7,11 @@
 /* MCG_CAP bits that KVM_X86_SETUP_MCE accepts, with the number of banks. */
 #define MCE_CAP_SUPPORTED (BIT64(8) | BIT64(10) | BIT64(24) | BIT64(27) | 32)
 
+/** What KVM_GET_SUPPORTED_CPUID answers, computed once. 0 or -errno. */
+int cpuid_system_init(struct system *sys);
+/** A feature (X86_FEATURE_*) is in that answer. */
+bool cpuid_supports(const struct system *sys, unsigned feature);
+
 /** A new vCPU has no CPUID entries. 0 or -ENOMEM. */
 int cpuid_init(struct vcpu *vcpu);
 /** Bits that follow the state (APIC enabled …) and what the local APIC takes from CPUID. */

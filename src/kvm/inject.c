@@ -104,6 +104,8 @@ int inject_events(struct vcpu *vcpu)
 	cpu->irq_window = 1;
 	if (cpu->exc.pending)
 		return RUN_GUEST; /* jit_run() delivers it and comes back at once: poll is 0 */
+	if (UNLIKELY(cpu->guest_debug & KVM_GUESTDBG_BLOCKIRQ))
+		return RUN_GUEST;
 	/* A client without a local APIC here injects by itself when it was told that it may. */
 	if (vcpu->interrupt_injected)
 		return vcpu->apic ? RUN_GUEST : inject_interrupt(vcpu);

@@ -57,6 +57,43 @@ static struct mmu_slot mmu_slot_of(struct memslot *slot)
 	};
 }
 
+/* Maps are recycled: with many slots most of a change's time would go into fresh pages. */
+static struct mmu_map *map_alloc(struct vm *vm, unsigned count)
+{
+	struct mmu_map *map = vm->spare_map;
+
+	if (map && vm->spare_room >= count) {
+		vm->spare_map = NULL;
+		return map;
+	}
+	return malloc(sizeof(*map) + align_up(count, 64) * sizeof(map->slot[0]));
+}
+
+static void map_retire(struct vm *vm, struct mmu_map *map)
+{
+	if (!map)
+		return;
+	free(vm->spare_map);
+	vm->spare_map = map;
+	vm->spare_room = (unsigned)align_up(map->count, 64);
+}
+
+/* The first slot at or behind an address. */
+static unsigned map_place(const struct mmu_map *map, unsigned count, u64 gpa)
+{
+	unsigned lo = 0, hi = count;
+
+	while (lo < hi) {
+		unsigned mid = (lo + hi) / 2;
+
+		if (map->slot[mid].gpa < gpa)
+			lo = mid + 1;
+		else
+			hi = mid;
+	}
+	return lo;
+}
+
 /*
  * The current map of an address space with one slot (if any) taken out and one (if any) put in.
  * The map is sorted, so this is one pass.
@@ -67,20 +104,28 @@ static struct mmu_map *map_change(struct vm *vm, u32 as, const struct memslot *o
 	struct mmu_map *old = atomic_load(&vm->mem.map[as]), *map;
 	unsigned count = old ? old->count : 0, n = 0;
 
-	map = malloc(sizeof(*map) + (count + 1) * sizeof(map->slot[0]));
+	map = map_alloc(vm, count + 1);
 	if (!map)
 		return NULL;
-	for (unsigned i = 0; i < count; i++) {
-		if (old->slot[i].priv == out)
-			continue;
-		if (in && in->gpa < old->slot[i].gpa) {
+	/* Whole runs between the places of change: with thousands of slots this is what costs. */
+	for (unsigned i = 0; i < count || in;) {
+		unsigned end = in ? map_place(old, count, in->gpa) : count;
+
+		if (out && map_place(old, count, out->gpa) >= i)
+			end = MIN(end, map_place(old, count, out->gpa));
+		if (end > i)
+			memcpy(&map->slot[n], &old->slot[i], (end - i) * sizeof(map->slot[0]));
+		n += end - i;
+		i = end;
+		if (in && i == map_place(old, count, in->gpa)) {
 			map->slot[n++] = mmu_slot_of(in);
 			in = NULL;
 		}
-		map->slot[n++] = old->slot[i];
+		if (out && i < count && old->slot[i].priv == out) {
+			i++;
+			out = NULL;
+		}
 	}
-	if (in)
-		map->slot[n++] = mmu_slot_of(in);
 	map->count = n;
 	return map;
 }
@@ -118,7 +163,7 @@ static int map_publish(struct vm *vm, u32 as, struct memslot *out, struct memslo
 	map = mmu_vm_set_map(&vm->mem, as, map);
 	vm_request_all(vm, mask, true);
 	vm->stats.memslot_changes++;
-	free(map);
+	map_retire(vm, map);
 	return 0;
 }
 
@@ -251,6 +296,8 @@ void memslot_destroy_all(struct vm *vm)
 		vm->slot_count[as] = 0;
 		free(mmu_vm_set_map(&vm->mem, as, NULL));
 	}
+	free(vm->spare_map);
+	vm->spare_map = NULL;
 }
 
 int guest_read(struct vcpu *vcpu, u64 gpa, void *buf, u64 n)

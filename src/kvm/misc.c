@@ -10,6 +10,10 @@
 #define MCI_STATUS_VAL BIT64(63)
 #define MCI_STATUS_OVER BIT64(62)
 #define MCI_STATUS_UC BIT64(61)
+#define MCI_STATUS_PCC BIT64(57)
+#define MCI_STATUS_S BIT64(56)
+#define MCI_STATUS_AR BIT64(55)
+#define MCI_CTL2_CMCI_EN BIT64(30)
 #define MCG_STATUS_MCIP BIT64(2)
 #define MCG_CTL_P BIT64(8)
 #define MCG_BANKS 0xffu
@@ -63,6 +67,25 @@ int vcpu_setup_mce(struct vcpu *vcpu, void *data, unsigned long arg)
 	return 0;
 }
 
+/* An error that needs no action: recorded, and CMCI where the guest asked for it. */
+static bool mce_is_ucna(const struct kvm_x86_mce *mce)
+{
+	return !mce->mcg_status && (mce->status & MCI_STATUS_UC) &&
+	       !(mce->status & (MCI_STATUS_PCC | MCI_STATUS_S | MCI_STATUS_AR));
+}
+
+static int mce_set_ucna(struct vcpu *vcpu, const struct kvm_x86_mce *mce, u64 *bank)
+{
+	bank[1] = mce->status;
+	bank[2] = mce->addr;
+	bank[3] = mce->misc;
+	vcpu->cpu.mcg_status = mce->mcg_status;
+	if (vcpu->apic && (vcpu->cpu.mcg_cap & BIT64(10)) &&
+	    (vcpu->cpu.mce_ctl2[mce->bank] & MCI_CTL2_CMCI_EN))
+		lapic_local_deliver(vcpu->apic, APIC_LVTCMCI);
+	return 0;
+}
+
 int vcpu_set_mce(struct vcpu *vcpu, void *data, unsigned long arg)
 {
 	const struct kvm_x86_mce *mce = data;
@@ -72,6 +95,8 @@ int vcpu_set_mce(struct vcpu *vcpu, void *data, unsigned long arg)
 	if (mce->bank >= (cpu->mcg_cap & MCG_BANKS) || !(mce->status & MCI_STATUS_VAL))
 		return -EINVAL;
 	bank = &cpu->mce_bank[4 * mce->bank];
+	if (mce_is_ucna(mce))
+		return mce_set_ucna(vcpu, mce, bank);
 	if (mce->status & MCI_STATUS_UC) {
 		if (((cpu->mcg_cap & MCG_CTL_P) && cpu->mcg_ctl != ~0ull) || bank[0] != ~0ull)
 			return 0;

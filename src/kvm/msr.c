@@ -13,6 +13,7 @@
 #include <stdlib.h>
 
 #define MSR_TSC_ADJUST 0x3bu
+#define MSR_PLATFORM_INFO 0xceu
 #define MSR_X2APIC_LAST 0x8ffu
 #define MSR_LIST_MAX 1024u
 
@@ -44,7 +45,8 @@ int vcpu_set_apic_base(struct vcpu *vcpu, u64 value, bool host)
 			return 1;
 	} else {
 		if (value & ~(APIC_BASE_ADDRESS | APIC_BASE_BSP | APIC_BASE_X2APIC |
-			      APIC_BASE_ENABLE))
+			      APIC_BASE_ENABLE) ||
+		    ((value & APIC_BASE_X2APIC) && !(value & APIC_BASE_ENABLE)))
 			return 1;
 		vcpu->apic_base_user = value;
 	}
@@ -66,6 +68,11 @@ static int own_get(struct vcpu *vcpu, u32 index, u64 *value, bool host)
 		if (!host && !cpu_has(&vcpu->cpu, X86_FEATURE_TSC_DEADLINE))
 			return MSR_REFUSED;
 		*value = vcpu->apic ? lapic_get_tsc_deadline(vcpu->apic) : 0;
+		return MSR_OK;
+	case MSR_PLATFORM_INFO:
+		if (!host && vcpu->vm->platform_info_hidden)
+			return MSR_REFUSED;
+		*value = vcpu->cpu.platform_info;
 		return MSR_OK;
 	case MSR_IA32_TSC:
 		*value = clock_guest_tsc(vcpu, clock_host_tsc());
@@ -91,6 +98,11 @@ static int own_set(struct vcpu *vcpu, u32 index, u64 value, bool host)
 			return MSR_REFUSED;
 		if (vcpu->apic)
 			lapic_set_tsc_deadline(vcpu->apic, value);
+		return MSR_OK;
+	case MSR_PLATFORM_INFO:
+		if (!host)
+			return MSR_REFUSED;
+		vcpu->cpu.platform_info = value;
 		return MSR_OK;
 	case MSR_IA32_TSC:
 		if (host)

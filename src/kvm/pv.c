@@ -8,7 +8,6 @@
 #include "kvm/request.h"
 
 #include <fcntl.h>
-#include <stdlib.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -78,23 +77,47 @@ void pv_clock_update(struct vcpu *vcpu)
 
 /* --- steal time ---------------------------------------------------------------------------------- */
 
-/* ns that this thread was runnable without running. 0 where the host does not tell. */
-static u64 run_delay(void)
-{
-	char text[96];
-	char *at;
-	ssize_t n;
-	int fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+/* The host is asked for the run delay this often while the vCPU runs, and after every absence of
+ * this many TSC ticks; a question costs a microsecond or two. */
+#define STEAL_PERIOD_US 1000u
+#define STEAL_ABSENCE_US 20u
 
-	if (fd < 0)
+static void steal_file_close(struct vcpu *vcpu)
+{
+	if (vcpu->pv.steal_fd > 0)
+		close(vcpu->pv.steal_fd);
+	vcpu->pv.steal_fd = 0;
+}
+
+void pv_destroy(struct vcpu *vcpu)
+{
+	steal_file_close(vcpu);
+}
+
+/* ns that this thread was runnable without running. 0 where the host does not tell. */
+static u64 run_delay(struct vcpu *vcpu)
+{
+	u64 self = vcpu_thread_self(), n[2] = {0, 0};
+	char text[96];
+	unsigned field = 0;
+	ssize_t len;
+
+	if (vcpu->pv.steal_thread != self) {
+		steal_file_close(vcpu);
+		vcpu->pv.steal_fd = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC);
+		vcpu->pv.steal_thread = self;
+		vcpu->pv.steal_last = 0;
+	}
+	if (vcpu->pv.steal_fd <= 0)
 		return 0;
-	n = read(fd, text, sizeof(text) - 1);
-	close(fd);
-	if (n <= 0)
-		return 0;
-	text[n] = 0;
-	strtoull(text, &at, 10);
-	return strtoull(at, NULL, 10);
+	len = pread(vcpu->pv.steal_fd, text, sizeof(text), 0);
+	for (ssize_t i = 0; i < len && field < 2; i++) {
+		if (text[i] == ' ')
+			field++;
+		else if (text[i] >= '0' && text[i] <= '9')
+			n[field] = n[field] * 10 + (u64)(text[i] - '0');
+	}
+	return n[1];
 }
 
 static bool steal_on(const struct vcpu *vcpu)
@@ -102,24 +125,31 @@ static bool steal_on(const struct vcpu *vcpu)
 	return UNLIKELY(vcpu->pv.steal_time & KVM_MSR_ENABLED);
 }
 
+/* The record's version is odd while it changes, and grows with every entry, as KVM's does. */
 void pv_steal_update(struct vcpu *vcpu)
 {
-	u64 gpa = vcpu->pv.steal_time & ~63ull, delay = run_delay();
+	u64 gpa = vcpu->pv.steal_time & ~63ull, now = clock_host_tsc(), delay = 0;
+	u64 us = vcpu->vm->sys->tsc_khz / 1000;
 	struct kvm_steal_time s;
 	u32 version;
 
 	if (!steal_on(vcpu) || guest_read(vcpu, gpa, &s, sizeof(s)))
 		return;
-	version = (s.version | 1) + (s.version & 1 ? 2 : 0);
+	if (now - vcpu->pv.steal_read > STEAL_PERIOD_US * us ||
+	    now - vcpu->pv.steal_left > STEAL_ABSENCE_US * us) {
+		vcpu->pv.steal_read = now;
+		delay = run_delay(vcpu);
+	}
+	version = s.version + 1 + (s.version & 1);
 	guest_write(vcpu, gpa + offsetof(struct kvm_steal_time, version), &version, 4);
-	if (delay > vcpu->pv.steal_last && vcpu->pv.steal_last)
-		s.steal += delay - vcpu->pv.steal_last;
-	vcpu->pv.steal_last = delay;
-	guest_write(vcpu, gpa, &s.steal, 8);
+	if (delay > vcpu->pv.steal_last) {
+		if (vcpu->pv.steal_last)
+			s.steal += delay - vcpu->pv.steal_last;
+		vcpu->pv.steal_last = delay;
+		guest_write(vcpu, gpa, &s.steal, 8);
+	}
 	version++;
 	guest_write(vcpu, gpa + offsetof(struct kvm_steal_time, version), &version, 4);
-	vcpu->pv.steal_preempted = true; /* for the first resume to clear */
-	pv_steal_resume(vcpu);
 }
 
 void pv_steal_resume(struct vcpu *vcpu)
@@ -127,15 +157,14 @@ void pv_steal_resume(struct vcpu *vcpu)
 	u64 at = (vcpu->pv.steal_time & ~63ull) + offsetof(struct kvm_steal_time, preempted);
 	u8 was, zero = 0;
 
-	if (!steal_on(vcpu) || !vcpu->pv.steal_preempted)
+	if (!steal_on(vcpu))
 		return;
-	vcpu->pv.steal_preempted = false;
-	if (guest_read(vcpu, at, &was, 1))
-		return;
-	if (was & KVM_VCPU_FLUSH_TLB)
-		vcpu_request(vcpu, BIT64(REQ_TLB_FLUSH));
-	if (was)
+	if (!guest_read(vcpu, at, &was, 1) && was) {
+		if (was & KVM_VCPU_FLUSH_TLB)
+			vcpu_request(vcpu, BIT64(REQ_TLB_FLUSH));
 		guest_write(vcpu, at, &zero, 1);
+	}
+	pv_steal_update(vcpu);
 }
 
 void pv_steal_suspend(struct vcpu *vcpu)
@@ -143,10 +172,10 @@ void pv_steal_suspend(struct vcpu *vcpu)
 	u64 at = (vcpu->pv.steal_time & ~63ull) + offsetof(struct kvm_steal_time, preempted);
 	u8 flag = KVM_VCPU_PREEMPTED;
 
-	if (!steal_on(vcpu) || vcpu->pv.steal_preempted)
+	if (!steal_on(vcpu))
 		return;
-	if (!guest_write(vcpu, at, &flag, 1))
-		vcpu->pv.steal_preempted = true;
+	vcpu->pv.steal_left = clock_host_tsc();
+	guest_write(vcpu, at, &flag, 1);
 }
 
 /* --- PV EOI ---------------------------------------------------------------------------------------- */
@@ -295,8 +324,7 @@ int pv_msr_set(struct vcpu *vcpu, u32 index, u64 value, bool host)
 		if (value & KVM_STEAL_RESERVED_MASK)
 			return 1;
 		pv->steal_time = value;
-		pv->steal_last = 0;
-		pv->steal_preempted = false;
+		pv->steal_last = pv->steal_read = pv->steal_left = 0;
 		if (value & KVM_MSR_ENABLED)
 			vcpu_request(vcpu, BIT64(REQ_STEAL));
 		return 0;

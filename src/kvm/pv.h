@@ -14,6 +14,8 @@ void pv_clock_update(struct vcpu *vcpu);
 void pv_steal_resume(struct vcpu *vcpu);
 void pv_steal_suspend(struct vcpu *vcpu);
 void pv_steal_update(struct vcpu *vcpu);
+/** Closes what the vCPU holds. */
+void pv_destroy(struct vcpu *vcpu);
 /** Takes an EOI that the guest signalled in memory; offers the next one. */
 void pv_eoi_sync(struct vcpu *vcpu);
 void pv_eoi_offer(struct vcpu *vcpu);

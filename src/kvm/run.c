@@ -202,6 +202,7 @@ static int vcpu_block(struct vcpu *vcpu)
 		handler = wait_sleep(vcpu);
 	}
 	vcpu->stats.blocking = 0;
+	pv_steal_resume(vcpu);
 	return ret;
 }
 

@@ -79,7 +79,7 @@ void sregs_get(struct vcpu *vcpu, struct kvm_sregs *s)
 }
 
 /* CR4 bits that need a CPUID feature. */
-static u64 cr4_allowed(const struct cpu *cpu)
+static u64 cr4_allowed(const struct vcpu *vcpu)
 {
 	static const struct {
 		u64 bit;
@@ -94,7 +94,9 @@ static u64 cr4_allowed(const struct cpu *cpu)
 	u64 mask = 0x7ff;
 
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
-		if (cpu_has(cpu, rows[i].feature))
+		/* Before the client sets CPUID everything that could be set in it counts. */
+		if (vcpu->cpuid_count ? cpu_has(&vcpu->cpu, rows[i].feature) :
+					cpuid_supports(vcpu->vm->sys, rows[i].feature))
 			mask |= rows[i].bit;
 	return mask;
 }
@@ -112,8 +114,7 @@ static bool common_valid(struct vcpu *vcpu, const struct kvm_sregs *s)
 	} else if ((s->efer & EFER_LMA) || s->cs.l) {
 		return false;
 	}
-	if ((s->cr4 & ~cr4_allowed(cpu)) ||
-	    ((s->cr4 & CR4_PCIDE) && !(s->efer & EFER_LMA)))
+	if (s->cr4 & ~cr4_allowed(vcpu))
 		return false;
 	if ((s->cr0 & CR0_PG) && !(s->cr0 & CR0_PE))
 		return false;

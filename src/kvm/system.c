@@ -62,8 +62,10 @@ void system_get(struct system *sys)
 
 void system_put(struct system *sys)
 {
-	if (__atomic_fetch_sub(&sys->refs, 1, __ATOMIC_ACQ_REL) == 1)
-		free(sys);
+	if (__atomic_fetch_sub(&sys->refs, 1, __ATOMIC_ACQ_REL) != 1)
+		return;
+	free(sys->supported);
+	free(sys);
 }
 
 static int fail(int error)
@@ -85,6 +87,8 @@ int anykvm_open(const char *options)
 	ret = options_parse(sys, options);
 	if (!ret)
 		ret = jit_signal_install();
+	if (!ret)
+		ret = cpuid_system_init(sys);
 	if (!ret) {
 		sys->tsc_khz = clock_host_tsc_khz();
 		ret = fd_create(&fd_system_ops, sys, "kvm");

@@ -10,6 +10,7 @@
 #include "kvm/dirty.h"
 #include "kvm/ioctl.h"
 #include "kvm/ops.h"
+#include "kvm/pv.h"
 #include "kvm/request.h"
 
 #include <errno.h>
@@ -29,8 +30,10 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
 	struct cpu *cpu = &vcpu->cpu;
 
 	cpu_reset(cpu, init);
-	if (!init)
+	if (!init) {
 		cpu_msr_reset(cpu);
+		cpu->hwcr = 0; /* as KVM's: the client sets TscFreqSel if it wants to */
+	}
 	cpu->exit.reason = CPU_EXIT_NONE;
 	cpu->exc.pending = false;
 	cpu->nmi_masked = false;
@@ -105,6 +108,7 @@ void vcpu_destroy(struct vcpu *vcpu)
 		mmu_cpu_destroy(cpu);
 	if (cpu->xsave)
 		cpu_fpu_destroy(cpu);
+	pv_destroy(vcpu);
 	dirty_ring_destroy(vcpu);
 	if (vcpu->run_pages)
 		munmap(vcpu->run_pages, RUN_BYTES);
@@ -225,7 +229,7 @@ long vcpu_mmap(struct fd_file *file, size_t length, int prot, int flags, u64 off
 	if (is_ring) {
 		if (length > ring)
 			return -EINVAL;
-		if ((prot & PROT_EXEC) || ((prot & PROT_WRITE) && !(flags & MAP_SHARED)))
+		if ((prot & PROT_EXEC) || !(flags & MAP_SHARED))
 			return -EINVAL;
 	} else if (offset || length > VCPU_RUN_PAGES * PAGE_SIZE) {
 		return -EINVAL;

@@ -65,8 +65,10 @@ struct vcpu_pv {
 	u64 migration_control;
 	u32 clock_version;
 	bool guest_stopped; /* KVM_KVMCLOCK_CTRL */
-	u64 steal_last;	    /* run delay at the last update, ns */
-	bool steal_preempted;
+	u64 steal_last;	    /* run delay at the last update, ns; 0: none yet */
+	u64 steal_read, steal_left; /* host TSC of the last question, of the last suspension */
+	u64 steal_thread;   /* whose delay it is */
+	int steal_fd;	    /* its schedstat file; 0: none */
 	bool eoi_offered;
 };
 

@@ -30,6 +30,8 @@ struct system {
 	enum cpu_vendor vendor;
 	size_t cache_bytes;
 	u64 tsc_khz; /* of the host */
+	struct cpu_cpuid *supported; /* what KVM_GET_SUPPORTED_CPUID answers */
+	int supported_count;
 };
 
 void system_get(struct system *sys);
@@ -45,6 +47,7 @@ struct vm_clock {
 	u64 tsc_write_host; /* host TSC of the last write */
 	u64 tsc_write;	    /* its value */
 	s64 tsc_offset;	    /* the offset that it gave */
+	u64 tsc_write_khz;  /* the writer's rate */
 	bool tsc_user_set;
 	u64 wall_msr;
 };
@@ -71,7 +74,8 @@ struct vm {
 	struct memslot **slots[2];
 	u32 slot_count[2];
 	u64 slot_pages;
-	struct mmu_map *dead_maps; /* could not be freed yet */
+	struct mmu_map *spare_map; /* for the next change */
+	unsigned spare_room;	   /* its slots */
 	u64 manual_dirty;	   /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2's flags */
 	u32 dirty_ring_bytes;	   /* KVM_CAP_DIRTY_LOG_RING; 0: bitmap */
 	bool dirty_ring_bitmap;
