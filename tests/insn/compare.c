@@ -20,6 +20,7 @@ static const struct {
 #define LOOSE_ERROR 2
 #define LOOSE_MEMORY 4
 #define LOOSE_GPRS 8 /* all but RSP */
+#define LOOSE_VECTOR 16
 static const struct {
 	u16 mnemonic;
 	u32 what;
@@ -225,14 +226,16 @@ const char *compare(const struct insn_case *c, struct insn_result *nat, struct i
 		return text;
 	}
 	for (unsigned i = 0; i < 6; i++)
-		if (nat->regs.sel[i] != eng->regs.sel[i]) {
+		/* The host's return to a signal handler turns any null selector into 0. */
+		if ((nat->regs.sel[i] ^ eng->regs.sel[i]) &&
+		    (nat->regs.sel[i] > 3 || eng->regs.sel[i] > 3)) {
 			snprintf(text, size, "segment register %u: native %x engine %x", i,
 				 nat->regs.sel[i], eng->regs.sel[i]);
 			return text;
 		}
 	xsave_normalize(nat->xsave);
 	xsave_normalize(eng->xsave);
-	if (memcmp(nat->xsave, eng->xsave, insn_xsave_size))
+	if (!(open & LOOSE_VECTOR) && memcmp(nat->xsave, eng->xsave, insn_xsave_size))
 		return xsave_differ(nat->xsave, eng->xsave, text, size);
 	for (unsigned n = 0; n < INSN_DATA_PAGES && !(open & LOOSE_MEMORY); n++) {
 		const u8 *a = insn_memory.native + n * PAGE_SIZE;
