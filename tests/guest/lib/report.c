@@ -10,10 +10,15 @@ static void say(const char *head, const char *fmt, va_list args, const char *tai
 	char text[256], line[400];
 
 	vsnprintf(text, sizeof(text), fmt, args);
-	/* '#' begins a directive */
-	for (char *p = text; *p; p++)
-		if (*p == '#' || *p == '\n')
-			*p = '.';
+	/* '#' begins a directive: "#PF" is written "PF" */
+	{
+		char *to = text;
+
+		for (const char *p = text; *p; p++)
+			if (*p != '#' && *p != '\n')
+				*to++ = *p;
+		*to = 0;
+	}
 	snprintf(line, sizeof(line), "%s%s%s\n", head, text, tail);
 	arch_puts(line, strlen(line));
 }

@@ -42,8 +42,7 @@ struct tss {
 #if IS64
 	u32 reserved0;
 	u64 rsp[3];
-	u64 reserved1;
-	u64 ist[8]; /* [0] is not used */
+	u64 ist[8]; /* [0] is reserved */
 	u64 reserved2;
 	u16 reserved3, iomap;
 #else

@@ -1,0 +1,197 @@
+/*
+ * SYSCALL, SYSRET, SYSENTER, SYSEXIT: registers, flags, segments, faults.
+ * Sources: SDM and APM, the instructions' pages; "Performing Fast Calls to System Procedures".
+ */
+#include "x86/cpu.h"
+
+#if IS64
+static u64 saved_sp __attribute__((used));
+#endif
+static ulong seen[8] __attribute__((used));
+
+#if IS64
+__asm__(".text\n"
+	"entry64: mov %rsp, saved_sp(%rip)\n"
+	"lea seen(%rip), %rsp\n"
+	"mov %rcx, (%rsp)\n mov %r11, 8(%rsp)\n"
+	"mov saved_sp(%rip), %rax; mov %rax, 16(%rsp)\n"
+	"mov %cs, %eax; mov %rax, 24(%rsp)\n mov %ss, %eax; mov %rax, 32(%rsp)\n"
+	"pushf_at: mov %rsp, %rbx; mov back_sp(%rip), %rsp; pushf; pop %rax; mov %rax, 40(%rbx)\n"
+	"mov saved_sp(%rip), %rsp\n"
+	"sysretq\n"
+	/* SYSRET to 32-bit code at ECX */
+	"to32: mov $code32, %ecx; mov $0x2, %r11d; mov $0xdead0000, %esp; sysretl\n"
+	".section .user, \"ax\"\n"
+	"code32: .code32; mov %cs, %eax; mov %ss, %edx; mov $0x77, %ebx; int $0x80\n .code64\n"
+	"call64: mov %rsp, %r8; syscall\n after64: mov %r8, %rsp; ret\n"
+	".globl call64, after64\n"
+	/* 32-bit SYSENTER from compatibility mode and 64-bit mode */
+	"sysenter64: mov %rsp, %rcx; lea 1f(%rip), %rdx; sysenter\n 1: ret\n"
+	".text\n"
+	"senter: mov %rsp, seen+48(%rip)\n"
+	"mov %cs, %eax; mov %rax, seen+24(%rip); mov %ss, %eax; mov %rax, seen+32(%rip)\n"
+	"pushf; pop %rax; mov %rax, seen+40(%rip)\n"
+	"sysexitq\n"
+	".data\n back_sp: .quad 0\n .text\n");
+extern char entry64[], to32[], call64[], after64[], sysenter64[], senter[];
+extern u64 back_sp;
+
+USER static void user_popf_syscall(void *p)
+{
+	__asm__ volatile("push $0xc02; popf; mov %%rsp, %%r8; syscall\n"
+			 "mov %%r8, %%rsp; pushf; pop (%0); mov %%cs, 8(%0); mov %%ss, 16(%0)"
+			 : : "r"(p) : "rax", "rbx", "rcx", "r8", "r11", "memory", "cc");
+}
+static void kernel_to32(void *p)
+{
+	__asm__ volatile("jmp to32");
+}
+
+static void ud_syscall(void *p)
+{
+	__asm__ volatile(TRY("syscall") : : : "rax", "rcx", "r11", "memory");
+}
+
+static int set_msr(u32 msr, u64 v)
+{
+	trap_clear();
+	__asm__ volatile(TRY("wrmsr") : : "c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
+	return trap_vector();
+}
+
+static void syscall(void)
+{
+	u8 *stack = page_alloc();
+	volatile ulong *out = page_alloc();
+
+	back_sp = (ulong)stack + 4000;
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) & ~(u64)EFER_SCE);
+	trap_guard(ud_syscall, NULL);
+	report_eq(trap_vector(), EXC_UD, "SYSCALL without EFER.SCE");
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SCE);
+	wrmsr(MSR_STAR, (u64)(0x18 | 3) << 48 | (u64)SEL_KCODE << 32);
+	wrmsr(MSR_LSTAR, (ulong)entry64);
+	wrmsr(MSR_SFMASK, FL_DF | FL_TF);
+	report_eq(set_msr(MSR_LSTAR, 1ul << 60), EXC_GP, "LSTAR is canonical");
+	report_eq(set_msr(MSR_CSTAR, 1ul << 60), EXC_GP, "CSTAR is canonical");
+	report_eq(rdmsr(MSR_LSTAR), (ulong)entry64, "LSTAR is as before");
+	wrmsr(MSR_LSTAR, (ulong)entry64);
+	trap_user(user_popf_syscall, (void *)out);
+	report_eq(trap_vector(), -1, "SYSCALL and SYSRET");
+	report_eq(seen[1], 0xc02, "R11 has the flags");
+	report_eq(seen[5] & (FL_DF | FL_OF), FL_OF, "flags are masked by SFMASK");
+	report_eq(seen[3], SEL_KCODE, "CS by STAR");
+	report_eq(seen[4], SEL_KDATA, "SS by STAR");
+	report_eq(out[0] & (FL_DF | FL_OF), FL_DF | FL_OF, "flags come back from R11");
+	report_eq(out[1] & 0xffff, SEL_UCODE | 3, "SYSRET: CS");
+	report_eq(out[2] & 0xffff, SEL_UDATA | 3, "SYSRET: SS");
+	trap_guard(kernel_to32, NULL);
+	report(trap_vector() == -1, "SYSRET to 32-bit code");
+	wrmsr(MSR_STAR, 0);
+}
+
+static void sysret_faults(void)
+{
+	trap_clear();
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) & ~(u64)EFER_SCE);
+	__asm__ volatile(TRY("sysretq") : : "c"(0), "d"(0) : "memory", "r11");
+	report_eq(trap_vector(), EXC_UD, "SYSRET without EFER.SCE");
+	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SCE);
+	if (!cpu_is_intel())
+		return;
+	trap_clear();
+	__asm__ volatile("mov $2, %%r11d\n" TRY("sysretq") : : "c"(1ul << 60) : "memory", "r11");
+	report_eq(trap_vector(), EXC_GP, "SYSRET to a non-canonical address: Intel faults in the kernel");
+}
+
+static void sysenter(void)
+{
+	u8 *stack = page_alloc();
+
+	if (cpu_is_amd()) {
+		trap_user((void (*)(void *))sysenter64, NULL);
+		report_eq(trap_vector(), EXC_UD, "SYSENTER in long mode on AMD");
+		return;
+	}
+	wrmsr(MSR_SYSENTER_CS, 0);
+	trap_user((void (*)(void *))sysenter64, NULL);
+	report(trap_vector() == EXC_GP && !trap_last()->error, "SYSENTER with CS 0");
+	wrmsr(MSR_SYSENTER_CS, SEL_KCODE);
+	wrmsr(MSR_SYSENTER_ESP, (ulong)stack + 4000);
+	wrmsr(MSR_SYSENTER_EIP, (ulong)senter);
+	report_eq(set_msr(MSR_SYSENTER_EIP, 1ul << 60), EXC_GP, "SYSENTER_EIP is canonical");
+	wrmsr(MSR_SYSENTER_EIP, (ulong)senter);
+	trap_user((void (*)(void *))sysenter64, NULL);
+	report_eq(trap_vector(), -1, "SYSENTER and SYSEXIT");
+	report_eq(seen[6], (ulong)stack + 4000, "its stack");
+	report_eq(seen[3], SEL_KCODE, "its CS");
+	report_eq(seen[4], SEL_KDATA, "its SS");
+	report(!(seen[5] & FL_IF), "IF is clear");
+	wrmsr(MSR_SYSENTER_CS, 0);
+	trap_clear();
+	__asm__ volatile(TRY("sysexitq") : : "c"(0), "d"(0) : "memory");
+	report_eq(trap_vector(), EXC_GP, "SYSEXIT with CS 0");
+}
+#else
+__asm__(".text\n"
+	"senter: mov %esp, seen+24\n"
+	"mov %cs, %eax; mov %eax, seen+12; mov %ss, %eax; mov %eax, seen+16\n"
+	"pushf; pop seen+20\n"
+	"sysexit\n"
+	".section .user, \"ax\"\n"
+	"sysenter32: mov %esp, %ecx; mov $1f, %edx; sysenter\n 1: ret\n .text\n");
+extern char senter[], sysenter32[];
+
+static void syscall(void)
+{
+	if (!HAS(SYSCALL)) {
+		trap_clear();
+		__asm__ volatile(TRY("syscall") : : : "ecx", "memory");
+		report_eq(trap_vector(), EXC_UD, "SYSCALL in 32-bit mode without the feature");
+	}
+	trap_clear();
+	__asm__ volatile(TRY("syscall") : : : "ecx", "memory");
+	report_eq(trap_vector(), EXC_UD, "SYSCALL without EFER.SCE");
+	if (cpu_is_intel()) {
+		wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SCE);
+		trap_clear();
+		__asm__ volatile(TRY("syscall") : : : "ecx", "memory");
+		report_eq(trap_vector(), EXC_UD, "SYSCALL in 32-bit mode on Intel");
+		wrmsr(MSR_EFER, rdmsr(MSR_EFER) & ~(u64)EFER_SCE);
+	}
+}
+
+static void sysret_faults(void)
+{
+}
+
+static void sysenter(void)
+{
+	u8 *stack = page_alloc();
+
+	wrmsr(MSR_SYSENTER_CS, 0);
+	trap_user((void (*)(void *))sysenter32, NULL);
+	report(trap_vector() == EXC_GP && !trap_last()->error, "SYSENTER with CS 0");
+	wrmsr(MSR_SYSENTER_CS, SEL_KCODE);
+	wrmsr(MSR_SYSENTER_ESP, (ulong)stack + 4000);
+	wrmsr(MSR_SYSENTER_EIP, (ulong)senter);
+	trap_user((void (*)(void *))sysenter32, NULL);
+	report_eq(trap_vector(), -1, "SYSENTER and SYSEXIT");
+	report_eq(seen[6], (ulong)stack + 4000, "its stack");
+	report_eq(seen[3], SEL_KCODE, "its CS");
+	report_eq(seen[4], SEL_KDATA, "its SS");
+	report(!(seen[5] & FL_IF), "IF is clear");
+	wrmsr(MSR_SYSENTER_CS, 0);
+	trap_clear();
+	__asm__ volatile(TRY("sysexit") : : "c"(0), "d"(0) : "memory");
+	report_eq(trap_vector(), EXC_GP, "SYSEXIT with CS 0");
+}
+#endif
+
+void test_main(void)
+{
+	user_map();
+	syscall();
+	sysret_faults();
+	sysenter();
+}
