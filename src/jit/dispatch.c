@@ -411,9 +411,21 @@ static enum outcome run_block(struct cpu *cpu, struct jit_link **link)
 	return enter_code(cpu, jit_exec(jit, b->code), link);
 }
 
-static void run(struct cpu *cpu)
+/* Drops all blocks when somebody asked for it, or made them wrong. */
+static bool flush_pending(struct cpu *cpu)
 {
 	struct jit *jit = cpu->jit;
+
+	if (LIKELY(!jit->flush_wanted && (cpu->cr4 & CR4_SMAP) == jit->smap))
+		return false;
+	/* STAC and CLAC are translated for one value of CR4.SMAP */
+	jit->smap = cpu->cr4 & CR4_SMAP;
+	jit_cache_reset(cpu);
+	return true;
+}
+
+static void run(struct cpu *cpu)
+{
 	struct jit_link *link = NULL;
 	bool alone = false;
 
@@ -431,12 +443,8 @@ static void run(struct cpu *cpu)
 			cpu->exit.reason = CPU_EXIT_POLL;
 			break;
 		}
-		if (UNLIKELY(jit->flush_wanted || (cpu->cr4 & CR4_SMAP) != jit->smap)) {
-			/* STAC and CLAC are translated for one value of CR4.SMAP */
-			jit->smap = cpu->cr4 & CR4_SMAP;
-			jit_cache_reset(cpu);
+		if (UNLIKELY(flush_pending(cpu)))
 			link = NULL;
-		}
 		if (UNLIKELY(alone || cpu->shadow || (cpu->mode & MODE_STEP))) {
 			link = NULL;
 			out = run_step(cpu);
@@ -466,6 +474,7 @@ static void run_one(struct cpu *cpu)
 				cpu_exc_deliver(cpu);
 			break;
 		}
+		flush_pending(cpu);
 		out = run_step(cpu);
 		if (out == OUT_DONE && cpu->mmio.write_count)
 			cpu->exit.reason = CPU_EXIT_MMIO;
