@@ -3,7 +3,7 @@
  *
  * The guest always sees and sets its own registers (cpu->dr, dr6, dr7). While a debugger on the
  * client's side uses hardware breakpoints (KVM_GUESTDBG_USE_HW_BP), the engine acts on guest_dr
- * instead; an access that the guest's own DR7.GD would trap then goes to that debugger.
+ * instead, and its DR7.GD sends accesses to that debugger.
  */
 #include <linux/kvm.h>
 #include "cpu/feature.h"
@@ -22,6 +22,8 @@
 /* The register's number after aliasing, or an exception or exit. */
 static int dr_check(struct cpu *cpu, const struct cpu_insn *in, unsigned *n)
 {
+	bool host;
+
 	*n = in->reg;
 	if (*n > 7)
 		return cpu_raise(cpu, EXC_UD);
@@ -32,15 +34,16 @@ static int dr_check(struct cpu *cpu, const struct cpu_insn *in, unsigned *n)
 			return cpu_raise(cpu, EXC_UD);
 		*n += 2;
 	}
-	if (!(cpu->dr7 & DR7_GD))
+	host = (cpu->guest_debug & KVM_GUESTDBG_ENABLE) &&
+	       (cpu->guest_debug & KVM_GUESTDBG_USE_HW_BP);
+	if (!((host ? cpu->guest_dr7 : cpu->dr7) & DR7_GD))
 		return CPU_OK;
-	if ((cpu->guest_debug & KVM_GUESTDBG_ENABLE) &&
-	    (cpu->guest_debug & KVM_GUESTDBG_USE_HW_BP)) {
+	if (host) {
 		cpu->exit.reason = CPU_EXIT_DEBUG;
 		cpu->exit.debug.vector = EXC_DB;
 		cpu->exit.debug.pc = cpu->seg[SEG_CS].base + cpu->rip;
 		cpu->exit.debug.dr6 = DR6_ONES | DR6_BD;
-		cpu->exit.debug.dr7 = cpu->dr7;
+		cpu->exit.debug.dr7 = cpu->guest_dr7;
 		return CPU_EXIT;
 	}
 	return cpu_raise_db(cpu, DR6_BD);

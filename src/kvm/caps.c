@@ -158,7 +158,7 @@ static int enable_locked(struct vm *vm, const struct kvm_enable_cap *cap)
 		vm->platform_info_hidden = !a;
 		return 0;
 	case KVM_CAP_MAX_VCPU_ID:
-		if (a <= vm->bsp_id || a > KVM_ABI_MAX_VCPU_IDS)
+		if (!a || a < vm->bsp_id || a > KVM_ABI_MAX_VCPU_IDS)
 			return -EINVAL;
 		if (vm->max_vcpu_id)
 			return a == vm->max_vcpu_id ? 0 : -EINVAL;

@@ -115,7 +115,13 @@ void clock_vcpu_init(struct vcpu *vcpu)
 	vcpu->tsc_khz = vcpu->vm->sys->tsc_khz;
 	clock_set_tsc_khz(vcpu, vcpu->vm->default_tsc_khz);
 	futex_lock(&c->lock);
-	vcpu->cpu.tsc_offset = vcpu->tsc_scaled ? -(s64)scaled(vcpu, c->tsc_base) : c->tsc_offset;
+	if (c->tsc_write_khz != vcpu->tsc_khz) {
+		c->tsc_write = 0;
+		c->tsc_write_host = c->tsc_base;
+		c->tsc_write_khz = vcpu->tsc_khz;
+		c->tsc_offset = -(s64)scaled(vcpu, c->tsc_base);
+	}
+	vcpu->cpu.tsc_offset = c->tsc_offset;
 	futex_unlock(&c->lock);
 }
 

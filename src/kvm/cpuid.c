@@ -277,15 +277,10 @@ int vcpu_set_cpuid(struct vcpu *vcpu, void *data, unsigned long arg)
 int vcpu_get_cpuid2(struct vcpu *vcpu, void *data, unsigned long arg)
 {
 	struct kvm_cpuid2 head;
-	u32 room;
 
 	if (user_copy_in(&head, arg, CPUID_HEAD))
 		return -EFAULT;
-	room = head.nent;
-	head.nent = vcpu->cpuid_count;
-	if (user_copy_out(arg, &head, CPUID_HEAD))
-		return -EFAULT;
-	if (room < vcpu->cpuid_count)
+	if (head.nent < vcpu->cpuid_count)
 		return -E2BIG;
 	for (u32 i = 0; i < vcpu->cpuid_count; i++) {
 		struct kvm_cpuid_entry2 e = entry_now(vcpu, i);
@@ -293,5 +288,6 @@ int vcpu_get_cpuid2(struct vcpu *vcpu, void *data, unsigned long arg)
 		if (user_copy_out(arg + CPUID_HEAD + i * sizeof(e), &e, sizeof(e)))
 			return -EFAULT;
 	}
-	return 0;
+	head.nent = vcpu->cpuid_count;
+	return user_copy_out(arg, &head, CPUID_HEAD);
 }

@@ -117,7 +117,9 @@ int sys_get_vcpu_mmap_size(struct system *sys, void *data, unsigned long arg)
 
 int sys_get_mce_cap(struct system *sys, void *data, unsigned long arg)
 {
-	*(u64 *)data = MCE_CAP_SUPPORTED;
+	/* Local machine checks are Intel's. */
+	*(u64 *)data = sys->vendor == CPU_VENDOR_AMD ? MCE_CAP_SUPPORTED & ~BIT64(27) :
+						       MCE_CAP_SUPPORTED;
 	return 0;
 }
 
