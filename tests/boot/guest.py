@@ -90,7 +90,7 @@ class Guest:
         start = time.monotonic()
         self.expect(PROMPT)
         self.seconds = time.monotonic() - start
-        self.console.sendline('stty -echo; echo @"go"@; while read -r l; do eval "$l"; '
+        self.console.sendline('stty -echo; dmesg -n 1; echo @"go"@; while read -r l; do eval "$l"; '
                               'echo "@$?@"; done')
         self.expect(r"@go@\r*\n")
         return self
