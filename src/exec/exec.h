@@ -109,6 +109,10 @@ void exec_fd_created(int fd);
 int exec_close(int fd);
 int exec_ioctl(int fd, enum anykvm_kind kind, unsigned long request, unsigned long arg);
 
+/** KVM_GET_SUPPORTED_CPUID's answer without what the program would find contradicted. */
+struct kvm_cpuid2;
+void exec_cpuid_filter(struct kvm_cpuid2 *list);
+
 /* --- reports ------------------------------------------------------------------------------------------ */
 
 struct kvm_run;

@@ -59,6 +59,8 @@ int exec_ioctl(int fd, enum anykvm_kind kind, unsigned long request, unsigned lo
 	ret = anykvm_ioctl(fd, request, arg);
 	if (ret >= 0 && makes_descriptor((u32)request))
 		exec_fd_created(ret);
+	if (!ret && (u32)request == (u32)KVM_GET_SUPPORTED_CPUID)
+		exec_cpuid_filter((struct kvm_cpuid2 *)arg);
 	if (UNLIKELY(exec_options.trace)) {
 		int error = errno;
 
