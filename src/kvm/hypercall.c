@@ -100,40 +100,6 @@ static s64 dispatch(struct vcpu *vcpu, const struct call *c, bool *leave)
 	}
 }
 
-#define HYPERCALL_LEN 3
-
-/*
- * The instruction of the other vendor: KVM patches it to the right one, unless the client turned
- * that quirk off. CPU_OK with *native false: the patched instruction runs again.
- */
-static int check_instruction(struct cpu *cpu, bool *native)
-{
-	static const u8 vmcall[HYPERCALL_LEN] = {0x0f, 0x01, 0xc1};
-	static const u8 vmmcall[HYPERCALL_LEN] = {0x0f, 0x01, 0xd9};
-	struct vcpu *vcpu = vcpu_of(cpu);
-	const u8 *right = cpu->vendor == CPU_VENDOR_AMD ? vmmcall : vmcall;
-	u64 rip = cpu->rip - HYPERCALL_LEN, lin;
-	u8 now[HYPERCALL_LEN];
-	int ret;
-
-	*native = true;
-	lin = cpu_is_64bit(cpu) ? rip : (u32)(cpu->seg[SEG_CS].base + rip);
-	/* With prefixes, or unreadable: taken as it is. */
-	if (mmu_read(cpu, lin, now, HYPERCALL_LEN, MMU_READ | MMU_SYSTEM)) {
-		cpu->exc.pending = false;
-		cpu->exit.reason = CPU_EXIT_NONE;
-		return CPU_OK;
-	}
-	if (now[2] == right[2] || now[0] != 0x0f || now[1] != 0x01)
-		return CPU_OK;
-	cpu->rip = rip;
-	*native = false;
-	if (vcpu->vm->disabled_quirks & KVM_X86_QUIRK_FIX_HYPERCALL_INSN)
-		return cpu_raise(cpu, EXC_UD);
-	ret = mmu_write(cpu, lin, right, HYPERCALL_LEN, MMU_WRITE | MMU_SYSTEM);
-	return ret;
-}
-
 int pv_hypercall(struct cpu *cpu)
 {
 	struct vcpu *vcpu = vcpu_of(cpu);
@@ -142,11 +108,9 @@ int pv_hypercall(struct cpu *cpu)
 		.a = {cpu->gpr[RBX], cpu->gpr[RCX], cpu->gpr[RDX], cpu->gpr[RSI]},
 		.wide = cpu_is_64bit(cpu),
 	};
-	bool leave = false, native;
-	s64 ret = check_instruction(cpu, &native);
+	bool leave = false;
+	s64 ret;
 
-	if (!native)
-		return (int)ret;
 	vcpu->stats.hypercalls++;
 	if (!c.wide) {
 		c.nr = (u32)c.nr;

@@ -148,20 +148,37 @@ static long ioctl_vm(struct fd_file *file, u32 req, unsigned long arg)
 	return row ? row_call(row, file->object, NULL, arg) : -ENOTTY;
 }
 
+static void run_cancelled(void *arg)
+{
+	struct vcpu *vcpu = arg;
+
+	vcpu_run_abandon(vcpu);
+	pthread_mutex_unlock(&vcpu->mutex);
+}
+
+/*
+ * The client may end its thread by asynchronous cancellation while the guest runs, as it may with
+ * the kernel's KVM_RUN: what KVM_RUN holds is given back then.
+ */
+static long run_vcpu(struct vcpu *vcpu)
+{
+	long ret;
+
+	pthread_mutex_lock(&vcpu->mutex);
+	pthread_cleanup_push(run_cancelled, vcpu);
+	ret = vcpu_run(vcpu);
+	pthread_cleanup_pop(0);
+	pthread_mutex_unlock(&vcpu->mutex);
+	return ret;
+}
+
 static long ioctl_vcpu(struct fd_file *file, u32 req, unsigned long arg)
 {
 	struct vcpu *vcpu = file->object;
 	const struct row *row;
-	int ret;
 
-	if (LIKELY(req == (u32)KVM_RUN)) {
-		if (arg)
-			return -EINVAL;
-		pthread_mutex_lock(&vcpu->mutex);
-		ret = vcpu_run(vcpu);
-		pthread_mutex_unlock(&vcpu->mutex);
-		return ret;
-	}
+	if (LIKELY(req == (u32)KVM_RUN))
+		return arg ? -EINVAL : run_vcpu(vcpu);
 	row = find_vcpu(req);
 	return row ? row_call(row, vcpu, vcpu, arg) : -ENOTTY;
 }

@@ -54,7 +54,7 @@ int vcpu_setup_mce(struct vcpu *vcpu, void *data, unsigned long arg)
 {
 	u64 cap = *(u64 *)data, banks = cap & MCG_BANKS;
 
-	if (!banks || banks > 32 || (cap & ~(MCE_CAP_SUPPORTED | MCG_BANKS | 0xff0000u)))
+	if (!banks || banks > 32 || (cap & ~(mce_cap_supported(vcpu->vm->sys) | MCG_BANKS | 0xff0000u)))
 		return -EINVAL;
 	vcpu->cpu.mcg_cap = cap;
 	vcpu->cpu.mcg_ctl = cap & MCG_CTL_P ? ~0ull : 0;

@@ -363,6 +363,15 @@ static int run_prepared(struct vcpu *vcpu)
 	return run_loop(vcpu);
 }
 
+void vcpu_run_abandon(struct vcpu *vcpu)
+{
+	__atomic_store_n(&vcpu->latch.waiting, 0, __ATOMIC_SEQ_CST);
+	cpu_fpu_save(&vcpu->cpu);
+	if (__atomic_load_n(&vcpu->latch.section, __ATOMIC_RELAXED) & 1)
+		vcpu_section_leave(vcpu);
+	__atomic_store_n(&vcpu->latch.thread, 0, __ATOMIC_RELAXED);
+}
+
 int vcpu_run(struct vcpu *vcpu)
 {
 	int ret;

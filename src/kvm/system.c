@@ -117,9 +117,7 @@ int sys_get_vcpu_mmap_size(struct system *sys, void *data, unsigned long arg)
 
 int sys_get_mce_cap(struct system *sys, void *data, unsigned long arg)
 {
-	/* Local machine checks are Intel's. */
-	*(u64 *)data = sys->vendor == CPU_VENDOR_AMD ? MCE_CAP_SUPPORTED & ~BIT64(27) :
-						       MCE_CAP_SUPPORTED;
+	*(u64 *)data = mce_cap_supported(sys);
 	return 0;
 }
 

@@ -84,8 +84,9 @@ static int vcpu_init_cpu(struct vcpu *vcpu)
 	cpu->owner = vcpu;
 	cpu->index = vcpu->index;
 	cpu->vendor = vcpu->vm->sys->vendor;
-	cpu->mcg_cap = MCE_CAP_SUPPORTED & 0xff ? 32 : 0;
+	cpu->mcg_cap = 32; /* banks */
 	cpu->irq_window = 1;
+	cpu->disabled_quirks = (u32)vcpu->vm->disabled_quirks;
 	ret = cpu_fpu_init(cpu);
 	if (!ret)
 		ret = mmu_cpu_init(cpu, &vcpu->vm->mem);

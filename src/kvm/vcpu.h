@@ -150,6 +150,8 @@ long vcpu_mmap(struct fd_file *file, size_t length, int prot, int flags, u64 off
 
 /** KVM_RUN. */
 int vcpu_run(struct vcpu *vcpu);
+/** The thread is being cancelled inside vcpu_run(): gives back what it holds, but the mutex. */
+void vcpu_run_abandon(struct vcpu *vcpu);
 
 /** Registers changed from outside: recompute what depends on them. Under mutex. */
 void vcpu_state_changed(struct vcpu *vcpu);
