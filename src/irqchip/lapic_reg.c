@@ -249,6 +249,21 @@ int lapic_msr_read(struct lapic *l, u32 msr, u64 *value)
 	return 0;
 }
 
+/* Bits that WRMSR refuses in x2APIC mode: "x2APIC Register Address Space", reserved bit checking. */
+static u64 x2apic_reserved(u32 reg)
+{
+	switch (reg) {
+	case APIC_EOI:
+		return ~0ull;
+	case APIC_TPR:
+		return ~0xffull;
+	case APIC_SPIV:
+		return ~0x13ffull;
+	default:
+		return ~0xffffffffull;
+	}
+}
+
 int lapic_msr_write(struct lapic *l, u32 msr, u64 value)
 {
 	u32 reg = (msr - APIC_MSR_FIRST) << 4;
@@ -264,7 +279,7 @@ int lapic_msr_write(struct lapic *l, u32 msr, u64 value)
 		lapic_send_icr(l, (u32)value, (u32)(value >> 32));
 		return 0;
 	}
-	if (value >> 32)
+	if (value & x2apic_reserved(reg))
 		return 1;
 	return write_reg(l, reg, (u32)value);
 }
