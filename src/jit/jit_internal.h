@@ -82,7 +82,7 @@ struct jit_link {
 #define JIT_JC_MASK 0x67feull
 #define JIT_JC_EMPTY (1ull << 62)
 
-#define JIT_HASH_BITS 15
+#define JIT_HASH_BITS 18
 #define JIT_HASH_SIZE (1u << JIT_HASH_BITS)
 #define JIT_PAGE_HASH_SIZE 4096u
 

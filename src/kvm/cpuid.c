@@ -206,8 +206,8 @@ static void hide_pv_unhalt(struct vcpu *vcpu, struct kvm_cpuid_entry2 *e, u32 n)
 		return;
 	for (u32 i = 0; i < n && !base; i++)
 		if ((e[i].function & 0xffff00ff) == KVM_CPUID_SIGNATURE &&
-		    !memcmp(&e[i].ebx, KVM_SIGNATURE, 4) && !memcmp(&e[i].ecx, KVM_SIGNATURE + 4, 4) &&
-		    !memcmp(&e[i].edx, KVM_SIGNATURE + 8, 4))
+		    !memcmp(&e[i].ebx, KVM_SIGNATURE, 4) && !memcmp(&e[i].ecx, &KVM_SIGNATURE[4], 4) &&
+		    !memcmp(&e[i].edx, &KVM_SIGNATURE[8], 4))
 			base = e[i].function;
 	for (u32 i = 0; i < n; i++)
 		if (base && e[i].function == base + 1)
