@@ -105,17 +105,23 @@ static int image_write(struct cpu *cpu, u64 lin, const struct chunks *l)
 	return CPU_OK;
 }
 
-/* The linear address of the operand, aligned as the instruction wants it. */
+/*
+ * The linear address of the operand, aligned as the instruction wants it: looked at before the
+ * segment's or the canonical check by the XSAVE family, after it by FXSAVE and FXRSTOR.
+ */
 static int image_address(struct cpu *cpu, const struct cpu_insn *in, u32 size, u32 align,
 			 unsigned access, u64 *lin)
 {
 	u64 off = cpu_insn_offset(cpu, in);
 	u64 base = cpu_is_64bit(cpu) && in->seg < SEG_FS ? 0 : cpu->seg[in->seg].base;
 
-	/* alignment comes before the segment's or the canonical check */
-	if ((base + off) & (align - 1))
+	bool aligned = !((base + off) & (align - 1));
+	int ret;
+
+	if (!aligned && align == 64)
 		return cpu_raise_err(cpu, EXC_GP, 0);
-	return cpu_linear(cpu, in->seg, off, size, access, lin);
+	ret = cpu_linear(cpu, in->seg, off, size, access, lin);
+	return ret || aligned ? ret : cpu_raise_err(cpu, EXC_GP, 0);
 }
 
 static u32 xmm_bytes(const struct cpu *cpu)

@@ -203,6 +203,12 @@ static int iret_protected(struct cpu *cpu, const struct cpu_insn *in)
 	if (ret)
 		return ret;
 	cpl = cs.sel & 3;
+	/* AMD's processors look at the target before they look at SS, Intel's after it. */
+	if (cpu->vendor == CPU_VENDOR_AMD) {
+		ret = seg_target_check(cpu, &cs, v[0], 0);
+		if (ret)
+			return ret;
+	}
 	if (!from64 && cpl > cpu->cpl) {
 		ret = seg_stack_peek(cpu, 3 * opsize, opsize, 2, v + 3);
 		if (ret)

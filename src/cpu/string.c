@@ -410,10 +410,13 @@ static u64 compare_run(const struct str *s, const u8 *a, const u8 *b, u64 k, u64
 	return i;
 }
 
-/* One element of each operand. Which comes first differs by vendor, and shows when both fault. */
+/*
+ * One element of each operand. Which comes first shows when both fault: [rSI] on Intel, [rDI] on
+ * AMD except for REPE CMPSB.
+ */
 static int compare_read(struct cpu *cpu, const struct str *s, u64 *x, u64 *y)
 {
-	bool dst_first = cpu->vendor == CPU_VENDOR_AMD;
+	bool dst_first = cpu->vendor == CPU_VENDOR_AMD && !(s->n == 1 && (s->in->prefix & CPU_PREFIX_REP));
 	int ret = CPU_OK;
 
 	*y = 0;

@@ -57,18 +57,14 @@ static u64 code_linear(const struct cpu *cpu, u64 rip)
 	return cpu->mode & MODE_LONG ? rip : (u32)(cpu->seg[SEG_CS].base + rip);
 }
 
-/* Block for cpu->rip in `mode`, translated if need be. NULL with *ret set. */
-static struct jit_block *find_block(struct cpu *cpu, u32 mode, int *ret)
+/* find_block() without a look at where CS ends. */
+static struct jit_block *find_any(struct cpu *cpu, u32 mode, int *ret)
 {
 	struct jit *jit = cpu->jit;
 	u64 lin = code_linear(cpu, cpu->rip), gpa;
 	struct jit_block *b;
 	const u8 *host;
 
-	if (!(mode & MODE_LONG) && cpu->rip > cpu->seg[SEG_CS].limit) {
-		*ret = cpu_raise_err(cpu, EXC_GP, 0);
-		return NULL;
-	}
 	*ret = mmu_fetch(cpu, lin, &gpa, &host);
 	if (*ret)
 		return NULL;
@@ -96,6 +92,44 @@ static struct jit_block *find_block(struct cpu *cpu, u32 mode, int *ret)
 		b = jit_translate(cpu, gpa, host, cpu->rip, mode, ret);
 	}
 	cpu_fpu_load(cpu);
+	return b;
+}
+
+/* Code that may run past CS's limit: one instruction at a time, #GP for the one that does. */
+static struct jit_block *find_near_limit(struct cpu *cpu, u32 mode, int *ret)
+{
+	u64 limit = cpu->seg[SEG_CS].limit, lin = code_linear(cpu, cpu->rip);
+	struct jit_block *b = find_any(cpu, mode | MODE_STEP, ret);
+	bool beyond;
+
+	if (b)
+		beyond = cpu->rip + b->guest_len - 1 > limit;
+	else /* a fault on its second page, which lies beyond the limit */
+		beyond = *ret == CPU_EXC && cpu->exc.vector == EXC_PF && (cpu->exc.payload ^ lin) >> PAGE_SHIFT &&
+			 cpu->rip + PAGE_SIZE - (lin & ~PAGE_MASK) > limit;
+	if (!beyond)
+		return b;
+	*ret = cpu_raise_err(cpu, EXC_GP, 0);
+	return NULL;
+}
+
+/* Block for cpu->rip in `mode`, translated if need be. NULL with *ret set. */
+static struct jit_block *find_block(struct cpu *cpu, u32 mode, int *ret)
+{
+	u64 limit = cpu->seg[SEG_CS].limit;
+	struct jit_block *b;
+
+	if (mode & MODE_LONG)
+		return find_any(cpu, mode, ret);
+	if (cpu->rip > limit) {
+		*ret = cpu_raise_err(cpu, EXC_GP, 0);
+		return NULL;
+	}
+	if (UNLIKELY(limit - cpu->rip < 15))
+		return find_near_limit(cpu, mode, ret);
+	b = find_any(cpu, mode, ret);
+	if (b && UNLIKELY(cpu->rip + b->guest_len - 1 > limit))
+		b = find_near_limit(cpu, mode, ret);
 	return b;
 }
 

@@ -17,7 +17,6 @@ static bool suppresses(const ZydisDecodedInstruction *in)
 	case ZYDIS_MNEMONIC_VDBPSADBW:
 	case ZYDIS_MNEMONIC_VGF2P8AFFINEQB:
 	case ZYDIS_MNEMONIC_VGF2P8AFFINEINVQB:
-	case ZYDIS_MNEMONIC_VPSHUFBITQMB:
 		return false;
 	default:
 		break;
@@ -86,7 +85,8 @@ u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem)
 		    in->avx.mask.reg == ZYDIS_REGISTER_K0 || !suppresses(in))
 			return 0;
 		d |= (u64)ZydisRegisterGetId(in->avx.mask.reg) << DESC_MASK_REG_SHIFT;
-		bytes = mem->element_size / 8;
+		/* bits are chosen from quadwords, but by a mask for bytes */
+		bytes = in->mnemonic == ZYDIS_MNEMONIC_VPSHUFBITQMB ? 1 : mem->element_size / 8;
 		if (!bytes || bytes > 8 || (bytes & (bytes - 1)) || bytes > size)
 			return 0;
 		count = broadcast_count(in);
