@@ -201,10 +201,13 @@ const char *compare(const struct insn_case *c, struct insn_result *nat, struct i
 			 (unsigned long long)nat->cr2, (unsigned long long)eng->cr2, nat->error);
 		return text;
 	}
-	/* An interrupt on a 16-bit stack leaves some of the host kernel's in RSP's upper half. */
-	if (c->mode != INSN_LONG) {
-		nat->regs.gpr[4] = (u32)nat->regs.gpr[4];
-		eng->regs.gpr[4] = (u32)eng->regs.gpr[4];
+	/*
+	 * Upper halves are undefined outside 64-bit mode: KMOV with W writes them, an interrupt on a
+	 * 16-bit stack leaves some of the host kernel's in RSP's.
+	 */
+	for (unsigned i = 0; i < 8 && c->mode != INSN_LONG; i++) {
+		nat->regs.gpr[i] = (u32)nat->regs.gpr[i];
+		eng->regs.gpr[i] = (u32)eng->regs.gpr[i];
 	}
 	for (unsigned i = 0; i < 16; i++)
 		if (nat->regs.gpr[i] != eng->regs.gpr[i] && (i == 4 || !(open & LOOSE_GPRS))) {
