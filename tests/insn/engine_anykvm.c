@@ -78,8 +78,10 @@ static void map_page(u64 va, u64 gpa, u64 bits)
 static void tables_build(void)
 {
 	m.next_table = SYS_TABLES;
-	for (u64 i = 0; i < INSN_CODE_SIZE; i += PAGE_SIZE)
+	for (u64 i = 0; i < INSN_CODE_SIZE; i += PAGE_SIZE) {
 		map_page(INSN_CODE_VA + i, GPA_CODE + i, PTE_U);
+		map_page(INSN_ALIAS_VA + i, GPA_CODE + i, PTE_U | PTE_W | PTE_NX);
+	}
 	for (unsigned n = 0; n < INSN_DATA_PAGES; n++)
 		if (memory_page(n) != PAGE_ABSENT)
 			map_page(INSN_DATA_VA + n * PAGE_SIZE, GPA_DATA + n * PAGE_SIZE,

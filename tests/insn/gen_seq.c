@@ -127,6 +127,43 @@ static unsigned control_flow(struct rng *r, struct insn_case *c, unsigned i, uns
 	}
 }
 
+/*
+ * Changes an instruction that comes soon, possibly the next one, possibly in this very block:
+ * MOV RAX, alias; MOV [RAX], imm (or ADD, or XCHG); …; MOV EBX, imm. Returns the number of items.
+ */
+static unsigned self_modifying(struct rng *r, struct insn_case *c, unsigned i)
+{
+	static const u8 store[4][3] = {{0xc6, 0x00, 1}, {0xc7, 0x00, 4}, {0x80, 0x00, 1}, {0x81, 0x28, 4}};
+	const u8 *s = store[rng_below(r, 4)];
+	unsigned far = rng_below(r, 4), add = s[2] == 4 ? 1 : 1 + rng_below(r, 4);
+	struct insn_item *it = &c->item[i];
+	u8 b[15] = {0x48, 0xb8};
+	u32 imm = rng_next(r);
+
+	gen_item(it, b, 10);
+	it->abs_size = 8;
+	/* Opcode B8 + reg becomes that of another register, or the immediate changes. */
+	it->abs_add = s[2] == 1 && rng_percent(r, 30) ? 0 : add;
+	if (it->abs_add == 0) {
+		b[0] = 0xc6;
+		b[1] = 0;
+		imm = 0xb8 | (imm & 7);
+	} else {
+		b[0] = s[0];
+		b[1] = s[1];
+	}
+	memcpy(b + 2, &imm, 4);
+	gen_item(it + 1, b, it->abs_add ? 2 + s[2] : 3);
+	for (unsigned k = 0; k < far; k++)
+		gen_item(it + 2 + k, (u8[]){0xff, 0xc0 | rng_below(r, 8)}, 2);
+	it->link = i + 2 + far;
+	gen_item(it + 2 + far, (u8[]){0xbb, 1, 2, 3, 4}, 5);
+	/* Nothing else shall change code through that pointer. */
+	gen_item(it + 3 + far, (u8[]){0xb8, 0, 0x10, 0, 0x10}, 5);
+	c->smc = true;
+	return 4 + far;
+}
+
 static void sequence(struct rng *r, struct insn_case *c)
 {
 	unsigned count = 1 + rng_below(r, 12), i = 0, tries = 0;
@@ -148,6 +185,10 @@ static void sequence(struct rng *r, struct insn_case *c)
 			mask |= 2;
 		if (!loop && rng_percent(r, 2)) {
 			i += gen_far(r, c, i, INSN_ITEM_MAX - i);
+			continue;
+		}
+		if (!loop && c->mode == INSN_LONG && i + 8 < INSN_ITEM_MAX && rng_percent(r, 1)) {
+			i += self_modifying(r, c, i);
 			continue;
 		}
 		if (!loop && rng_percent(r, 14)) {
@@ -223,7 +264,7 @@ void gen_state(struct rng *r, struct insn_case *c, enum insn_mode mode)
 	c->mode = mode;
 	state_random(r, c);
 	c->trap_end = rng_percent(r, 3);
-	c->expect_ud = false;
+	c->expect_ud = c->smc = false;
 	c->count = 0;
 }
 
@@ -292,8 +333,10 @@ void gen_layout(struct insn_case *c, u64 va)
 			memcpy(p + it->len - it->link_size, &d, it->link_size);
 		}
 		if (it->abs_size) {
-			d = item_va(c, va, it->link) - (va - c->ip);
-			memcpy(p + it->len - it->abs_size, &d, it->abs_size);
+			u64 to = item_va(c, va, it->link) + it->abs_add;
+
+			to += it->abs_size == 8 ? INSN_ALIAS_VA - INSN_CODE_VA : c->ip - va;
+			memcpy(p + it->len - it->abs_size, &to, it->abs_size);
 		}
 		if (it->rip_off) {
 			d = (it->rip_link ? item_va(c, va, it->link) : it->rip_target) - next;

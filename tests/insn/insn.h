@@ -67,7 +67,8 @@ struct insn_item {
 	u8 len;
 	u8 link_size;   /* 1 or 4: the last bytes are a displacement to item `link`; 0: none */
 	u8 link;        /* index of the target item, INSN_ITEM_MAX+: the end */
-	u8 abs_size;    /* 2 or 4: the last bytes are the offset in CS of item `link` */
+	u8 abs_size;    /* 2 or 4: the last bytes are the offset in CS of item `link`; 8: its writable alias */
+	u8 abs_add;     /* … plus this */
 	u8 rip_off;     /* offset of a disp32 that shall reach rip_target (RIP-relative); 0: none */
 	bool rip_link;  /* rip_target is an item (LEA of a code address) */
 	u16 mnemonic;
@@ -79,6 +80,7 @@ struct insn_case {
 	u64 seed, number;
 	enum insn_mode mode;
 	bool trap_end; /* ends with INT3 instead of a jump to the stub */
+	bool smc;       /* modifies its own code */
 	bool expect_ud; /* the host could run it, but the guest must not: #UD */
 	unsigned count;
 	struct insn_item item[INSN_ITEM_MAX];

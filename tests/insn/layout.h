@@ -18,6 +18,8 @@
 #define INSN_ALT_VA (INSN_STUB_VA + 0x100000)
 #define INSN_ALT_SIZE 0x10000
 
+#define INSN_ALIAS_VA (INSN_STUB_VA + 0x10000000) /* the code area again, writable */
+
 /* Offsets in struct native_ctx. */
 #define CTX_IN 0      /* struct insn_regs */
 #define CTX_OUT 176

@@ -48,6 +48,9 @@ int memory_code_init(void)
 	if (!map_fixed(INSN_CODE_VA, INSN_CODE_SIZE, PROT_READ | PROT_EXEC,
 		       MAP_SHARED | (again ? MAP_FIXED : MAP_FIXED_NOREPLACE), fd))
 		return -1;
+	if (!map_fixed(INSN_ALIAS_VA, INSN_CODE_SIZE, PROT_READ | PROT_WRITE,
+		       MAP_SHARED | (again ? MAP_FIXED : MAP_FIXED_NOREPLACE), fd))
+		return -1;
 	close(fd);
 	memset(insn_memory.code, 0xcc, INSN_CODE_SIZE);
 	*(u64 *)insn_memory.code = INSN_STUB_VA;

@@ -54,7 +54,11 @@ static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 		return NULL;
 	}
 	eng->why[0] = 0;
+	if (c->smc)
+		gen_layout(c, c->code_va);
 	engine->run(c, eng);
+	if (c->smc)
+		gen_layout(c, c->code_va);
 	what = compare(c, nat, eng, text, sizeof(text));
 	compare_restore();
 	/* A wild jump may have met slots that get other code later. */
