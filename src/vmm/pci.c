@@ -221,6 +221,26 @@ void pci_msix_write(struct pci_device *dev, u64 offset, u64 value, unsigned size
 
 /* ---- configuration space ---- */
 
+/* Where the parts of a window capability are, from its start. */
+enum { WINDOW_BAR = 4, WINDOW_OFFSET = 8, WINDOW_LENGTH = 12, WINDOW_DATA = 16, WINDOW_END = 20 };
+
+/* Passes an access to the window's data on to the BAR. */
+static void window_access(struct pci_device *dev, unsigned at, unsigned size, bool write)
+{
+	u8 *cap = dev->config + dev->window_cap, *data = cap + WINDOW_DATA;
+	u32 offset = get32(cap + WINDOW_OFFSET), len = get32(cap + WINDOW_LENGTH);
+
+	if (!dev->window_cap || at + size <= dev->window_cap + WINDOW_DATA ||
+	    at >= dev->window_cap + WINDOW_END || cap[WINDOW_BAR] != 0 ||
+	    (len != 1 && len != 2 && len != 4) || offset % len || offset >= dev->bar_size)
+		return;
+	if (write)
+		dev->bar_ops->write(dev->bar_dev, offset, get32(data) & (~0u >> (32 - 8 * len)),
+				    len);
+	else
+		put32(data, (u32)dev->bar_ops->read(dev->bar_dev, offset, len));
+}
+
 static u64 config_read(struct pci_bus *bus, unsigned offset, unsigned size)
 {
 	unsigned slot = (bus->address >> 11) & 31, fn = (bus->address >> 8) & 7;
@@ -230,6 +250,7 @@ static u64 config_read(struct pci_bus *bus, unsigned offset, unsigned size)
 
 	if (!(bus->address & 0x80000000) || (bus->address & 0xff0000) || fn || !dev)
 		return ~0ull;
+	window_access(dev, at, size, false);
 	for (unsigned i = 0; i < size && at + i < sizeof(dev->config); i++)
 		v |= (u64)dev->config[at + i] << (8 * i);
 	return v;
@@ -254,6 +275,7 @@ static void config_write(struct pci_bus *bus, unsigned offset, u64 value, unsign
 	update_intx(dev);
 	g_mutex_unlock(&dev->msix_lock);
 	update_bar(dev);
+	window_access(dev, at, size, true);
 }
 
 static u64 pci_read(void *dev, u64 offset, unsigned size)

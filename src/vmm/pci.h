@@ -46,6 +46,12 @@ struct pci_device {
 	/** Tells the device that its BAR appears or disappears at an address; may be NULL. */
 	void (*bar_hook)(void *dev, u64 base, bool mapped);
 
+	/*
+	 * Offset of a capability through which BAR 0 can be reached from configuration space, laid
+	 * out as virtio's struct virtio_pci_cfg_cap; 0 for none.
+	 */
+	unsigned window_cap;
+
 	unsigned msix_cap; /* offset of the capability, 0 for none */
 	unsigned msix_vectors;
 	u32 msix_table, msix_pba; /* offsets in the BAR */

@@ -445,12 +445,28 @@ static void add_capability(struct virtio *vio, u8 type, u32 offset, u32 length)
 	pci_add_capability(&vio->pci, PCI_CAP_ID_VNDR, &cap.cap.cap_len, len - 2);
 }
 
+/* The window for drivers that cannot reach memory BARs (firmware in real mode). */
+static void add_window(struct virtio *vio)
+{
+	struct virtio_pci_cfg_cap cap = {
+		.cap = {.cfg_type = VIRTIO_PCI_CAP_PCI_CFG, .cap_len = sizeof(cap)},
+	};
+	u8 *writable;
+
+	vio->pci.window_cap =
+		pci_add_capability(&vio->pci, PCI_CAP_ID_VNDR, &cap.cap.cap_len, sizeof(cap) - 2);
+	writable = vio->pci.writable + vio->pci.window_cap;
+	writable[offsetof(struct virtio_pci_cfg_cap, cap.bar)] = 0xff;
+	memset(writable + offsetof(struct virtio_pci_cfg_cap, cap.offset), 0xff, 12);
+}
+
 static void add_capabilities(struct virtio *vio)
 {
 	add_capability(vio, VIRTIO_PCI_CAP_COMMON_CFG, COMMON_AT, 0x1000);
 	add_capability(vio, VIRTIO_PCI_CAP_ISR_CFG, ISR_AT, 0x1000);
 	add_capability(vio, VIRTIO_PCI_CAP_DEVICE_CFG, CONFIG_AT, 0x1000);
 	add_capability(vio, VIRTIO_PCI_CAP_NOTIFY_CFG, NOTIFY_AT, 0x1000);
+	add_window(vio);
 	pci_add_msix(&vio->pci, vio->ops->queues + 1, MSIX_AT, PBA_AT);
 }
 

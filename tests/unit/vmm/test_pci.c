@@ -158,6 +158,35 @@ static void msix(void **state)
 	assert_int_equal(bus_read(&mmio, PCI_MMIO_BASE + 0x303c, 8), 0);
 }
 
+static void window(void **state)
+{
+	static const u8 cap[18] = {0};
+	struct pci_device other = {0};
+	unsigned at;
+
+	pci_device_init(&other, "window", 1, 2, 0xff0000);
+	other.bar_size = 0x8000;
+	other.bar_ops = &bar_ops;
+	other.window_cap = at = pci_add_capability(&other, PCI_CAP_ID_VNDR, cap, sizeof(cap));
+	memset(other.writable + at + 4, 0xff, 16);
+	assert_true(pci_plug(bus, &other));
+	put(2, at + 8, 0x10, 4);
+	put(2, at + 12, 4, 4);
+	assert_int_equal(get(2, at + 16, 4), 0x1234);
+	put(2, at + 8, 0x8000, 4); /* past the BAR's end: what was there before */
+	put(2, at + 16, 7, 4);
+	assert_int_equal(get(2, at + 16, 4), 7);
+	put(2, at + 8, 0x11, 4); /* not aligned */
+	assert_int_equal(get(2, at + 16, 4), 7);
+	put(2, at + 8, 0x10, 4);
+	put(2, at + 12, 3, 4); /* no such width */
+	assert_int_equal(get(2, at + 16, 4), 7);
+	put(2, at + 4, 1, 1); /* no such BAR */
+	put(2, at + 12, 4, 4);
+	assert_int_equal(get(2, at + 16, 4), 7);
+	pci_unplug(&other);
+}
+
 static void intx(void **state)
 {
 	unsigned gsi = pci_slot_gsi(1), cap = get(1, PCI_CAPABILITY_LIST, 1);
@@ -209,8 +238,8 @@ static void full_bus(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(enumeration), CASE(bar),	     CASE(msix),
-		CASE(intx),	   CASE(reset_port), CASE(full_bus),
+		CASE(enumeration), CASE(bar),	     CASE(msix),     CASE(intx),
+		CASE(window),	   CASE(reset_port), CASE(full_bus),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
