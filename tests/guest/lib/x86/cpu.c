@@ -90,6 +90,7 @@ static void tss_init(struct cpu *cpu)
 #else
 	cpu->tss.esp0 = TRAP_STACK_TOP(cpu);
 	cpu->tss.ss0 = SEL_KDATA;
+	cpu->tss.cr3 = (u32)read_cr3(); /* loaded when a task returns here */
 	cpu->tss_df.iomap = offsetof(struct tss, io);
 	cpu->tss_df.cr3 = (u32)read_cr3();
 	cpu->tss_df.eip = (u32)df_task;

@@ -1,0 +1,198 @@
+/*
+ * x87 and SSE: exceptions, control words, FXSAVE, XSAVE family, lazy TS.
+ * Source: SDM "Programming with the x87 FPU", "... SSE", "Managing State Using the XSAVE Feature Set".
+ */
+#include "x86/cpu.h"
+
+static u8 area[4096] __attribute__((aligned(64))), area2[4096] __attribute__((aligned(64)));
+
+static void mf_at_wait(void *p)
+{
+	static const u16 cw = 0x33b; /* division by zero unmasked */
+	static const u32 zero;
+
+	__asm__ volatile("fninit; fldcw %0; fld1; fidivl %1" : : "m"(cw), "m"(zero));
+	__asm__ volatile(TRY("fwait") "fnclex; fninit" : : : "memory");
+}
+static void mf_masked(void *p)
+{
+	static const u32 zero;
+
+	__asm__ volatile("fninit; fld1; fidivl %0\n" TRY("fwait") "fninit" : : "m"(zero) : "memory");
+}
+static void xm(void *p)
+{
+	u32 csr = 0x1f80 & ~0x200u, old = 0x1f80;
+	static const float one = 1.0f, zero;
+
+	__asm__ volatile("ldmxcsr %0; movss %1, %%xmm0\n" TRY("divss %2, %%xmm0") "ldmxcsr %3"
+			 : : "m"(csr), "m"(one), "m"(zero), "m"(old) : "memory");
+}
+static void bad_mxcsr(void *p)
+{
+	u32 csr = 0x80000000;
+
+	__asm__ volatile(TRY("ldmxcsr %0") : : "m"(csr) : "memory");
+}
+static void unaligned(void *p)
+{
+	__asm__ volatile(TRY("movaps (%0), %%xmm0") : : "r"(area + 4) : "memory");
+}
+static void fxsave_unaligned(void *p)
+{
+	__asm__ volatile(TRY("fxsave (%0)") : : "r"(area + 8) : "memory");
+}
+static void fxrstor_bad(void *p)
+{
+	__asm__ volatile("fxsave (%0)" : : "r"(area) : "memory");
+	*(u32 *)(area + 24) = 0xffff0000;
+	__asm__ volatile(TRY("fxrstor (%0)") : : "r"(area) : "memory");
+}
+
+static void expect(const char *name, void (*fn)(void *), int vector)
+{
+	trap_guard(fn, NULL);
+	report_eq((u64)(s64)trap_vector(), (u64)(s64)vector, "%s", name);
+}
+
+static void basic(void)
+{
+	u16 cw;
+	u32 csr = 0;
+
+	__asm__ volatile("fninit; fnstcw %0" : "=m"(cw));
+	report_eq(cw, 0x37f, "FNINIT");
+	__asm__ volatile("stmxcsr %0" : "=m"(csr));
+	report_eq(csr, 0x1f80, "MXCSR at reset");
+	expect("x87: masked division by zero", mf_masked, -1);
+	expect("x87: unmasked division by zero, at FWAIT", mf_at_wait, EXC_MF);
+	expect("SSE: unmasked division by zero", xm, EXC_XM);
+	write_cr4(read_cr4() & ~(ulong)CR4_OSXMMEXCPT);
+	expect("SSE: the same without CR4.OSXMMEXCPT", xm, EXC_UD);
+	write_cr4(read_cr4() | CR4_OSXMMEXCPT);
+	expect("MXCSR: reserved bits", bad_mxcsr, EXC_GP);
+	csr = 0x1f80;
+	__asm__ volatile("ldmxcsr %0" : : "m"(csr));
+	expect("MOVAPS of an unaligned address", unaligned, EXC_GP);
+	expect("FXSAVE of an unaligned address", fxsave_unaligned, EXC_GP);
+	expect("FXRSTOR of a bad MXCSR", fxrstor_bad, EXC_GP);
+	{
+		static const u32 in[4] = {1, 2, 3, 4};
+		u32 out[4];
+
+		__asm__ volatile("fninit; fld1; movups %0, %%xmm3" : : "m"(in));
+		__asm__ volatile("fxsave (%0)" : : "r"(area) : "memory");
+		__asm__ volatile("fninit; xorps %xmm3, %xmm3");
+		__asm__ volatile("fxrstor (%1); movups %%xmm3, %0" : "=m"(out) : "r"(area));
+		report(!memcmp(in, out, 16), "FXSAVE, FXRSTOR");
+		report_eq(*(u16 *)(area + 2) & 0x3800, 0x3800, "the stack's top in FSW");
+		report_eq(area[4], 0x80, "abridged tag word");
+		__asm__ volatile("fninit");
+	}
+	{
+		/* CR0.TS: #NM, CLTS, on with the state as it was */
+		static const u32 in[4] = {9, 8, 7, 6};
+		u32 out[4];
+
+		__asm__ volatile("movups %0, %%xmm5" : : "m"(in));
+		write_cr0(read_cr0() | CR0_TS);
+		trap_clear();
+		__asm__ volatile(TRY("movups %%xmm5, %0") : "=m"(out));
+		report_eq(trap_vector(), EXC_NM, "CR0.TS");
+		__asm__ volatile("clts");
+		__asm__ volatile("movups %%xmm5, %0" : "=m"(out));
+		report(!memcmp(in, out, 16), "the state outlives #NM");
+	}
+}
+
+static u64 xgetbv(void)
+{
+	u32 lo, hi;
+
+	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
+	return (u64)hi << 32 | lo;
+}
+static int xsetbv(u64 v)
+{
+	trap_clear();
+	__asm__ volatile(TRY("xsetbv") : : "c"(0), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
+	return trap_vector();
+}
+
+static void xsave(void)
+{
+	u64 all, old;
+	struct cpuid r;
+
+	if (!HAS(XSAVE)) {
+		report_skip("XSAVE");
+		return;
+	}
+	trap_clear();
+	__asm__ volatile(TRY("xsave (%0)") : : "r"(area), "a"(-1), "d"(-1) : "memory");
+	report_eq(trap_vector(), EXC_UD, "XSAVE without CR4.OSXSAVE");
+	write_cr4(read_cr4() | CR4_OSXSAVE);
+	old = xgetbv();
+	report_eq(old, 1, "XCR0 at reset");
+	r = cpuid(0xd, 0);
+	all = (u64)r.d << 32 | r.a;
+	report((all & 3) == 3, "CPUID 0xd has x87 and SSE");
+	report_eq(xsetbv(all & 0x2e7), -1, "all of XCR0");
+	report_eq(xsetbv(0), EXC_GP, "XCR0 without x87");
+	report_eq(xsetbv(5), EXC_GP, "XCR0: AVX without SSE");
+	report_eq(xsetbv(1ull << 62 | 1), EXC_GP, "XCR0: a reserved bit");
+	report_eq(cpuid(0xd, 0).b, (all & 0x2e7) == all ? r.c : cpuid(0xd, 0).b, "CPUID 0xd.EBX follows XCR0");
+	xsetbv(3);
+	report_eq(cpuid(0xd, 0).b, 576, "576 bytes for x87 and SSE");
+	trap_clear();
+	__asm__ volatile(TRY("xsave (%0)") : : "r"(area + 16), "a"(3), "d"(0) : "memory");
+	report_eq(trap_vector(), EXC_GP, "XSAVE of an unaligned address");
+	{
+		static const u32 in[4] = {11, 22, 33, 44};
+		u32 out[4];
+
+		memset(area, 0, sizeof(area));
+		__asm__ volatile("movups %0, %%xmm2; xsave (%1)" : : "m"(in), "r"(area), "a"(3), "d"(0) : "memory");
+		report(!memcmp(area + 160 + 32, in, 16), "XSAVE stores XMM2");
+		report(*(u64 *)(area + 512) & 2, "XSTATE_BV");
+		__asm__ volatile("xorps %%xmm2, %%xmm2; xrstor (%1); movups %%xmm2, %0" : "=m"(out) : "r"(area), "a"(2), "d"(0) : "memory");
+		report(!memcmp(in, out, 16), "XRSTOR");
+		*(u64 *)(area + 512) &= ~2ull;
+		__asm__ volatile("xrstor (%1); movups %%xmm2, %0" : "=m"(out) : "r"(area), "a"(2), "d"(0) : "memory");
+		memset(area2, 0, 16);
+		report(!memcmp(out, area2, 16), "XRSTOR of a component that is not in XSTATE_BV: its initial state");
+		*(u64 *)(area + 512) = BIT64(40);
+		trap_clear();
+		__asm__ volatile(TRY("xrstor (%0)") : : "r"(area), "a"(3), "d"(0) : "memory");
+		report_eq(trap_vector(), EXC_GP, "XRSTOR: XSTATE_BV beyond XCR0");
+		*(u64 *)(area + 512) = 3;
+		*(u64 *)(area + 528) = 1;
+		trap_clear();
+		__asm__ volatile(TRY("xrstor (%0)") : : "r"(area), "a"(3), "d"(0) : "memory");
+		report_eq(trap_vector(), EXC_GP, "XRSTOR: reserved bytes of the header");
+		*(u64 *)(area + 528) = 0;
+	}
+	if (HAS(AVX)) {
+		trap_clear();
+		__asm__ volatile(TRY("vxorps %%ymm0, %%ymm0, %%ymm0") : : : "memory");
+		report_eq(trap_vector(), EXC_UD, "AVX without its bit in XCR0");
+		xsetbv(7);
+		trap_clear();
+		__asm__ volatile(TRY("vxorps %%ymm0, %%ymm0, %%ymm0") : : : "memory");
+		report_eq(trap_vector(), -1, "AVX with it");
+		write_cr0(read_cr0() | CR0_TS);
+		trap_clear();
+		__asm__ volatile(TRY("vxorps %%ymm0, %%ymm0, %%ymm0") : : : "memory");
+		report_eq(trap_vector(), EXC_NM, "AVX with CR0.TS");
+		__asm__ volatile("clts");
+	}
+	xsetbv(1);
+}
+
+void test_main(void)
+{
+	write_cr0((read_cr0() & ~(ulong)(CR0_EM | CR0_TS)) | CR0_MP | CR0_NE);
+	write_cr4(read_cr4() | CR4_OSFXSR | CR4_OSXMMEXCPT);
+	basic();
+	xsave();
+}

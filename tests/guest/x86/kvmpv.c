@@ -1,0 +1,228 @@
+/*
+ * KVM's paravirtual features: leaves, clock, steal time, PV EOI, PV IPIs, PV TLB flush,
+ * hypercalls. Source: Linux, Documentation/virt/kvm/x86: cpuid, msr, hypercalls.
+ */
+#include "x86/apic.h"
+#include "x86/smp.h"
+
+#define MSR_WALL_CLOCK 0x4b564d00
+#define MSR_SYSTEM_TIME 0x4b564d01
+#define MSR_ASYNC_PF 0x4b564d02
+#define MSR_STEAL_TIME 0x4b564d03
+#define MSR_EOI_EN 0x4b564d04
+#define MSR_POLL 0x4b564d05
+
+struct clock {
+	u32 version, pad0;
+	u64 tsc, ns;
+	u32 mul;
+	s8 shift;
+	u8 flags, pad[2];
+} __attribute__((packed));
+
+static int wr(u32 msr, u64 v)
+{
+	trap_clear();
+	__asm__ volatile(TRY("wrmsr") : : "c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
+	return trap_vector();
+}
+
+static u64 scale(const volatile struct clock *c, u64 delta)
+{
+	u64 lo, hi;
+
+	delta = c->shift >= 0 ? delta << c->shift : delta >> -c->shift;
+	lo = (u64)(u32)delta * c->mul;
+	hi = (delta >> 32) * c->mul;
+	return hi + (lo >> 32);
+}
+
+static u64 clock_read(const volatile struct clock *c)
+{
+	u32 v;
+	u64 ns;
+
+	do {
+		v = c->version;
+		barrier();
+		ns = c->ns + scale(c, rdtsc() - c->tsc);
+		barrier();
+	} while ((v & 1) || v != c->version);
+	return ns;
+}
+
+static void pvclock(void)
+{
+	volatile struct clock *c = page_alloc();
+	volatile u32 *wall = page_alloc();
+	struct cases cs = {0};
+	u64 a, b;
+
+	if (!HAS(KVM_CLOCKSOURCE2)) {
+		report_skip("kvmclock");
+		return;
+	}
+	report_eq(wr(MSR_SYSTEM_TIME, (ulong)c | 1), -1, "clock on");
+	report(c->version && !(c->version & 1) && c->mul, "its page is filled in");
+	a = clock_read(c);
+	delay_us(10000);
+	b = clock_read(c);
+	report(b - a > 9000000 && b - a < 200000000, "10 ms are 10 ms (%u us)", (u32)(b - a) / 1000);
+	for (unsigned i = 0; i < 10000; i++) {
+		b = clock_read(c);
+		cs.run++;
+		if (b < a)
+			fail_case(&cs, "back by %u ns", (u32)(a - b));
+		a = b;
+	}
+	report_cases(&cs, "it does not go back");
+	report_eq(wr(MSR_WALL_CLOCK, (ulong)wall), -1, "wall clock");
+	report(wall[0] && !(wall[0] & 1) && wall[1] > 1600000000, "its page");
+	wr(MSR_SYSTEM_TIME, 0);
+	report_eq(rdmsr(MSR_SYSTEM_TIME), 0, "clock off");
+}
+
+static void steal(void)
+{
+	volatile u32 *p = page_alloc();
+
+	if (!HAS(KVM_STEAL_TIME)) {
+		report_skip("steal time");
+		return;
+	}
+	p[0] = p[1] = 0;
+	report_eq(wr(MSR_STEAL_TIME, (ulong)p | 2), EXC_GP, "steal time: reserved bits");
+	report_eq(wr(MSR_STEAL_TIME, (ulong)p | 1), -1, "steal time on");
+	delay_us(1000);
+	inb(0x61);
+	report(!(p[2] & 1), "its version is even");
+	wr(MSR_STEAL_TIME, 0);
+}
+
+static volatile u32 eois;
+static u8 *eoi_page;
+static void on_pv(struct regs *r)
+{
+	eois++;
+	/* the bit set: EOI is a cleared bit; else the APIC's register */
+	{
+		u8 was;
+
+		__asm__ volatile("lock btrl $0, (%1); setc %0" : "=q"(was) : "r"(eoi_page) : "memory", "cc");
+		if (!was)
+			apic_eoi();
+	}
+}
+
+static void pv_eoi(void)
+{
+	if (!HAS(KVM_PV_EOI)) {
+		report_skip("PV EOI");
+		return;
+	}
+	eoi_page = page_alloc();
+	irq_set(0x66, on_pv);
+	report_eq(wr(MSR_EOI_EN, (ulong)eoi_page | 1), -1, "PV EOI on");
+	sti();
+	for (unsigned i = 0; i < 100; i++) {
+		u32 old = eois;
+
+		apic_icr(ICR_SELF | ICR_ASSERT | 0x66, 0);
+		wait_change(&eois, old, 100);
+	}
+	cli();
+	report_eq(eois, 100, "interrupts with PV EOI");
+	inb(0x61); /* a look of the hypervisor at it */
+	report(!(apic_read(APIC_ISR + 0x30) & BIT(6)), "ISR is empty");
+	wr(MSR_EOI_EN, 0);
+}
+
+static long hypercall(ulong nr, ulong a, ulong b, ulong c, ulong d)
+{
+	long r;
+
+	if (cpu_is_intel())
+		__asm__ volatile("vmcall" : "=a"(r) : "a"(nr), "b"(a), "c"(b), "d"(c), "S"(d) : "memory");
+	else
+		__asm__ volatile("vmmcall" : "=a"(r) : "a"(nr), "b"(a), "c"(b), "d"(c), "S"(d) : "memory");
+	return r;
+}
+
+static volatile u32 pv_hits[CPUS_MAX];
+static void on_pv_ipi(struct regs *r)
+{
+	pv_hits[this_cpu()->id]++;
+	apic_eoi();
+}
+static void idle_on(void *arg)
+{
+	volatile u32 *stop = arg;
+	u64 end = rdtsc() + tsc_khz() * 3000;
+
+	sti();
+	while (!*stop && rdtsc() < end)
+		pause();
+	cli();
+}
+
+USER static void user_call(void *p)
+{
+	long r;
+
+	__asm__ volatile("vmmcall" : "=a"(r) : "a"(1), "b"(0), "c"(0), "d"(0), "S"(0) : "memory");
+	*(volatile long *)p = r;
+}
+USER static void user_call_intel(void *p)
+{
+	long r;
+
+	__asm__ volatile("vmcall" : "=a"(r) : "a"(1), "b"(0), "c"(0), "d"(0), "S"(0) : "memory");
+	*(volatile long *)p = r;
+}
+
+static void hypercalls(void)
+{
+	volatile long *r = page_alloc();
+
+	report_eq((ulong)hypercall(1, 0, 0, 0, 0), 0, "hypercall: memory-mapped I/O flush hint");
+	report_eq((ulong)hypercall(99, 0, 0, 0, 0), (ulong)-1000, "hypercall: one that is none");
+	user_map();
+	trap_user(cpu_is_intel() ? user_call_intel : user_call, (void *)r);
+	report(trap_vector() == -1 && *r == -1, "hypercall at privilege level 3: -EPERM");
+	if (cpu_count > 1 && HAS(KVM_PV_SEND_IPI)) {
+		volatile u32 stop = 0;
+		long n;
+
+		irq_set(0x67, on_pv_ipi);
+		for (unsigned i = 1; i < cpu_count; i++)
+			smp_post(i, idle_on, (void *)&stop);
+		n = hypercall(10, (1u << cpu_count) - 2, 0, 0, 0x67);
+		report_eq((ulong)n, cpu_count - 1, "PV IPI says how many it sent");
+		report(wait_change(&pv_hits[cpu_count - 1], 0, 1000), "PV IPI arrives");
+		stop = 1;
+		for (unsigned i = 1; i < cpu_count; i++)
+			smp_wait(i);
+	}
+}
+
+void test_main(void)
+{
+	struct cpuid r;
+
+	smp_start();
+	if (!cpu_has_kvm()) {
+		report_skip("this is not KVM");
+		return;
+	}
+	r = cpuid(0x40000000, 0);
+	report(r.a >= 0x40000001, "signature and highest leaf");
+	pvclock();
+	steal();
+	pv_eoi();
+	hypercalls();
+	if (HAS(KVM_POLL_CONTROL)) {
+		report_eq(wr(MSR_POLL, 0), -1, "poll control 0");
+		report_eq(wr(MSR_POLL, 2), EXC_GP, "poll control 2");
+		wr(MSR_POLL, 1);
+	}
+}

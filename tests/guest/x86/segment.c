@@ -1,0 +1,259 @@
+/*
+ * 32-bit protected mode: limits, expand-down, conforming code, call gates, privilege changes,
+ * hardware task switches, virtual-8086 and real mode.
+ * Source: SDM "Protection", "Task Management", "8086 Emulation".
+ */
+#include "x86/cpu.h"
+#include "x86/paging.h"
+
+static u8 data[64];
+
+static int load_at(u16 sel, u32 offset)
+{
+	trap_clear();
+	__asm__ volatile("mov %0, %%fs\n" TRY("movb %%fs:(%1), %%al") "xor %%eax, %%eax; mov %%eax, %%fs" : : "r"((u32)sel), "r"(offset) : "eax", "memory");
+	return trap_vector();
+}
+static int load4_at(u16 sel, u32 offset)
+{
+	trap_clear();
+	__asm__ volatile("mov %0, %%fs\n" TRY("movl %%fs:(%1), %%eax") "xor %%eax, %%eax; mov %%eax, %%fs" : : "r"((u32)sel), "r"(offset) : "eax", "memory");
+	return trap_vector();
+}
+static int store_at(u16 sel, u32 offset)
+{
+	trap_clear();
+	__asm__ volatile("mov %0, %%fs\n" TRY("movb $1, %%fs:(%1)") "xor %%eax, %%eax; mov %%eax, %%fs" : : "r"((u32)sel), "r"(offset) : "eax", "memory");
+	return trap_vector();
+}
+
+static void limits(void)
+{
+	u16 s = SEL_FREE;
+
+	gdt_set(s, descriptor((u32)data, 15, 0x93, 4));
+	report_eq(load_at(s, 15), -1, "limit: the last byte");
+	report_eq(load_at(s, 16), EXC_GP, "limit: one beyond");
+	report_eq(trap_last()->error, 0, "its error code");
+	report_eq(load4_at(s, 12), -1, "limit: 4 bytes at the end");
+	report_eq(load4_at(s, 13), EXC_GP, "limit: 4 bytes across the end");
+	report_eq(load4_at(s, 0xfffffffe), EXC_GP, "limit: 4 bytes around 4 GiB");
+	gdt_set(s, descriptor((u32)data, 15, 0x91, 4));
+	report_eq(load_at(s, 3), -1, "read-only: load");
+	report_eq(store_at(s, 3), EXC_GP, "read-only: store");
+	gdt_set(s, descriptor((u32)data - 0x1000, 0xfff, 0x97, 4));
+	report_eq(load_at(s, 0xfff), EXC_GP, "expand-down: at the limit");
+	report_eq(load_at(s, 0x1000), -1, "expand-down: above it");
+	gdt_set(s, descriptor((u32)data - 0x1000, 0xfff, 0x97, 0));
+	report_eq(load_at(s, 0xffff), -1, "expand-down, 16-bit: the top");
+	report_eq(load_at(s, 0x10000), EXC_GP, "expand-down, 16-bit: beyond");
+	gdt_set(s, descriptor((u32)data, 15, 0x99, 4));
+	trap_clear();
+	__asm__ volatile(TRY("mov %0, %%fs") : : "r"((u32)s));
+	report(trap_vector() == EXC_GP && trap_last()->error == s, "FS with execute-only code");
+	gdt_set(s, descriptor((u32)data, 15, 0x92, 4));
+	load_at(s, 0);
+	report((this_cpu()->gdt[s >> 3] >> 40) & 1, "loading sets the accessed bit");
+	trap_clear();
+	__asm__ volatile("xor %%eax, %%eax; mov %%eax, %%fs\n" TRY("movb %%fs:0, %%al") : : : "eax");
+	report_eq(trap_vector(), EXC_GP, "a null FS");
+	{
+		u32 v = 0, w;
+		bool z;
+
+		__asm__ volatile("lsl %2, %0; setz %1" : "=r"(v), "=q"(z) : "r"((u32)s) : "cc");
+		report(z && v == 15, "LSL");
+		__asm__ volatile("lar %2, %0; setz %1" : "=r"(w), "=q"(z) : "r"((u32)s) : "cc");
+		report(z && (w & 0xf0ff00) == 0x409300, "LAR");
+		__asm__ volatile("lar %2, %0; setz %1" : "=r"(w), "=q"(z) : "r"(0xfff8) : "cc");
+		report(!z, "LAR beyond the GDT");
+		__asm__ volatile("verw %w1; setz %0" : "=q"(z) : "r"((u32)s) : "cc");
+		report(z, "VERW");
+		__asm__ volatile("verr %w1; setz %0" : "=q"(z) : "r"((u32)SEL_TSS) : "cc");
+		report(!z, "VERR of a TSS");
+	}
+}
+
+/* ---- call gate, from level 3 ---- */
+
+__asm__(".text\n gate_entry: mov %cs, gate_cs; mov 8(%esp), %eax; mov %eax, gate_arg; lret $4\n"
+	".section .user, \"ax\"\n through_gate: push $0x1234; lcall $0x83, $0; ret\n"
+	"gate_user_cs: ret\n .text\n");
+extern char gate_entry[], through_gate[];
+u32 gate_cs, gate_arg;
+
+static void gates(void)
+{
+	u32 at = (u32)gate_entry;
+
+	gdt_set(0x80, (at & 0xffff) | (u64)SEL_KCODE << 16 | (u64)1 << 32 | (u64)0xec << 40 | (u64)(at >> 16) << 48);
+	gate_cs = 0;
+	trap_user((void (*)(void *))through_gate, NULL);
+	report(trap_vector() == -1 && (gate_cs & 0xffff) == SEL_KCODE, "call gate to level 0 and back");
+	report_eq(gate_arg, 0x1234, "its parameter");
+	gdt_set(0x80, (at & 0xffff) | (u64)SEL_KCODE << 16 | (u64)1 << 32 | (u64)0x8c << 40 | (u64)(at >> 16) << 48);
+	trap_user((void (*)(void *))through_gate, NULL);
+	report(trap_vector() == EXC_GP && trap_last()->error == 0x80, "call gate of level 0 from level 3");
+	gdt_set(0x80, (at & 0xffff) | (u64)SEL_KCODE << 16 | (u64)1 << 32 | (u64)0x6c << 40 | (u64)(at >> 16) << 48);
+	trap_user((void (*)(void *))through_gate, NULL);
+	report(trap_vector() == EXC_NP && trap_last()->error == 0x80, "call gate not present");
+}
+
+/* ---- tasks ---- */
+
+static struct tss task __attribute__((aligned(4096)));
+static u8 task_stack[4096];
+static volatile u32 task_seen, task_flags, task_link, task_cr0;
+
+__asm__(".text\n task_code: incl task_seen; pushf; pop task_flags; mov %cr0, %eax; mov %eax, task_cr0; clts\n"
+	"str %eax; mov %eax, task_tr; iret\n jmp task_code\n");
+extern char task_code[];
+u32 task_tr;
+
+static void tasks(void)
+{
+	ulong cr3 = read_cr3();
+	u32 flags;
+
+	memset(&task, 0, sizeof(task));
+	task.cr3 = (u32)cr3;
+	task.eip = (u32)task_code;
+	task.esp = (u32)task_stack + 4096;
+	task.eflags = 2;
+	task.cs = SEL_KCODE;
+	task.ss = task.ds = task.es = SEL_KDATA;
+	task.iomap = 0xffff;
+	gdt_set(0x88, descriptor((u32)&task, 103, 0x89, 0));
+	__asm__ volatile("lcall $0x88, $0" : : : "eax", "memory", "cc");
+	report_eq(task_seen, 1, "CALL to a TSS, and IRET");
+	report_eq(task_tr & 0xffff, 0x88, "TR in the task");
+	report(task_flags & FL_NT, "NT is set by the CALL");
+	report(task_cr0 & CR0_TS, "CR0.TS is set");
+	report_eq(task.link, SEL_TSS, "the back link");
+	flags = (u32)read_flags();
+	report(!(flags & FL_NT), "NT is clear again");
+	report_eq((this_cpu()->gdt[0x88 >> 3] >> 40) & 0xf, 9, "the task is not busy any more");
+	report_eq((this_cpu()->gdt[SEL_TSS >> 3] >> 40) & 0xf, 0xb, "this one is");
+	__asm__ volatile("lcall $0x88, $0" : : : "eax", "memory", "cc");
+	report_eq(task_seen, 2, "again");
+	gdt_set(0x88, descriptor((u32)&task, 103, 0x8b, 0));
+	trap_clear();
+	__asm__ volatile(TRY("lcall $0x88, $0") : : : "eax", "memory", "cc");
+	report(trap_vector() == EXC_GP && trap_last()->error == 0x88, "a busy TSS");
+	gdt_set(0x88, descriptor((u32)&task, 103, 0x09, 0));
+	trap_clear();
+	__asm__ volatile(TRY("lcall $0x88, $0") : : : "eax", "memory", "cc");
+	report(trap_vector() == EXC_NP && trap_last()->error == 0x88, "a TSS that is not present");
+	gdt_set(0x88, descriptor((u32)&task, 102, 0x89, 0));
+	trap_clear();
+	__asm__ volatile(TRY("lcall $0x88, $0") : : : "eax", "memory", "cc");
+	report(trap_vector() == EXC_TS && trap_last()->error == 0x88, "a TSS that is too small");
+	/* through an interrupt */
+	gdt_set(0x88, descriptor((u32)&task, 103, 0x89, 0));
+	idt[0x55] = (struct gate){.sel = 0x88, .type = 0x85};
+	task.eip = (u32)task_code;
+	__asm__ volatile("int $0x55" : : : "eax", "memory", "cc");
+	report_eq(task_seen, 3, "a task gate in the IDT");
+	idt_reset(0x55);
+}
+
+/* ---- virtual-8086 mode ---- */
+
+static int v86(const u8 *code, unsigned len, u32 flags)
+{
+	struct regs r;
+
+	memcpy((void *)0x20000, code, len);
+	memset(&r, 0, sizeof(r));
+	r.cs = 0x2000;
+	r.ss = 0x2100;
+	r.sp = 0xff0;
+	r.flags = FL_VM | 2 | flags;
+	r.v86_ds = r.v86_es = 0x2200;
+	return trap_enter(&r);
+}
+
+#define V86(...) v86((const u8[]){__VA_ARGS__}, sizeof((const u8[]){__VA_ARGS__}), 0)
+#define V86_IOPL(...) v86((const u8[]){__VA_ARGS__}, sizeof((const u8[]){__VA_ARGS__}), FL_IOPL)
+
+static void virtual8086(void)
+{
+	volatile u8 *mem = (u8 *)0x22000;
+
+	/* movb $0x5a, [0x10]; int3 */
+	report_eq(V86(0xc6, 0x06, 0x10, 0x00, 0x5a, 0xcc), EXC_BP, "v8086: INT3");
+	report_eq(mem[0x10], 0x5a, "v8086: a store by DS << 4");
+	report(trap_last()->flags & FL_VM, "VM in the pushed flags");
+	report_eq(V86(0xfa, 0xf4), EXC_GP, "v8086: CLI with IOPL 0");
+	report_eq(V86_IOPL(0xfa, 0xf4), EXC_GP, "v8086: HLT");
+	report_eq(trap_last()->ip, 1, "CLI with IOPL 3 is fine");
+	report_eq(V86(0x9c, 0xf4), EXC_GP, "v8086: PUSHF with IOPL 0");
+	report_eq(trap_last()->ip, 0, "its address");
+	report_eq(V86(0xcd, 0x21), EXC_GP, "v8086: INT n with IOPL 0");
+	report_eq(V86(0xe4, 0x80, 0xf4), EXC_GP, "v8086: IN by the I/O map");
+	report_eq(V86(0x0f, 0x0b), EXC_UD, "v8086: UD2");
+	report_eq(V86(0xb8, 0x00, 0x30, 0x8e, 0xd8, 0xc6, 0x06, 0x00, 0x00, 0x77, 0xf4), EXC_GP, "v8086: load of DS");
+	report_eq(*(volatile u8 *)0x30000, 0x77, "a store through it");
+	report_eq(V86(0x0f, 0x01, 0x16, 0, 0), EXC_GP, "v8086: LGDT");
+	report_eq(V86(0x0f, 0x00, 0xc8), EXC_UD, "v8086: STR");
+	/* limit: word at 0xffff */
+	report_eq(V86(0xa1, 0xff, 0xff), EXC_GP, "v8086: a word at 0xffff");
+}
+
+/* ---- real mode: a trip and back ---- */
+
+__asm__(".text\n"
+	"real_trip: pusha; sidt real_idt; lidt real_ivt; mov %esp, real_sp\n"
+	"ljmp $0x40, $(real16 - real_base)\n"
+	".code16\n real_base:\n"
+	"real16: mov $0x48, %ax; mov %ax, %ds; mov %ax, %es; mov %ax, %ss; mov %ax, %fs\n"
+	"mov %cr0, %eax; and $0x7ffffffe, %eax; mov %eax, %cr0\n"
+	"ljmp $0x3000, $(1f - real_base)\n"
+	"1: mov %cs, %ax; mov %ax, %ds; mov %ax, %ss; mov $0x8000, %sp\n"
+	"movw $0x1111, 0x4000\n"
+	"movw %cs, 0x4002\n"
+	"int $0x60\n"
+	"mov $0xffff, %bx; mov %bx, %ax; add $2, %bx; mov %bx, 0x4006\n"
+	"mov $0x7000, %ax; mov %ax, %es; movl $0x12345678, %es:0x10\n"
+	"push $0x4242; pop %ax; mov %ax, 0x4008\n"
+	"smsw %ax; mov %ax, 0x400a\n"
+	"mov %cr0, %eax; or $0x80000001, %eax; mov %eax, %cr0\n"
+	"ljmpl $0x08, $real_back\n"
+	"real_int: movw $0x2222, 0x4004; iretw\n"
+	"real_end:\n .code32\n"
+	"real_back: mov $0x10, %eax; mov %eax, %ds; mov %eax, %es; mov %eax, %ss; xor %eax, %eax; mov %eax, %fs\n"
+	"mov real_sp, %esp; lidt real_idt; popa; ret\n"
+	".data\n real_sp: .long 0\n real_idt: .word 0, 0, 0, 0\n real_ivt: .word 0x3ff, 0, 0\n .text\n");
+void real_trip(void);
+extern u8 real_base[], real_end[], real_int[];
+
+static void real_mode(void)
+{
+	volatile u16 *out = (u16 *)0x34000;
+
+	memcpy((void *)0x30000, real_base, (size_t)(real_end - real_base));
+	gdt_set(SEL_CODE16, descriptor(0x30000, 0xffff, 0x9b, 0));
+	gdt_set(SEL_DATA16, descriptor(0x30000, 0xffff, 0x93, 0));
+	*(volatile u16 *)(0x60 * 4) = (u16)(real_int - real_base);
+	*(volatile u16 *)(0x60 * 4 + 2) = 0x3000;
+	cli();
+	real_trip();
+	report_eq(out[0], 0x1111, "real mode: a store");
+	report_eq(out[1], 0x3000, "real mode: CS");
+	report_eq(out[2], 0x2222, "real mode: INT, IRET");
+	report_eq(out[3], 1, "real mode: 16-bit addition");
+	report_eq(*(volatile u32 *)0x70010, 0x12345678, "real mode: 32-bit operand");
+	report_eq(out[4], 0x4242, "real mode: PUSH, POP");
+	report_eq(out[5] & 1, 0, "real mode: SMSW says PE is clear");
+	report_eq(read_cr0() & 0x80000001, 0x80000001, "and back");
+}
+
+void test_main(void)
+{
+	user_map();
+	limits();
+	gates();
+	tasks();
+	virtual8086();
+	real_mode();
+}
