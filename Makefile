@@ -14,7 +14,7 @@ build:
 # ARGS="--cpus 4 --memory 2G" goes to anykvm run.
 run:
 	@scripts/setup build
-	@scripts/build $(BUILD)
+	@TARGETS=anykvm scripts/build $(BUILD)
 	@scripts/guest-assets --dir $(BUILD)/guest 6.1
 	@exec $(BUILD)/anykvm run --cpus 2 --memory 1G $(ARGS)
 
@@ -25,7 +25,7 @@ test:
 
 bench:
 	@scripts/setup build bench
-	@scripts/build $(BUILD)
+	@TARGETS=anykvm scripts/build $(BUILD)
 	@scripts/guest-assets --dir $(BUILD)/guest 6.1 bench gcc
 	@$(PYTHON) bench/bench --build $(BUILD) $(ARGS)
 
