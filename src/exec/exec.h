@@ -49,6 +49,7 @@ struct exec_options {
 	const char *vendor; /* "intel" or "amd" */
 	int log_fd;
 	bool trace, stats, follow;
+	bool all_features; /* also those that the host's CPUID contradicts */
 };
 extern struct exec_options exec_options;
 /** One line into the log, with the thread's number. */
@@ -64,6 +65,7 @@ struct exec_thread {
 	u64 blocked_sync;	  /* of EXEC_SYNC, what the program thinks is blocked */
 	bool deferred;		  /* a signal waits for KVM_RUN's end */
 	bool ready;		  /* EXEC_SYNC is open, known to the registry */
+	bool cancel_async;	  /* pthread_setcanceltype */
 	u8 inside;		  /* the engine is being set up: sigaction is the real one */
 	pthread_t self;
 	struct exec_thread *next;
@@ -82,6 +84,9 @@ int exec_engine_open(void);
 void exec_thread_prepare(void);
 /** KVM_RUN on this thread: result or -1 and errno. */
 int exec_run(int fd, struct vcpu *vcpu, unsigned long arg);
+/** Cancellation stays off between the two; the second may not return. */
+int exec_cancel_off(void);
+void exec_cancel_restore(int state);
 /** sigaction as the program sees it. */
 int exec_sigaction(int signo, const struct sigaction *act, struct sigaction *old);
 /** Makes sure that a signal open during KVM_RUN does not take its default action. */

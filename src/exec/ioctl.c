@@ -41,9 +41,28 @@ out:
 	return ret;
 }
 
+static int call(int fd, enum anykvm_kind kind, unsigned long request, unsigned long arg)
+{
+	int ret, error;
+
+	if (LIKELY((u32)request == (u32)KVM_RUN && kind == ANYKVM_VCPU))
+		return call_run(fd, arg);
+	ret = anykvm_ioctl(fd, request, arg);
+	if (ret >= 0 && makes_descriptor((u32)request))
+		exec_fd_created(ret);
+	if (!ret && (u32)request == (u32)KVM_GET_SUPPORTED_CPUID && !exec_options.all_features)
+		exec_cpuid_filter((struct kvm_cpuid2 *)arg);
+	if (UNLIKELY(exec_options.trace)) {
+		error = errno;
+		exec_trace_ioctl(fd, kind, (u32)request, arg, ret < 0 ? -error : ret);
+		errno = error;
+	}
+	return ret;
+}
+
 int exec_ioctl(int fd, enum anykvm_kind kind, unsigned long request, unsigned long arg)
 {
-	int ret;
+	int ret, cancel;
 
 	/* The descriptor of /dev/kvm works on in a child, what came from it does not. */
 	if (UNLIKELY(!exec_fd_usable(fd)) && kind != ANYKVM_SYSTEM) {
@@ -52,20 +71,10 @@ int exec_ioctl(int fd, enum anykvm_kind kind, unsigned long request, unsigned lo
 	}
 	if (UNLIKELY(!exec_thread.ready))
 		exec_thread_prepare();
-	if (exec_options.stats)
+	if (UNLIKELY(exec_options.stats))
 		exec_stats_count(kind, (u32)request);
-	if (LIKELY((u32)request == (u32)KVM_RUN && kind == ANYKVM_VCPU))
-		return call_run(fd, arg);
-	ret = anykvm_ioctl(fd, request, arg);
-	if (ret >= 0 && makes_descriptor((u32)request))
-		exec_fd_created(ret);
-	if (!ret && (u32)request == (u32)KVM_GET_SUPPORTED_CPUID)
-		exec_cpuid_filter((struct kvm_cpuid2 *)arg);
-	if (UNLIKELY(exec_options.trace)) {
-		int error = errno;
-
-		exec_trace_ioctl(fd, kind, (u32)request, arg, ret < 0 ? -error : ret);
-		errno = error;
-	}
+	cancel = exec_cancel_off();
+	ret = call(fd, kind, request, arg);
+	exec_cancel_restore(cancel);
 	return ret;
 }

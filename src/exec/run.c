@@ -49,9 +49,39 @@ void exec_thread_prepare(void)
 }
 
 /*
- * A thread must not end in the middle of guest code, with locks held. So cancellation is off
- * during KVM_RUN and a cancelled thread is kicked out of it first.
+ * A thread must not end in the middle of guest code or with locks held. So cancellation is off
+ * during every ioctl, and a cancelled thread is kicked out of KVM_RUN.
  */
+int exec_cancel_off(void)
+{
+	int state;
+
+	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+	return state;
+}
+
+void exec_cancel_restore(int state)
+{
+	int error = errno, type;
+
+	if (LIKELY(!exec_thread.cancel_async)) {
+		pthread_setcancelstate(state, NULL);
+	} else {
+		/* glibc 2.36 forgets the thread's result when this call itself cancels. */
+		REAL(pthread_setcanceltype)(PTHREAD_CANCEL_DEFERRED, &type);
+		pthread_setcancelstate(state, NULL);
+		pthread_testcancel();
+		REAL(pthread_setcanceltype)(type, NULL);
+	}
+	errno = error;
+}
+
+EXPORT int pthread_setcanceltype(int type, int *old)
+{
+	exec_thread.cancel_async = type == PTHREAD_CANCEL_ASYNCHRONOUS;
+	return REAL(pthread_setcanceltype)(type, old);
+}
+
 EXPORT int pthread_cancel(pthread_t thread)
 {
 	int ret = REAL(pthread_cancel)(thread);
@@ -82,9 +112,8 @@ int exec_run(int fd, struct vcpu *vcpu, unsigned long arg)
 {
 	struct exec_thread *t = &exec_thread;
 	bool masked = vcpu->sigmask_set;
-	int ret, cancel;
+	int ret;
 
-	pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
 	if (UNLIKELY(masked))
 		mask_enter(t, vcpu);
 	else
@@ -111,12 +140,6 @@ int exec_run(int fd, struct vcpu *vcpu, unsigned long arg)
 			exec_sigmask_set(t->mask);
 			errno = error;
 		}
-	}
-	if (UNLIKELY(cancel != PTHREAD_CANCEL_DISABLE)) {
-		int error = errno;
-
-		pthread_setcancelstate(cancel, NULL);
-		errno = error;
 	}
 	return ret;
 }
