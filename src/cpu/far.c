@@ -40,13 +40,21 @@ static int target_read(struct cpu *cpu, const struct cpu_insn *in, struct far_ta
 }
 
 /* A call's return address on the current stack. */
-static void frame_return(struct cpu *cpu, const struct cpu_insn *in, struct seg_frame *f,
-			 unsigned size)
+static int frame_return(struct cpu *cpu, const struct cpu_insn *in, struct seg_frame *f,
+			unsigned size, bool long_mode)
 {
-	seg_frame_init(f, &cpu->seg[SEG_SS], cpu->gpr[RSP], cpu->mode & MODE_LONG, size,
-		       MMU_AS_VIEW);
+	int ret;
+
+	seg_frame_init(f, &cpu->seg[SEG_SS], cpu->gpr[RSP], long_mode, size, MMU_AS_VIEW);
 	seg_frame_push(f, cpu->seg[SEG_CS].sel);
+	/* AMD's processors write CS before they look at where the offset goes. */
+	if (cpu->vendor == CPU_VENDOR_AMD) {
+		ret = seg_frame_write(cpu, f);
+		if (ret)
+			return ret;
+	}
 	seg_frame_push(f, seg_next_rip(cpu, in->len));
+	return seg_frame_write(cpu, f);
 }
 
 static int far_commit(struct cpu *cpu, const struct cpu_insn *in, const struct cpu_seg *cs, u64 rip)
@@ -69,8 +77,7 @@ static int far_real(struct cpu *cpu, const struct cpu_insn *in, const struct far
 	if (call) {
 		int ret;
 
-		frame_return(cpu, in, &f, in->opsize);
-		ret = seg_frame_write(cpu, &f);
+		ret = frame_return(cpu, in, &f, in->opsize, false);
 		if (ret)
 			return ret;
 		cpu->gpr[RSP] = seg_frame_sp(&f);
@@ -89,10 +96,12 @@ static int far_same(struct cpu *cpu, const struct cpu_insn *in, u16 sel, struct 
 	if (ret)
 		return ret;
 	cs = seg_from_desc((u16)((sel & 0xfffc) | cpu->cpl), d);
-	/* AMD's processors push before they look at the target, and do not take it back. */
+	/*
+	 * AMD's processors push before they look at the target, in the new segment's mode, and do
+	 * not take it back.
+	 */
 	if (call && cpu->vendor == CPU_VENDOR_AMD) {
-		frame_return(cpu, in, &f, size);
-		ret = seg_frame_write(cpu, &f);
+		ret = frame_return(cpu, in, &f, size, cpu_is_long(cpu) && (cs.attr & SEG_ATTR_L));
 		if (ret)
 			return ret;
 	}
@@ -100,8 +109,7 @@ static int far_same(struct cpu *cpu, const struct cpu_insn *in, u16 sel, struct 
 	if (ret)
 		return ret;
 	if (call && cpu->vendor != CPU_VENDOR_AMD) {
-		frame_return(cpu, in, &f, size);
-		ret = seg_frame_write(cpu, &f);
+		ret = frame_return(cpu, in, &f, size, cpu->mode & MODE_LONG);
 		if (ret)
 			return ret;
 	}

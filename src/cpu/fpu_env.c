@@ -3,7 +3,9 @@
  *
  * The environment has four layouts, by operand size and by real or protected mode. Here it is one
  * structure, converted at the edge. Control, status and full tag word come from the host's FNSTENV;
- * the pointers from its FXSAVE, which alone knows all 64 bits of them.
+ * the pointers from its FXSAVE, which alone knows all 64 bits of them, but which AMD's processors
+ * leave out of it unless an exception is pending: then from FNSTENV too. They survive as long as
+ * the host's processor keeps them, which XSAVE does only on some.
  *
  * FNSTENV masks all exceptions when it is done and FNSAVE initializes the unit: the host executes
  * that part only when the guest's memory has taken the image.
@@ -11,9 +13,10 @@
 #include "base/mem.h"
 #include "cpu/fpu_image.h"
 #include "cpu/insn.h"
+#include "mmu/translator.h"
 
 struct env {
-	u16 fcw, fsw, ftw, fop;
+	u16 fcw, fsw, ftw, fop, fcs, fds;
 	u32 fip, fdp;
 };
 
@@ -50,9 +53,9 @@ static void env_pack(const struct cpu *cpu, const struct cpu_insn *in, const str
 			e->fsw,
 			e->ftw,
 			(u16)e->fip,
-			real ? (u16)((e->fip >> 16 & 0xf) << 12 | e->fop) : 0,
+			real ? (u16)((e->fip >> 16 & 0xf) << 12 | e->fop) : e->fcs,
 			(u16)e->fdp,
-			real ? (u16)((e->fdp >> 16 & 0xf) << 12) : 0,
+			real ? (u16)((e->fdp >> 16 & 0xf) << 12) : e->fds,
 		};
 
 		mem_copy(p, w, sizeof(w));
@@ -63,9 +66,9 @@ static void env_pack(const struct cpu *cpu, const struct cpu_insn *in, const str
 		0xffff0000 | e->fsw,
 		0xffff0000 | e->ftw,
 		real ? 0xffff0000 | (u16)e->fip : e->fip,
-		real ? (e->fip >> 16) << 12 | e->fop : (u32)e->fop << 16,
+		real ? (e->fip >> 16) << 12 | e->fop : (u32)e->fop << 16 | e->fcs,
 		real ? 0xffff0000 | (u16)e->fdp : e->fdp,
-		real ? (e->fdp >> 16) << 12 : 0xffff0000,
+		real ? (e->fdp >> 16) << 12 : 0xffff0000 | e->fds,
 	};
 	mem_copy(p, d, sizeof(d));
 }
@@ -80,6 +83,8 @@ static void env_unpack(const struct cpu *cpu, const struct cpu_insn *in, const u
 	e->fcw = (u16)d[0];
 	e->fsw = (u16)d[1];
 	e->ftw = (u16)d[2];
+	e->fcs = real ? 0 : (u16)d[4];
+	e->fds = real ? 0 : (u16)d[6];
 	if (in->opsize == 2) {
 		e->fip = real ? (d[4] >> 12) << 16 | d[3] : d[3];
 		e->fdp = real ? (d[6] >> 12) << 16 | d[5] : d[5];
@@ -98,8 +103,10 @@ static void env_unpack(const struct cpu *cpu, const struct cpu_insn *in, const u
 static void env_read(struct cpu *cpu, struct env *e, struct fpu_legacy *image)
 {
 	u32 native[7];
+	u64 host_fip;
 
 	host_fxsave(image);
+	host_fip = image->fip;
 	__asm__ volatile("fnstenv %0\n\tfldcw %1" : "=m"(native) : "m"(image->fcw));
 	fpu_pointers_guest(cpu, image);
 	e->fcw = image->fcw;
@@ -108,6 +115,20 @@ static void env_read(struct cpu *cpu, struct env *e, struct fpu_legacy *image)
 	e->fop = image->fop & 0x7ff;
 	e->fip = (u32)image->fip;
 	e->fdp = (u32)image->fdp;
+	e->fcs = image->fip == host_fip ? (u16)native[4] : cpu->seg[SEG_CS].sel;
+	e->fds = (u16)native[6];
+	if (!host_fip && native[3]) {
+		u64 pc = jit_guest_pc(cpu, native[3]);
+
+		e->fop = native[4] >> 16 & 0x7ff;
+		e->fip = pc ? (u32)pc : native[3];
+		e->fdp = pc ? 0 : native[5];
+		/* the opcode of a memory form is the translator's */
+		if (pc && (e->fop & 0xc0) != 0xc0)
+			e->fop = 0;
+		if (pc)
+			e->fcs = cpu->seg[SEG_CS].sel;
+	}
 	/* A pointer into translated code came back as RIP; real mode keeps linear addresses. */
 	if (env_is_real(cpu) && (u32)native[3] != e->fip)
 		e->fip += (u32)cpu->seg[SEG_CS].base;
@@ -181,9 +202,9 @@ static int env_load(struct cpu *cpu, const struct cpu_insn *in, unsigned regs)
 	native.d[1] = 0xffff0000 | e.fsw;
 	native.d[2] = 0xffff0000 | e.ftw;
 	native.d[3] = e.fip;
-	native.d[4] = (u32)e.fop << 16;
+	native.d[4] = (u32)e.fop << 16 | e.fcs;
 	native.d[5] = e.fdp;
-	native.d[6] = 0xffff0000;
+	native.d[6] = 0xffff0000 | e.fds;
 	if (regs) {
 		mem_copy(native.st, guest + n, REGS_BYTES);
 		__asm__ volatile("frstor %0" : : "m"(native));

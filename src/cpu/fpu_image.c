@@ -414,7 +414,12 @@ int insn_xrstor(struct cpu *cpu, const struct cpu_insn *in)
 
 	if (ret)
 		return ret;
-	ret = image_address(cpu, in, XSAVE_EXTENDED, 64, MMU_READ, &r.lin);
+	/* the beginning faults before the end is found to be beyond the segment */
+	ret = image_address(cpu, in, 64, 64, MMU_READ, &r.lin);
+	if (ret == CPU_OK)
+		ret = mmu_probe(cpu, r.lin, 64, MMU_READ | MMU_AS_VIEW);
+	if (ret == CPU_OK)
+		ret = image_address(cpu, in, XSAVE_EXTENDED, 64, MMU_READ, &r.lin);
 	if (ret == CPU_OK)
 		ret = mmu_probe(cpu, r.lin, XSAVE_EXTENDED, MMU_READ | MMU_AS_VIEW);
 	if (ret == CPU_OK)

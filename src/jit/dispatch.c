@@ -42,10 +42,12 @@ static u64 gs_swap(const struct jit *jit, u64 base)
 	return old;
 }
 
+/* A PC of 32 bits is one whose upper half was lost; the cache is smaller than that. */
 u64 jit_guest_pc(struct cpu *cpu, u64 host_pc)
 {
-	struct jit_block *b = jit_block_by_host(cpu->jit, host_pc);
-	const struct jit_mark *m = b ? jit_mark_find(cpu->jit, b, host_pc) : NULL;
+	u64 rx = (u64)cpu->jit->rx, pc = host_pc >> 32 ? host_pc : rx + (u32)(host_pc - rx);
+	struct jit_block *b = jit_block_by_host(cpu->jit, pc);
+	const struct jit_mark *m = b ? jit_mark_find(cpu->jit, b, pc) : NULL;
 
 	return m ? b->rip + m->guest : 0;
 }
