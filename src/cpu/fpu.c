@@ -127,7 +127,8 @@ void cpu_fpu_image_get(struct cpu *cpu, void *image, size_t size)
 
 int cpu_fpu_image_set(struct cpu *cpu, const void *image, size_t size)
 {
-	u64 allowed = (cpu_fpu_mask() | XSTATE_PKRU) & (cpu_xcr0_allowed(cpu) | 3), bv;
+	/* As KVM: everything that is supported, whatever the guest's CPUID says. */
+	u64 allowed = cpu_fpu_mask() | XSTATE_PKRU, bv;
 	struct fpu_legacy head, *own = cpu->xsave;
 	u32 at = cpu->xcomp[9].offset;
 
