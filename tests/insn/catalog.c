@@ -40,6 +40,9 @@ const char *catalog_excluded(const ZydisDecodedInstruction *in)
 	for (unsigned i = 0; i < ARRAY_SIZE(excluded); i++)
 		if (excluded[i].mnemonic == in->mnemonic)
 			return excluded[i].why;
+	if (in->mnemonic == ZYDIS_MNEMONIC_KMOVD && in->raw.vex.W &&
+	    in->machine_mode != ZYDIS_MACHINE_MODE_LONG_64)
+		return "a 64-bit move in 32-bit code: some silicon does it";
 	/* MOV to a segment register, POP of one. */
 	if (in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && in->opcode == 0x8e)
 		return "segment load";

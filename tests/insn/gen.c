@@ -273,6 +273,22 @@ bool gen_protects(const struct insn_case *c, const ZydisDecodedInstruction *in,
 	return false;
 }
 
+/*
+ * EVEX.X extends only vector registers, and is ignored with a general one. This host's processor
+ * (Zen 4) then reads RSP without what PUSH and CALL have just subtracted from it.
+ */
+static bool stale_rsp(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
+{
+	if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || in->raw.evex.X)
+		return false;
+	for (unsigned i = 0; i < in->operand_count; i++)
+		if (op[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, op[i].reg.value) ==
+			    ZYDIS_REGISTER_RSP)
+			return true;
+	return false;
+}
+
 bool gen_insn_masked(struct rng *r, const struct insn_case *c, u32 tmpl, u32 protect,
 		     struct insn_item *out)
 {
@@ -302,10 +318,10 @@ bool gen_insn_masked(struct rng *r, const struct insn_case *c, u32 tmpl, u32 pro
 				out->rip_off += out->rip_off != 0;
 			}
 		}
-		if (protect) {
+		if (protect || in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
 			if (!ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&insn_decoder[c->mode], &ctx, &in,
 								     op, in.operand_count)) ||
-			    gen_protects(c, &in, op, protect))
+			    gen_protects(c, &in, op, protect) || stale_rsp(&in, op))
 				continue;
 		}
 		memcpy(out->bytes, start, in.length);

@@ -62,7 +62,8 @@ static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 	what = compare(c, nat, eng, text, sizeof(text));
 	compare_restore();
 	/* A wild jump may have met slots that get other code later. */
-	if (nat->vector < 32 && nat->regs.rip - c->ip > c->code_len)
+	if (nat->vector < 32 &&
+	    (nat->regs.rip - c->ip > c->code_len || nat->regs.sel[1] != c->in.regs.sel[1]))
 		engine->flush();
 	return what;
 }
