@@ -604,6 +604,9 @@ static bool verbatim(const struct trans *t, const struct rewrite *w)
 
 	if (!(t->mode & MODE_LONG) || w->mem || w->rdi_mem || w->rcx_in || w->bit_string)
 		return false;
+	/* the host would take F3, which means nothing to this guest, for LZCNT or TZCNT */
+	if (t->in.mnemonic == ZYDIS_MNEMONIC_BSR || t->in.mnemonic == ZYDIS_MNEMONIC_BSF)
+		return false;
 	for (unsigned i = 0; i < ARRAY_SIZE(f); i++)
 		if (f[i]->used && (f[i]->host != f[i]->guest || (f[i]->high && f[i]->guest == RCX)))
 			return false;

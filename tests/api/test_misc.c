@@ -1,0 +1,210 @@
+/* Guest debugging, KVM_TRANSLATE, statistics, hypercalls, SMM's address space, SIPI. */
+#include "api.h"
+
+#include <pthread.h>
+
+API_CODE64(steps, "nop; nop; int3; nop; hlt");
+
+static void guest_debug(void **state)
+{
+	struct kvm_guest_debug d = {.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP};
+	struct api_vm t;
+
+	api_vm_make(&t, 1, 0);
+	api_start64(&t, 0, steps_begin, API_SIZE(steps));
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_GUEST_DEBUG, &d), 0);
+	api_run_expect(&t, 0, KVM_EXIT_DEBUG);
+	assert_int_equal(t.run[0]->debug.arch.exception, 1);
+	assert_int_equal(t.run[0]->debug.arch.pc, API_CODE + 1);
+	assert_int_equal(t.run[0]->debug.arch.dr6, 0xffff4ff0);
+	assert_int_equal(api_regs(&t, 0).rflags, 2); /* TF is the debugger's business */
+	d.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_SW_BP;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_GUEST_DEBUG, &d), 0);
+	api_run_expect(&t, 0, KVM_EXIT_DEBUG);
+	assert_int_equal(t.run[0]->debug.arch.exception, 3);
+	assert_int_equal(t.run[0]->debug.arch.pc, API_CODE + 2);
+	/* The client puts the instruction back, as a debugger does. */
+	t.mem[API_CODE + 2] = 0x90;
+	d.control = KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP;
+	d.arch.debugreg[0] = API_CODE + 4;
+	d.arch.debugreg[7] = 0x402;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_GUEST_DEBUG, &d), 0);
+	api_run_expect(&t, 0, KVM_EXIT_DEBUG);
+	assert_int_equal(t.run[0]->debug.arch.pc, API_CODE + 4);
+	memset(&d, 0, sizeof(d));
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_GUEST_DEBUG, &d), 0);
+	api_run_expect(&t, 0, KVM_EXIT_HLT);
+	api_vm_free(&t);
+}
+
+static void translate(void **state)
+{
+	struct kvm_translation tr = {.linear_address = 0x123456};
+	struct api_vm t;
+
+	api_vm_make(&t, 1, 0);
+	api_start64_at(&t, 0, API_CODE);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_TRANSLATE, &tr), 0);
+	assert_int_equal(tr.valid, 1);
+	assert_int_equal(tr.physical_address, 0x123456);
+	tr.linear_address = 0x7f0000000000;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_TRANSLATE, &tr), 0);
+	assert_int_equal(tr.valid, 0);
+	assert_true(tr.physical_address == ~0ull);
+	api_vm_free(&t);
+}
+
+static void stats(void **state)
+{
+	struct kvm_stats_header h;
+	struct api_vm t;
+	int fd;
+	char id[64];
+
+	api_vm_make(&t, 1, 0);
+	for (int vcpu = 0; vcpu < 2; vcpu++) {
+		fd = api_ioctl_value(vcpu ? t.vcpu[0] : t.vm, KVM_GET_STATS_FD, 0);
+		assert_true(fd >= 0);
+		assert_int_equal(anykvm_kind(fd), ANYKVM_STATS);
+		assert_int_equal(anykvm_read(fd, &h, sizeof(h)), sizeof(h));
+		assert_true(h.num_desc > 0 && h.data_offset > h.desc_offset);
+		assert_int_equal(anykvm_pread(fd, id, 8, h.id_offset), 8);
+		assert_memory_equal(id, "kvm-", 4);
+		assert_int_equal(anykvm_pread(fd, id, 8, 1 << 20), 0);
+		assert_int_equal(anykvm_pread(fd, (void *)16, 8, 0), -1);
+		assert_int_equal(errno, EFAULT);
+		assert_errno(api_ioctl_value(fd, KVM_RUN, 0), ENOTTY);
+		anykvm_close(fd);
+	}
+	assert_int_equal(anykvm_read(t.vm, &h, sizeof(h)), -1);
+	assert_int_equal(errno, EINVAL);
+	api_vm_free(&t);
+}
+
+API_CODE64(calls, "mov $77, %eax; vmcall; mov %rax, %r8; mov $12, %eax; mov $0x4000, %ebx;"
+		  "mov $2, %ecx; mov $0x10, %edx; vmcall; mov %rax, %r9; hlt");
+
+static void hypercalls(void **state)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_EXIT_HYPERCALL, .args = {1 << 12}};
+	struct kvm_run *run;
+	struct api_vm t;
+
+	api_vm_make(&t, 1, 0);
+	run = t.run[0];
+	api_start64(&t, 0, calls_begin, API_SIZE(calls));
+	api_run_expect(&t, 0, KVM_EXIT_HLT);
+	assert_true((s64)api_regs(&t, 0).r8 == -1000);
+	assert_true((s64)api_regs(&t, 0).r9 == -1000);
+	assert_int_equal(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), 0);
+	api_start64_at(&t, 0, API_CODE);
+	api_run_expect(&t, 0, KVM_EXIT_HYPERCALL);
+	assert_int_equal(run->hypercall.nr, 12);
+	assert_int_equal(run->hypercall.args[0], 0x4000);
+	assert_int_equal(run->hypercall.args[1], 2);
+	assert_int_equal(run->hypercall.args[2], 0x10);
+	run->hypercall.ret = 0x1122334455667788;
+	api_run_expect(&t, 0, KVM_EXIT_HLT);
+	assert_int_equal(api_regs(&t, 0).r9, 0x1122334455667788);
+	cap.args[0] = 1;
+	assert_errno(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), EINVAL);
+	api_vm_free(&t);
+}
+
+/* SMM runs in the other address space and comes back with RSM. */
+API_CODE16(smm, "mov $0x77, %al; out %al, $0x10; rsm");
+API_CODE16(after, "1: inc %bx; out %al, $0x11; jmp 1b");
+
+static void smi(void **state)
+{
+	struct kvm_vcpu_events e;
+	struct api_vm t;
+	u8 *smram = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			 0);
+
+	api_vm_make(&t, 1, 0);
+	assert_int_equal(api_slot(&t, 1u << 16, 0, 0x30000, 0x10000, smram), 0);
+	memcpy(smram + 0x8000, smm_begin, API_SIZE(smm));
+	api_start16(&t, 0, after_begin, API_SIZE(after));
+	api_run_to_out(&t, 0, 0x11);
+	assert_int_equal(api_ioctl_value(t.vcpu[0], KVM_SMI, 0), 0);
+	assert_int_equal(api_run_to_out(&t, 0, 0x10), 0x77);
+	assert_int_equal(t.run[0]->flags & KVM_RUN_X86_SMM, KVM_RUN_X86_SMM);
+	api_ioctl(t.vcpu[0], KVM_GET_VCPU_EVENTS, &e);
+	assert_int_equal(e.smi.smm, 1);
+	api_run_to_out(&t, 0, 0x11);
+	assert_int_equal(t.run[0]->flags & KVM_RUN_X86_SMM, 0);
+	assert_true((api_regs(&t, 0).rbx & 0xffff) >= 1);
+	api_vm_free(&t);
+	munmap(smram, 0x10000);
+}
+
+API_CODE16(ap, "mov $0x99, %al; out %al, $0x10; hlt");
+
+static void *ap_thread(void *arg)
+{
+	struct api_vm *t = arg;
+	int ret;
+
+	do
+		ret = api_run(t, 1);
+	while (ret == -EAGAIN);
+	return (void *)(long)ret;
+}
+
+/* INIT and SIPI from the boot CPU's APIC start the other at vector << 12. */
+API_CODE64(start_ap, "mov $0xfee00000, %edi; movl $0x1ff, 0xf0(%rdi); movl $0x1000000, 0x310(%rdi);"
+		     "movl $0x4500, 0x300(%rdi); movl $0x1000000, 0x310(%rdi);"
+		     "movl $0x460a, 0x300(%rdi); out %al, $0x12");
+
+static void init_sipi(void **state)
+{
+	struct api_vm t;
+	pthread_t thread;
+	void *ret;
+
+	api_vm_make(&t, 2, API_IRQCHIP);
+	api_start64(&t, 0, start_ap_begin, API_SIZE(start_ap));
+	*(u64 *)(t.mem + 0x2000 + 3 * 8) = 0xc0000083ull;
+	memcpy(t.mem + 0xa000, ap_begin, API_SIZE(ap));
+	pthread_create(&thread, NULL, ap_thread, &t);
+	api_run_to_out(&t, 0, 0x12);
+	pthread_join(thread, &ret);
+	assert_null(ret);
+	assert_int_equal(t.run[1]->exit_reason, KVM_EXIT_IO);
+	assert_int_equal(*((u8 *)t.run[1] + t.run[1]->io.data_offset), 0x99);
+	api_vm_free(&t);
+}
+
+static void mce(void **state)
+{
+	struct kvm_x86_mce m = {.status = 1ull << 63 | 1ull << 61, .bank = 0, .mcg_status = 4};
+	u64 cap = 0, bad = 99;
+	struct api_vm t;
+
+	api_vm_make(&t, 1, 0);
+	assert_int_equal(api_ioctl(t.kvm, KVM_X86_GET_MCE_CAP_SUPPORTED, &cap), 0);
+	cap |= 10;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_X86_SETUP_MCE, &cap), 0);
+	assert_errno(api_ioctl(t.vcpu[0], KVM_X86_SETUP_MCE, &bad), EINVAL);
+	m.bank = 10;
+	assert_errno(api_ioctl(t.vcpu[0], KVM_X86_SET_MCE, &m), EINVAL);
+	m.bank = 0;
+	/* CR4.MCE is clear: the guest cannot take it. */
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_X86_SET_MCE, &m), 0);
+	api_start16(&t, 0, (const u8 *)"\xeb\xfe", 2);
+	api_run_expect(&t, 0, KVM_EXIT_SHUTDOWN);
+	api_vm_free(&t);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(guest_debug), cmocka_unit_test(translate),
+		cmocka_unit_test(stats),       cmocka_unit_test(hypercalls),
+		cmocka_unit_test(smi),	       cmocka_unit_test(init_sipi),
+		cmocka_unit_test(mce),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
