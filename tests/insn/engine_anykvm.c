@@ -29,6 +29,11 @@
 #define SYS_STACK_TOP 0x6000
 #define SYS_STUB 0x7000
 #define SYS_TABLES 0x8000
+/* The same again for legacy protected mode. */
+#define LEGACY_VA 0x70000000u
+#define SYS_GDT32 0x1800
+#define SYS_IDT32 0x2800
+#define SYS_TSS32 0x3400
 #define GPA_CODE 0x100000
 #define GPA_DATA 0x200000
 #define CACHE_BYTES (16u << 20)
@@ -42,7 +47,8 @@ static struct machine {
 	struct cpu *cpu;
 	struct mmu_vm vm;
 	u8 *sys;
-	u64 next_table;
+	u64 next_table, legacy_cr3;
+	bool legacy; /* the processor is in legacy protected mode */
 	bool use_loop; /* what the translator took for this host */
 	volatile bool kicked;
 } m;
@@ -89,6 +95,56 @@ static void tables_build(void)
 	for (u64 i = 0; i < SYS_TABLES; i += PAGE_SIZE)
 		map_page(KERNEL_VA + i, i, PTE_W);
 	map_page(INSN_STUB_VA, SYS_STUB, PTE_U);
+}
+
+/* Three-level tables (PAE) with the same user memory. */
+static void legacy_map(u64 va, u64 gpa, u64 bits)
+{
+	u64 *e = table_entry(m.legacy_cr3, va >> 30);
+
+	if (!*e) {
+		m.next_table += PAGE_SIZE;
+		*e = m.next_table | PTE_P;
+	}
+	e = table_entry(*e & ~0xfffull, va >> 21 & 511);
+	if (!*e) {
+		m.next_table += PAGE_SIZE;
+		*e = m.next_table | PTE_P | PTE_W | PTE_U;
+	}
+	*table_entry(*e & ~0xfffull, va >> 12 & 511) = gpa | bits | PTE_P;
+}
+
+static void legacy_build(void)
+{
+	u64 *gdt = (u64 *)(m.sys + SYS_GDT32);
+	u32 tss = LEGACY_VA + SYS_TSS32, ldt = LEGACY_VA + SYS_LDT;
+
+	m.next_table += PAGE_SIZE;
+	m.legacy_cr3 = m.next_table;
+	for (u64 i = 0; i < INSN_CODE_SIZE; i += PAGE_SIZE)
+		legacy_map(INSN_CODE_VA + i, GPA_CODE + i, PTE_U);
+	for (unsigned n = 0; n < INSN_DATA_PAGES; n++)
+		if (memory_page(n) != PAGE_ABSENT)
+			legacy_map(INSN_DATA_VA + n * PAGE_SIZE, GPA_DATA + n * PAGE_SIZE,
+				   PTE_U | PTE_NX | (memory_page(n) == PAGE_RW ? PTE_W : 0));
+	for (u64 i = 0; i < SYS_TABLES; i += PAGE_SIZE)
+		legacy_map(LEGACY_VA + i, i, PTE_W);
+	gdt[2] = 0x00cf9b000000ffffull;
+	gdt[3] = 0x00cf93000000ffffull;
+	gdt[4] = 0x00cffb000000ffffull;
+	gdt[5] = 0x00cff3000000ffffull;
+	gdt[8] = 0x00008b0000000067ull | (u64)(tss & 0xffffff) << 16 | (u64)(tss >> 24) << 56;
+	gdt[10] = 0x0000820000000000ull | (LDT_COUNT * 8 - 1) | (u64)(ldt & 0xffffff) << 16 |
+		  (u64)(ldt >> 24) << 56;
+	*(u32 *)(m.sys + SYS_TSS32 + 4) = LEGACY_VA + SYS_STACK_TOP;
+	*(u32 *)(m.sys + SYS_TSS32 + 8) = 0x18;
+	*(u16 *)(m.sys + SYS_TSS32 + 0x66) = 0x68;
+	for (unsigned v = 0; v < 32; v++) {
+		u64 to = LEGACY_VA + SYS_HANDLERS + 16 * v, dpl = v == 3 || v == 4 ? 3 : 0;
+
+		((u64 *)(m.sys + SYS_IDT32))[v] = (to & 0xffff) | 0x10 << 16 |
+						  (0x8e00 | dpl << 13) << 32 | (to >> 16) << 48;
+	}
 }
 
 static void descriptors_build(void)
@@ -207,6 +263,29 @@ static int memory_slots(void)
 	return 0;
 }
 
+/* Goes to long mode or to legacy protected mode, as a kernel would have set them up. */
+static int mode_set(struct cpu *cpu, bool legacy)
+{
+	u64 at = legacy ? LEGACY_VA : KERNEL_VA;
+
+	m.legacy = legacy;
+	cpu->efer = EFER_SCE | EFER_NX | (legacy ? 0 : EFER_LME | EFER_LMA);
+	cpu->gdtr = (struct cpu_dtable){at + (legacy ? SYS_GDT32 : SYS_GDT), 0x7f};
+	cpu->idtr = (struct cpu_dtable){at + (legacy ? SYS_IDT32 : SYS_IDT), (legacy ? 8 : 16) * 32 - 1};
+	cpu->seg[SEG_TR] = (struct cpu_seg){.base = at + (legacy ? SYS_TSS32 : SYS_TSS),
+					    .limit = 0x67, .attr = 0xb | SEG_ATTR_P, .sel = 0x40};
+	cpu->seg[SEG_LDTR] = (struct cpu_seg){.base = at + SYS_LDT, .limit = LDT_COUNT * 8 - 1,
+					      .attr = 2 | SEG_ATTR_P, .sel = 0x50};
+	cpu->cpl = 3;
+	segment_load(&cpu->seg[SEG_CS], legacy ? 0x23 : 0x33);
+	segment_load(&cpu->seg[SEG_SS], 0x2b);
+	cpu_mode_update(cpu);
+	cpu->cr3 = legacy ? m.legacy_cr3 : SYS_TABLES;
+	mmu_set_cr3(cpu, cpu->cr3);
+	mmu_flush_all(cpu);
+	return legacy ? mmu_load_pdptrs(cpu, cpu->cr3) : 0;
+}
+
 static int init(void)
 {
 	static struct cpu_cpuid cpuid[CPU_CPUID_MAX];
@@ -222,6 +301,7 @@ static int init(void)
 	m.cpu = cpu;
 	tables_build();
 	descriptors_build();
+	legacy_build();
 	if (memory_slots() < 0)
 		return -1;
 	cpu->ops = &ops;
@@ -238,22 +318,8 @@ static int init(void)
 	cpu->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
 	cpu->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_FSGSBASE | CR4_OSXSAVE |
 		   CR4_SMEP | CR4_SMAP | CR4_UMIP | CR4_DE | CR4_MCE;
-	cpu->efer = EFER_SCE | EFER_LME | EFER_LMA | EFER_NX;
 	cpu->xcr0 = cpu_xcr0_supported() & insn_xsave_mask;
-	cpu->gdtr = (struct cpu_dtable){KERNEL_VA + SYS_GDT, 0x7f};
-	cpu->idtr = (struct cpu_dtable){KERNEL_VA + SYS_IDT, 32 * 16 - 1};
-	cpu->seg[SEG_TR] = (struct cpu_seg){.base = KERNEL_VA + SYS_TSS, .limit = 0x67,
-					    .attr = 0xb | SEG_ATTR_P, .sel = 0x40};
-	cpu->seg[SEG_LDTR] = (struct cpu_seg){.base = KERNEL_VA + SYS_LDT, .limit = LDT_COUNT * 8 - 1,
-					      .attr = 2 | SEG_ATTR_P, .sel = 0x50};
-	cpu->cr3 = SYS_TABLES;
-	cpu->cpl = 3;
-	segment_load(&cpu->seg[SEG_CS], 0x33);
-	segment_load(&cpu->seg[SEG_SS], 0x2b);
-	cpu_mode_update(cpu);
-	mmu_set_cr3(cpu, SYS_TABLES);
-	mmu_flush_all(cpu);
-	return 0;
+	return mode_set(cpu, false);
 }
 
 static void state_in(struct cpu *cpu, const struct insn_case *c)
@@ -280,7 +346,8 @@ static void state_out(struct cpu *cpu, struct insn_result *out)
 {
 	static const u32 with_error = 1u << 8 | 1u << 10 | 1u << 11 | 1u << 12 | 1u << 13 | 1u << 14 |
 				      1u << 17 | 1u << 21 | 1u << 29 | 1u << 30;
-	u64 handler = cpu->rip - 1 - (KERNEL_VA + SYS_HANDLERS);
+	u64 handler = cpu->rip - 1 - ((m.legacy ? LEGACY_VA : KERNEL_VA) + SYS_HANDLERS);
+	const u32 *frame32 = (const u32 *)(m.sys + SYS_STACK_TOP) - 5;
 	const u64 *frame = (const u64 *)(m.sys + SYS_STACK_TOP) - 5;
 
 	memcpy(out->regs.gpr, cpu->gpr, sizeof(out->regs.gpr));
@@ -302,16 +369,24 @@ static void state_out(struct cpu *cpu, struct insn_result *out)
 	}
 	out->vector = handler / 16;
 	if (with_error >> out->vector & 1)
-		out->error = frame[-1];
+		out->error = m.legacy ? frame32[-1] : frame[-1];
 	if (out->vector == 14)
 		out->cr2 = cpu->cr2;
 	for (unsigned i = 0; i < 6; i++)
 		out->regs.sel[i] = cpu->seg[i].sel;
-	out->regs.sel[1] = frame[1];
-	out->regs.sel[2] = frame[4];
+	if (m.legacy) {
+		out->regs.rip = frame32[0];
+		out->regs.sel[1] = frame32[1];
+		out->regs.rflags = frame32[2];
+		out->regs.gpr[RSP] = frame32[3];
+		out->regs.sel[2] = frame32[4];
+		return;
+	}
 	out->regs.rip = frame[0];
+	out->regs.sel[1] = frame[1];
 	out->regs.rflags = frame[2];
 	out->regs.gpr[RSP] = frame[3];
+	out->regs.sel[2] = frame[4];
 	if (out->vector == 13 && frame[0] == INSN_STUB_VA) {
 		out->vector = INSN_VEC_DONE;
 		out->regs.rflags &= ~FLAG_RF;
@@ -324,7 +399,11 @@ static void run(const struct insn_case *c, struct insn_result *out)
 	struct cpu *cpu = m.cpu;
 	unsigned variant = c->number >> 10 & 3; /* changes with the chunks of cases */
 
+	bool legacy = c->mode != INSN_LONG && !c->far && c->number >> 12 & 1;
+
 	m.kicked = false;
+	if (m.legacy != legacy)
+		mode_set(cpu, legacy);
 	if (cpu->jit->use_loop != (m.use_loop ^ (variant & VARIANT_OTHER_BRANCH))) {
 		cpu->jit->use_loop ^= 1;
 		jit_flush(cpu);

@@ -185,6 +185,7 @@ static void sequence(struct rng *r, struct insn_case *c)
 			mask |= 2;
 		if (!loop && rng_percent(r, 2)) {
 			i += gen_far(r, c, i, INSN_ITEM_MAX - i);
+			c->far = true;
 			continue;
 		}
 		if (!loop && c->mode == INSN_LONG && i + 8 < INSN_ITEM_MAX && rng_percent(r, 1)) {
@@ -264,7 +265,7 @@ void gen_state(struct rng *r, struct insn_case *c, enum insn_mode mode)
 	c->mode = mode;
 	state_random(r, c);
 	c->trap_end = rng_percent(r, 3);
-	c->expect_ud = c->smc = false;
+	c->expect_ud = c->smc = c->far = false;
 	c->count = 0;
 }
 

@@ -81,6 +81,7 @@ struct insn_case {
 	enum insn_mode mode;
 	bool trap_end; /* ends with INT3 instead of a jump to the stub */
 	bool smc;       /* modifies its own code */
+	bool far;       /* loads segments or leaves its code segment */
 	bool expect_ud; /* the host could run it, but the guest must not: #UD */
 	unsigned count;
 	struct insn_item item[INSN_ITEM_MAX];
