@@ -80,7 +80,7 @@ void user_map_code(void)
 {
 	for (u8 *p = user_start; p < user_end; p += PAGE_SIZE)
 		*pte_of((ulong)p) |= PT_U;
-	for (u8 *p = user_stacks[0]; p < user_stacks[CPUS_MAX]; p += PAGE_SIZE)
+	for (u8 *p = user_stacks[0]; p < (u8 *)user_stacks + sizeof(user_stacks); p += PAGE_SIZE)
 		*pte_of((ulong)p) |= PT_U;
 #if IS64
 	((volatile pte_t *)ADDR(read_cr3()))[0] |= PT_U;
