@@ -327,13 +327,11 @@ int insn_ret_far(struct cpu *cpu, const struct cpu_insn *in)
 	unsigned frame = 2u * in->opsize + (u16)in->imm;
 	struct cpu_seg cs;
 	u64 v[2];
-	int ret = CPU_OK;
+	int ret = seg_stack_peek(cpu, 0, in->opsize, 2, v);
 
 	/* AMD's processors read CS before the offset */
-	if (cpu->vendor == CPU_VENDOR_AMD)
-		ret = seg_stack_peek(cpu, in->opsize, in->opsize, 1, v + 1);
-	if (!ret)
-		ret = seg_stack_peek(cpu, 0, in->opsize, 2, v);
+	if (ret == CPU_EXC && cpu->vendor == CPU_VENDOR_AMD)
+		seg_stack_peek(cpu, in->opsize, in->opsize, 1, v);
 	if (ret)
 		return ret;
 	if (!cpu_is_protected(cpu)) {

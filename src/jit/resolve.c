@@ -123,6 +123,11 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 			ret = masked_fault(cpu, &p, at);
 		return stopped(ret);
 	}
+	if (UNLIKELY(cpu->mode & MODE_ALIGN) && (desc & DESC_MASK) &&
+	    ((lin - p.skip) & (MIN(desc & DESC_SIZE, 16u) - 1))) {
+		cpu_raise_err(cpu, EXC_AC, 0); /* of the whole operand */
+		return MMU_STOP_EXC;
+	}
 	kind = mmu_resolve(cpu, lin, p.size, p.access, desc & DESC_LOCK);
 	if (kind == MMU_STOP_EXC && (desc & DESC_MASK))
 		return stopped(masked_fault(cpu, &p, at));

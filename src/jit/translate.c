@@ -11,6 +11,7 @@
  * This runs with the guest's FPU state saved: Zydis and libc use vector registers.
  */
 #include <string.h>
+#include "cpu/feature.h"
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
@@ -40,13 +41,16 @@ static int fetch_more(struct fetch *f)
 	return CPU_OK;
 }
 
-static const ZydisDecoder *decoder_for(const struct jit *jit, u32 mode)
+/* Without its CPUID bit, F3 in front of BSF and BSR means nothing. */
+static const ZydisDecoder *decoder_for(const struct cpu *cpu, u32 mode)
 {
-	if (mode & MODE_LONG)
-		return &jit->decoder[0];
-	if (mode & MODE_CS32)
-		return &jit->decoder[1];
-	return mode & MODE_PE ? &jit->decoder[2] : &jit->decoder[3];
+	ZydisDecoder *d = cpu->jit->decoder;
+
+	if (!(mode & MODE_LONG))
+		d += mode & MODE_CS32 ? 1 : mode & MODE_PE ? 2 : 3;
+	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_TZCNT, cpu_has(cpu, X86_FEATURE_BMI1));
+	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_LZCNT, cpu_has(cpu, X86_FEATURE_ABM));
+	return d;
 }
 
 /* An instruction that C executes, or an exception in its place. */
@@ -176,13 +180,35 @@ static void mend_base(struct trans *t)
 		}
 }
 
+/*
+ * Decodes into t->in and t->op. The EVEX prefix's bits for registers 8 and up are ignored outside
+ * 64-bit mode, where Zydis refuses them.
+ */
+static ZyanStatus decode_bytes(struct trans *t, const u8 *p, u32 n)
+{
+	const ZydisDecoder *d = decoder_for(t->cpu, t->mode);
+	ZyanStatus status = ZydisDecoderDecodeFull(d, p, n, &t->in, t->op);
+	u8 copy[15];
+	u32 at = 0;
+
+	if (!ZYAN_SUCCESS(status) && status != ZYDIS_STATUS_NO_MORE_DATA && !(t->mode & MODE_LONG)) {
+		while (at < n && (p[at] == 0x67 || (p[at] & 0xe7) == 0x26 || (p[at] & 0xfe) == 0x64))
+			at++;
+		if (at + 4 <= n && p[at] == 0x62 && (p[at + 1] & 0xc0) == 0xc0) {
+			memcpy(copy, p, n);
+			copy[at + 1] |= 0x30;
+			copy[at + 3] |= 0x08;
+			status = ZydisDecoderDecodeFull(d, copy, n, &t->in, t->op);
+		}
+	}
+	mend_base(t);
+	return status;
+}
+
 static int decode(struct trans *t, struct fetch *f, u32 off, ZyanStatus *status)
 {
-	const ZydisDecoder *d = decoder_for(t->jit, t->mode);
-
 	for (;;) {
-		*status = ZydisDecoderDecodeFull(d, f->page + off, MIN(f->end - off, 15u), &t->in, t->op);
-		mend_base(t);
+		*status = decode_bytes(t, f->page + off, MIN(f->end - off, 15u));
 		if (*status != ZYDIS_STATUS_NO_MORE_DATA || f->end - off >= 15 || f->end == PAGE_SIZE)
 			return CPU_OK;
 		int ret = fetch_more(f);
@@ -212,7 +238,7 @@ static int decode_crossing(struct trans *t, struct fetch *f, u32 off, u8 *bytes,
 		t->cpu->exit.mem.exec = true;
 		return CPU_EXIT;
 	}
-	*status = ZydisDecoderDecodeFull(decoder_for(t->jit, t->mode), bytes, 15, &t->in, t->op);
+	*status = decode_bytes(t, bytes, 15);
 	t->block->gpa2 = gpa2;
 	return CPU_OK;
 }
