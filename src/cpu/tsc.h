@@ -11,7 +11,9 @@ static inline u64 tsc_host(void)
 {
 	u32 lo, hi;
 
-	__asm__ volatile("rdtsc" : "=a"(lo), "=d"(hi));
+	/* LFENCE: RDTSCP waits for earlier loads, and a plain RDTSC was seen to run backwards
+	   between CPUs by hundreds of cycles */
+	__asm__ volatile("lfence\n\trdtsc" : "=a"(lo), "=d"(hi));
 	return (u64)hi << 32 | lo;
 }
 

@@ -309,3 +309,18 @@ int guest_write(struct vcpu *vcpu, u64 gpa, const void *buf, u64 n)
 {
 	return mmu_phys_write(&vcpu->cpu, gpa, buf, (unsigned)n) ? -EFAULT : 0;
 }
+
+int guest_exchange8(struct vcpu *vcpu, u64 gpa, u8 *value)
+{
+	struct mmu_slot *slot = mmu_slot_find(&vcpu->cpu, gpa);
+	bool done = false;
+	u64 old = 0;
+
+	if (!slot || (slot->flags & KVM_MEM_READONLY))
+		return -EFAULT;
+	while (!done)
+		if (hostmem_cmpxchg(slot->hva + (gpa - slot->gpa), &old, *value, 1, &done))
+			return -EFAULT;
+	*value = (u8)old;
+	return 0;
+}

@@ -38,5 +38,7 @@ void memslot_page_dirtied(struct cpu *cpu, struct mmu_slot *slot, u64 page);
 /** Guest memory read or written by this layer. 0 or -EFAULT. vCPU thread in a section. */
 int guest_read(struct vcpu *vcpu, u64 gpa, void *buf, u64 n);
 int guest_write(struct vcpu *vcpu, u64 gpa, const void *buf, u64 n);
+/** Atomically replaces one byte that other vCPUs write too; *value becomes the old one. 0 or -EFAULT. */
+int guest_exchange8(struct vcpu *vcpu, u64 gpa, u8 *value);
 
 #endif

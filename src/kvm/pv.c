@@ -155,15 +155,13 @@ void pv_steal_update(struct vcpu *vcpu)
 void pv_steal_resume(struct vcpu *vcpu)
 {
 	u64 at = (vcpu->pv.steal_time & ~63ull) + offsetof(struct kvm_steal_time, preempted);
-	u8 was, zero = 0;
+	u8 was = 0;
 
 	if (!steal_on(vcpu))
 		return;
-	if (!guest_read(vcpu, at, &was, 1) && was) {
-		if (was & KVM_VCPU_FLUSH_TLB)
-			vcpu_request(vcpu, BIT64(REQ_TLB_FLUSH));
-		guest_write(vcpu, at, &zero, 1);
-	}
+	/* In one step: another vCPU that sees "preempted" leaves its TLB flush here instead of an IPI. */
+	if (!guest_exchange8(vcpu, at, &was) && (was & KVM_VCPU_FLUSH_TLB))
+		vcpu_request(vcpu, BIT64(REQ_TLB_FLUSH));
 	pv_steal_update(vcpu);
 }
 
@@ -331,7 +329,7 @@ int pv_msr_set(struct vcpu *vcpu, u32 index, u64 value, bool host)
 	case MSR_KVM_PV_EOI_EN:
 		if ((value & 2) || (!vcpu->apic && value))
 			return 1;
-		pv->eoi_offered = false;
+		pv_eoi_sync(vcpu); /* an EOI that the guest has given counts */
 		pv->eoi = value;
 		return 0;
 	case MSR_KVM_POLL_CONTROL:
