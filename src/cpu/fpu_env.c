@@ -194,7 +194,10 @@ static int env_load(struct cpu *cpu, const struct cpu_insn *in, unsigned regs)
 		return ret;
 	if (host_fsw() & FSW_ES)
 		return cpu_raise(cpu, EXC_MF);
-	ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), guest, n + regs);
+	/* the beginning faults before the end is found to be beyond the segment */
+	ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), guest, 2);
+	if (!ret)
+		ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), guest, n + regs);
 	if (ret)
 		return ret;
 	env_unpack(cpu, in, guest, &e);

@@ -155,6 +155,9 @@ int insn_fxsave(struct cpu *cpu, const struct cpu_insn *in)
 
 	if (ret == CPU_OK)
 		ret = image_address(cpu, in, 512, 16, MMU_WRITE, &lin);
+	/* all of the area must be writable, even where nothing is stored */
+	if (ret == CPU_OK)
+		ret = mmu_probe(cpu, lin, 512, MMU_WRITE | MMU_AS_VIEW);
 	if (ret)
 		return ret;
 	host_fxsave(image);

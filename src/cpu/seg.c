@@ -324,11 +324,14 @@ int seg_frame_write(struct cpu *cpu, const struct seg_frame *f)
 	u64 mask = frame_mask(f), sp = (f->sp - f->used) & mask, lin;
 	int ret;
 
-	if (sp <= ((f->sp - 1) & mask)) {
+	if (sp <= ((f->sp - 1) & mask) && !(cpu->mode & MODE_ALIGN)) {
 		ret = frame_linear(cpu, f, sp, f->used, &lin);
 		return ret ? ret : mmu_write(cpu, lin, data, f->used, f->access);
 	}
-	/* The stack pointer wraps inside the frame: element by element as pushed, all checked first. */
+	/*
+	 * The stack pointer wraps inside the frame, or each element's alignment counts: element by
+	 * element as pushed, all checked first.
+	 */
 	for (unsigned pass = 0; pass < 2; pass++)
 		for (unsigned i = f->used; i; ) {
 			i -= f->size;
@@ -351,7 +354,7 @@ int seg_stack_peek(struct cpu *cpu, unsigned skip, unsigned size, unsigned count
 
 	if (n > sizeof(buf))
 		n = sizeof(buf), count = n / size;
-	if (((off + n - 1) & mask) >= off) {
+	if (((off + n - 1) & mask) >= off && !(cpu->mode & MODE_ALIGN)) {
 		ret = cpu_read(cpu, SEG_SS, off, buf, n);
 		if (ret)
 			return ret;

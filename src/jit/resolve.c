@@ -124,8 +124,8 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 		return stopped(ret);
 	}
 	if (UNLIKELY(cpu->mode & MODE_ALIGN) && (desc & DESC_MASK) &&
-	    ((lin - p.skip) & (MIN(desc & DESC_SIZE, 16u) - 1))) {
-		cpu_raise_err(cpu, EXC_AC, 0); /* of the whole operand */
+	    (lin & ((1u << p.shift) - 1))) {
+		cpu_raise_err(cpu, EXC_AC, 0); /* by the size of an element */
 		return MMU_STOP_EXC;
 	}
 	kind = mmu_resolve(cpu, lin, p.size, p.access, desc & DESC_LOCK);
