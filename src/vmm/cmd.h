@@ -5,6 +5,7 @@
 /** Runs a command; argv[0] is its name. Returns the process' exit status. */
 int cmd_run(int argc, char **argv);
 int cmd_test(int argc, char **argv);
+int cmd_cpuid(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_exec(int argc, char **argv);
 

@@ -29,10 +29,11 @@ static bool wanted(const struct test_options *opt, const struct test_job *job)
 	if (!opt->patterns || !opt->patterns[0])
 		return true;
 	for (char **p = opt->patterns; *p; p++) {
+		bool arch = !strcmp(*p, "64") || !strcmp(*p, "32") || !strcmp(*p, "arm64");
 		g_autofree char *inside = g_strdup_printf("*%s*", *p);
 
-		if (g_pattern_match_simple(inside, job->name) || !strcmp(*p, job->arch) ||
-		    g_strv_contains((const char *const *)groups, *p))
+		if (!strcmp(*p, job->arch) || g_strv_contains((const char *const *)groups, *p) ||
+		    (!arch && g_pattern_match_simple(inside, job->name)))
 			return true;
 	}
 	return false;

@@ -20,6 +20,7 @@ static const struct {
 	{"run", cmd_run, "boot a guest: kernel, disk, serial console, virtio devices"},
 	{"test", cmd_test, "run guest unit tests on anykvm, a real KVM or QEMU"},
 	{"exec", cmd_exec, "run an unmodified program that finds our /dev/kvm"},
+	{"cpuid", cmd_cpuid, "show CPUID features by name: host, KVM API, guest"},
 	{"doctor", cmd_doctor, "say what this host can and cannot do, and why"},
 	{"help", cmd_help, "show this text, or the options of one command"},
 	{"version", cmd_version, "show the version"},
