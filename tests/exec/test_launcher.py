@@ -1,0 +1,61 @@
+"""`anykvm exec`: what it refuses, and a program of ours that uses /dev/kvm in every way."""
+
+import os
+import subprocess
+import sys
+import tempfile
+
+sys.dont_write_bytecode = True
+HERE = os.path.dirname(os.path.realpath(__file__))
+sys.path.insert(0, os.path.join(HERE, "../lib"))
+
+from tap import Tap                              # noqa: E402
+
+ANYKVM = os.path.join(os.environ["ANYKVM_BUILD"], "anykvm")
+CLIENT = os.environ["EXEC_CLIENT"]
+
+
+def run(*args, **env):
+    return subprocess.run([ANYKVM, "exec", *args], stdin=subprocess.DEVNULL, capture_output=True,
+                          text=True, timeout=60, env={**os.environ, **env})
+
+
+def refused(tap, name, done, status, words):
+    tap.case(name, done.returncode == status and words in done.stderr,
+             "status %d: %s" % (done.returncode, done.stderr))
+
+
+def main():
+    cases = subprocess.run([CLIENT, "list"], capture_output=True, text=True).stdout.split()
+    tap = Tap(2 * len(cases) + 10)
+    for vendor in ("amd", "intel"):
+        for case in cases:
+            done = run("--cpu", vendor, "--", CLIENT, case)
+            tap.case("%s, %s" % (case, vendor), done.returncode == 0, done.stdout + done.stderr)
+    done = run("--follow", "--", CLIENT, "child", EXPECT_FOLLOW="1")
+    tap.case("--follow", done.returncode == 0, done.stdout + done.stderr)
+    refused(tap, "no program", run(), 2, "no program given")
+    refused(tap, "unknown program", run("--", "no-such-program"), 127, "no such program")
+    refused(tap, "unknown vendor", run("--cpu", "via", CLIENT), 2, "intel or amd")
+    refused(tap, "a model", run("--cpu", "amd/Milan", CLIENT), 2, "not supported")
+    refused(tap, "no ELF file", run("--", "/etc/passwd"), 127, "no such program")
+    with tempfile.TemporaryDirectory() as folder:
+        static = os.path.join(folder, "static")
+        source = os.path.join(folder, "static.c")
+        open(source, "w").write("int main(void) { return 0; }\n")
+        if subprocess.run(["cc", "-static", source, "-o", static], capture_output=True).returncode:
+            tap.skip("static program", "no static libc here")
+        else:
+            refused(tap, "static program", run("--", static), 126, "statically linked")
+        log = os.path.join(folder, "log")
+        done = run("--trace", "--stats", "--log", log, "--", CLIENT, "run")
+        text = open(log).read() if os.path.exists(log) else ""
+        tap.case("--trace", "kvm_pio: pio_write at 0x10 size 1 count 1" in text and
+                 "KVM_CREATE_VM" in text, text)
+        tap.case("--stats", "exits with reason 2" in text, text)
+        tap.case("--log leaves the program's output alone", not done.stderr, done.stderr)
+    tap.finish()
+
+
+if __name__ == "__main__":
+    main()
