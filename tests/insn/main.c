@@ -208,8 +208,11 @@ int main(int argc, char **argv)
 		if (run_init(o.engine) < 0)
 			return 1;
 		watchdog(2000);
-		for (u64 k = MIN(from, single); k < single; k++)
+		for (u64 k = MIN(from, single); k < single; k++) {
+			if (k % RUN_CHUNK == 0)
+				run_chunk_begin(o.engine);
 			run_one(o.engine, o.seed, k, &c, &nat, &eng, &skipped);
+		}
 		what = run_one(o.engine, o.seed, single, &c, &nat, &eng, &skipped);
 		report_case(&c, &nat, &eng, what ? what : skipped ? "(skipped)" : "(none)");
 		return what != NULL;

@@ -202,6 +202,12 @@ static enum gen_mode chunk_mode(unsigned modes, u64 k, u64 *index)
 	return list[k % n];
 }
 
+void run_chunk_begin(const struct engine_ops *engine)
+{
+	memset(insn_memory.code + 8, 0xcc, INSN_CODE_SIZE - 8);
+	engine->flush();
+}
+
 static void job_run(const struct run_options *o, struct run_shared *sh, unsigned n, u64 deadline)
 {
 	static struct insn_case c;
@@ -219,7 +225,7 @@ static void job_run(const struct run_options *o, struct run_shared *sh, unsigned
 					   job->progress < ((u64)mode << 40 | (index + RUN_CHUNK)) ?
 				   job->progress & ((1ull << 40) - 1) : index;
 
-		o->engine->flush();
+		run_chunk_begin(o->engine);
 		for (u64 i = from; i < index + RUN_CHUNK; i++) {
 			u64 number = (u64)mode << 40 | i;
 			const char *what;

@@ -39,6 +39,8 @@ struct run_shared {
 
 /** Starts the engine in this process. 0 or -1. */
 int run_init(const struct engine_ops *engine);
+/** Empties the code area: cases of one chunk (of RUN_CHUNK numbers) may jump into each other. */
+void run_chunk_begin(const struct engine_ops *engine);
 /** Runs cases as the options say; returns the shared results (kept until the next call). */
 struct run_shared *run_cases(const struct run_options *o);
 /**
