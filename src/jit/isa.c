@@ -76,7 +76,7 @@ static enum unit unit_of(const ZydisDecodedInstruction *in, const ZydisDecodedOp
 	default:
 		break;
 	}
-	if (in->meta.isa_ext == ZYDIS_ISA_EXT_X87 || in->meta.isa_set == ZYDIS_ISA_SET_SSE3X87 ||
+	if (in->meta.isa_ext == ZYDIS_ISA_EXT_X87 || in->mnemonic == ZYDIS_MNEMONIC_FISTTP ||
 	    in->meta.isa_set == ZYDIS_ISA_SET_FCMOV)
 		return UNIT_X87;
 	if (uses_class(in, op, ZYDIS_REGCLASS_XMM))

@@ -582,7 +582,7 @@ static bool cache_line_op(const struct trans *t)
 /* x87 and MMX instructions report a pending x87 exception before they touch memory. */
 static bool waits_for_x87(const struct trans *t)
 {
-	if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_X87 || t->in.meta.isa_set == ZYDIS_ISA_SET_SSE3X87)
+	if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_X87 || t->in.mnemonic == ZYDIS_MNEMONIC_FISTTP)
 		return t->in.mnemonic != ZYDIS_MNEMONIC_FNSTSW && t->in.mnemonic != ZYDIS_MNEMONIC_FNSTCW;
 	for (unsigned i = 0; i < t->in.operand_count; i++)
 		if (t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
