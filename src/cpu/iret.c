@@ -202,6 +202,14 @@ static int iret_protected(struct cpu *cpu, const struct cpu_insn *in)
 		return ret;
 	if (opsize == 4 && (v[2] & FLAG_VM) && cpu->cpl == 0 && !cpu_is_long(cpu))
 		return iret_to_v86(cpu);
+	/* AMD's processors read an outer stack pointer, SS first, before they look at CS. */
+	if (!from64 && (v[1] & 3) != cpu->cpl && cpu->vendor == CPU_VENDOR_AMD) {
+		ret = seg_stack_peek(cpu, 4 * opsize, opsize, 1, v + 3);
+		if (!ret)
+			ret = seg_stack_peek(cpu, 3 * opsize, opsize, 1, v + 3);
+		if (ret)
+			return ret;
+	}
 	ret = seg_return_code(cpu, (u16)v[1], &cs);
 	if (ret)
 		return ret;

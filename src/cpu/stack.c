@@ -50,6 +50,8 @@ int insn_enter(struct cpu *cpu, const struct cpu_insn *in)
 	int ret;
 
 	sp = frame = (sp - n) & mask;
+	if (mask == 0xffff)
+		frame |= cpu->gpr[RSP] & ~mask;
 	ret = cpu_write(cpu, SEG_SS, sp, &v, n);
 	for (unsigned i = 1; i < level && !ret; i++) {
 		bp -= n;
@@ -71,8 +73,6 @@ int insn_enter(struct cpu *cpu, const struct cpu_insn *in)
 		ret = mmu_probe(cpu, lin, n, MMU_WRITE | MMU_AS_VIEW);
 	if (ret)
 		return ret;
-	if (mask == 0xffff)
-		frame |= cpu->gpr[RSP] & ~mask;
 	cpu_reg_write(cpu, RBP, frame, n, true);
 	seg_sp_set(cpu, sp);
 	cpu_insn_done(cpu, in);
