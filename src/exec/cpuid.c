@@ -10,9 +10,11 @@
 #include <cpuid.h>
 #include <linux/kvm.h>
 
+#define LEAF_VERSION  1
 #define LEAF_FEATURES 7
 #define LEAF_XSAVE    0xd
 #define XSAVE_PKRU    9
+#define ECX_TSC_DEADLINE BIT(24)
 #define ECX_PKU	      (BIT(3) | BIT(4)) /* and OSPKE */
 
 static bool host_agrees(const struct kvm_cpuid_entry2 *e)
@@ -23,9 +25,24 @@ static bool host_agrees(const struct kvm_cpuid_entry2 *e)
 	return a == e->eax && b == e->ebx;
 }
 
+/*
+ * KVM does not list the APIC timer's TSC deadline: it is there only with a local APIC of its own,
+ * which the program knows and KVM_CAP_TSC_DEADLINE_TIMER says.
+ */
+static void hide_deadline(struct kvm_cpuid2 *list)
+{
+	for (u32 i = 0; i < list->nent; i++)
+		if (list->entries[i].function == LEAF_VERSION)
+			list->entries[i].ecx &= ~ECX_TSC_DEADLINE;
+}
+
 void exec_cpuid_filter(struct kvm_cpuid2 *list)
 {
 	u64 hide = 0;
+
+	hide_deadline(list);
+	if (exec_options.all_features)
+		return;
 
 	for (u32 i = 0; i < list->nent; i++) {
 		struct kvm_cpuid_entry2 *e = &list->entries[i];

@@ -50,7 +50,7 @@ static int call(int fd, enum anykvm_kind kind, unsigned long request, unsigned l
 	ret = anykvm_ioctl(fd, request, arg);
 	if (ret >= 0 && makes_descriptor((u32)request))
 		exec_fd_created(ret);
-	if (!ret && (u32)request == (u32)KVM_GET_SUPPORTED_CPUID && !exec_options.all_features)
+	if (!ret && (u32)request == (u32)KVM_GET_SUPPORTED_CPUID)
 		exec_cpuid_filter((struct kvm_cpuid2 *)arg);
 	if (UNLIKELY(exec_options.trace)) {
 		error = errno;
