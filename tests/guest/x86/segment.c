@@ -103,7 +103,7 @@ static void gates(void)
 
 static struct tss task __attribute__((aligned(4096)));
 static u8 task_stack[4096];
-static volatile u32 task_seen, task_flags, task_link, task_cr0;
+static volatile u32 task_seen, task_flags, task_cr0;
 
 __asm__(".text\n task_code: incl task_seen; pushf; pop task_flags; mov %cr0, %eax; mov %eax, task_cr0; clts\n"
 	"str %eax; mov %eax, task_tr; iret\n jmp task_code\n");
