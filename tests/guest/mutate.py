@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Mutation check: does a guest test catch each deliberate fault of the engine?
 
-usage: tests/guest/mutate.py [--work DIR] [--table FILE] [NAME...]
+usage: tests/guest/mutate.py [--work DIR] [--tests DIR] [--table FILE] [NAME...]
 
 For each row of mutations.cfg the sources are copied, one line is changed, `anykvm` is built, and
 the row's guest test must fail. The engine itself carries no switches for this. TAP on standard
@@ -27,7 +27,7 @@ def build(folder):
 
 
 def prepare(folder):
-    """A copy of the sources with a build folder; the guest kernels are built once."""
+    """A copy of the sources with a build folder."""
     source = os.path.join(folder, "source")
     shutil.rmtree(source, ignore_errors=True)
     names = run("git", "-C", TOP, "ls-files").stdout.split("\n")
@@ -41,13 +41,13 @@ def prepare(folder):
         result = run("meson", "setup", os.path.join(folder, "build"), source)
         if result.returncode:
             sys.exit(result.stdout)
-    result = run("ninja", "-j2", "-C", os.path.join(folder, "build"))
+    result = build(folder)
     if result.returncode:
         sys.exit(result.stdout)
     return source
 
 
-def check(folder, source, row):
+def check(folder, source, row, tests):
     """(caught, why not)"""
     path = os.path.join(source, row["file"])
     with open(path) as f:
@@ -61,7 +61,8 @@ def check(folder, source, row):
         if result.returncode:
             return False, "does not build"
         result = run(os.path.join(folder, "build", "anykvm"), "test", "--cpu",
-                     row.get("cpu", "intel"), row["test"], timeout=300)
+                     row.get("cpu", "intel"), "--dir", tests, "--logs",
+                     os.path.join(folder, "logs"), row["test"], timeout=300)
         return result.returncode == 1, "the test passed"
     finally:
         with open(path, "w") as f:
@@ -72,6 +73,8 @@ def main():
     options = argparse.ArgumentParser(description=__doc__)
     options.add_argument("--work", default="/tmp/anykvm-mutate")
     options.add_argument("--table", default=os.path.join(HERE, "mutations.cfg"))
+    options.add_argument("--tests", default=os.path.join(TOP, "build", "tests", "guest"),
+                         help="folder of the built guest kernels")
     options.add_argument("names", nargs="*")
     args = options.parse_args()
     # Tabs at a value's start are part of it: no stripping by the parser.
@@ -89,7 +92,7 @@ def main():
     source = prepare(args.work)
     bad = 0
     for number, name in enumerate(wanted, 1):
-        caught, why = check(args.work, source, table[name])
+        caught, why = check(args.work, source, table[name], args.tests)
         bad += not caught
         print("%sok %d - %s: caught by %s%s" % ("" if caught else "not ", number, name,
                                                 table[name]["test"],

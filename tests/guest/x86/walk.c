@@ -192,7 +192,9 @@ static void sweep(const struct walk *w, unsigned c, unsigned upper, bool leaf_al
 	unsigned nx = w->wide ? 0 : F_NX;
 
 	for (unsigned uf = 0; uf < F_ALL; uf++) {
-		if ((uf & nx) || ((uf & F_RSVD) && !w->rsvd[upper]))
+		u64 rsvd = upper == w->leaf ? w->leaf_rsvd : w->rsvd[upper];
+
+		if ((uf & nx) || ((uf & F_RSVD) && !rsvd))
 			continue;
 		for (unsigned lf = 0; lf < F_ALL; lf++) {
 			if (!leaf_all && lf != (F_P | F_W | F_U))
@@ -239,8 +241,7 @@ static void run(struct walk *w, const char *name, bool full)
 		    ((c & C_AC) && !(c & C_SMAP)))
 			continue;
 		control(c);
-		if (w->leaf == w->levels)
-			sweep(w, c, w->leaf, false);
+		sweep(w, c, w->leaf, false);
 		for (unsigned l = w->leaf + 1; l <= w->levels; l++)
 			sweep(w, c, l, full && l == w->leaf + 1);
 	}
