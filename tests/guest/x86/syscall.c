@@ -193,5 +193,7 @@ void test_main(void)
 	user_map();
 	syscall();
 	sysret_faults();
+	sti(); /* SYSENTER clears IF */
 	sysenter();
+	cli();
 }

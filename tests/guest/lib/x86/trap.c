@@ -156,7 +156,7 @@ int trap_user(void (*fn)(void *), void *arg)
 	write_flags(flags);
 	r.ip = (ulong)fn;
 	r.cs = SEL_UCODE | 3;
-	r.flags = 2;
+	r.flags = 2 | (flags & FL_IF);
 	r.sp = (ulong)sp;
 	r.ss = SEL_UDATA | 3;
 	return trap_enter(&r);
