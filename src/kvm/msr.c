@@ -64,9 +64,7 @@ static int own_get(struct vcpu *vcpu, u32 index, u64 *value, bool host)
 	case MSR_IA32_APIC_BASE:
 		*value = vcpu_apic_base(vcpu);
 		return MSR_OK;
-	case MSR_IA32_TSC_DEADLINE:
-		if (!host && !cpu_has(&vcpu->cpu, X86_FEATURE_TSC_DEADLINE))
-			return MSR_REFUSED;
+	case MSR_IA32_TSC_DEADLINE: /* as in KVM, whatever CPUID says */
 		*value = vcpu->apic ? lapic_get_tsc_deadline(vcpu->apic) : 0;
 		return MSR_OK;
 	case MSR_PLATFORM_INFO:
@@ -94,8 +92,6 @@ static int own_set(struct vcpu *vcpu, u32 index, u64 value, bool host)
 	case MSR_IA32_APIC_BASE:
 		return vcpu_set_apic_base(vcpu, value, host);
 	case MSR_IA32_TSC_DEADLINE:
-		if (!host && !cpu_has(&vcpu->cpu, X86_FEATURE_TSC_DEADLINE))
-			return MSR_REFUSED;
 		if (vcpu->apic)
 			lapic_set_tsc_deadline(vcpu->apic, value);
 		return MSR_OK;
