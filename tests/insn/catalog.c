@@ -217,7 +217,8 @@ static void opcode(struct encode *e)
 
 static bool is_prefix(unsigned op)
 {
-	if (enum_mode != INSN_LONG && ((op & 0xf0) == 0x40 || op == 0xc4 || op == 0xc5 || op == 0x62))
+	if (enum_mode != INSN_LONG &&
+	    ((op & 0xf0) == 0x40 || op == 0xc4 || op == 0xc5 || op == 0x62))
 		return false;
 	return (op & 0xe7) == 0x26 || (op & 0xfc) == 0x64 || (op & 0xf0) == 0x40 || op == 0xf0 ||
 	       op == 0xf2 || op == 0xf3 || op == 0xc4 || op == 0xc5 || op == 0x62;
@@ -279,11 +280,14 @@ static void legacy_maps(enum insn_mode mode)
 		for (unsigned pp = 0; pp < 6; pp++)
 			for (unsigned w = 0; w < (mode == INSN_LONG ? 2 : 1); w++)
 				for (unsigned op = 0; op < 256; op++) {
-					struct encode e = {.map = map, .pp = pp, .w = w, .opcode = op,
+					struct encode e = {.map = map,
+							   .pp = pp,
+							   .w = w,
+							   .opcode = op,
 							   .no_rex = mode != INSN_LONG};
 
-					if ((map == 0 && (is_prefix(op) || op == 0x0f || op == 0x66 ||
-							  op == 0x67)) ||
+					if ((map == 0 && (is_prefix(op) || op == 0x0f ||
+							  op == 0x66 || op == 0x67)) ||
 					    (map == 1 && (op == 0x38 || op == 0x3a || op == 0x0f)))
 						continue;
 					opcode(&e);
@@ -294,7 +298,8 @@ void catalog_init(void)
 {
 	struct encode e;
 
-	ZydisDecoderInit(&insn_decoder[INSN_LONG], ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+	ZydisDecoderInit(&insn_decoder[INSN_LONG], ZYDIS_MACHINE_MODE_LONG_64,
+			 ZYDIS_STACK_WIDTH_64);
 	ZydisDecoderInit(&insn_decoder[INSN_COMPAT32], ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
 			 ZYDIS_STACK_WIDTH_32);
 	ZydisDecoderInit(&insn_decoder[INSN_SEG32], ZYDIS_MACHINE_MODE_LONG_COMPAT_32,
@@ -307,16 +312,24 @@ void catalog_init(void)
 			for (unsigned w = 0; w < 2; w++)
 				for (unsigned ll = 0; ll < 2; ll++)
 					for (unsigned op = 0; op < 256; op++) {
-						e = (struct encode){.enc = ENC_VEX, .map = map, .pp = pp,
-								    .w = w, .ll = ll, .opcode = op};
+						e = (struct encode){.enc = ENC_VEX,
+								    .map = map,
+								    .pp = pp,
+								    .w = w,
+								    .ll = ll,
+								    .opcode = op};
 						opcode(&e);
 					}
 	for (unsigned map = 1; map < 7; map++)
 		for (unsigned bits = 0; bits < 64; bits++)
 			for (unsigned op = 0; op < 256; op++) {
-				e = (struct encode){.enc = ENC_EVEX, .map = map, .pp = bits & 3,
-						    .w = bits >> 2 & 1, .ll = bits >> 3 & 3,
-						    .b = bits >> 5, .opcode = op};
+				e = (struct encode){.enc = ENC_EVEX,
+						    .map = map,
+						    .pp = bits & 3,
+						    .w = bits >> 2 & 1,
+						    .ll = bits >> 3 & 3,
+						    .b = bits >> 5,
+						    .opcode = op};
 				if (map != 4 && e.ll < 4)
 					opcode(&e);
 			}
@@ -377,8 +390,8 @@ void catalog_report(const u32 *hits, bool verbose)
 		}
 		if (verbose && !hits[i] && (t->reason || !t->unsupported))
 			printf("# %-14s mode %u enc %u map %u pp %u W%u L%u b%u op %02x /%d rm %d mod3 %d: %s\n",
-			       ZydisMnemonicGetString(t->mnemonic), t->mode, t->enc, t->map, t->pp, t->w,
-			       t->ll, t->b, t->opcode, t->reg, t->rm, t->mod3,
+			       ZydisMnemonicGetString(t->mnemonic), t->mode, t->enc, t->map, t->pp,
+			       t->w, t->ll, t->b, t->opcode, t->reg, t->rm, t->mod3,
 			       t->reason ? t->reason : "not covered");
 	}
 	for (unsigned c = 0; c < CLASS_COUNT; c++)

@@ -16,12 +16,12 @@ static const struct {
 #undef UNDEF
 };
 
-#define LOOSE_CR2 1
-#define LOOSE_ERROR 2
+#define LOOSE_CR2    1
+#define LOOSE_ERROR  2
 #define LOOSE_MEMORY 4
-#define LOOSE_GPRS 8 /* all but RSP */
+#define LOOSE_GPRS   8 /* all but RSP */
 #define LOOSE_VECTOR 16
-#define LOOSE_FAULT 32
+#define LOOSE_FAULT  32
 static const struct {
 	u16 mnemonic;
 	u32 what;
@@ -101,7 +101,8 @@ static const char *xsave_differ(const u8 *a, const u8 *b, char *text, size_t siz
 		i = 160 + 16 * n;
 		unit = 16;
 	} else {
-		static const u8 comp[] = {2, 5, 6, 7}, each[] = {16, 8, 32, 64}, count[] = {16, 8, 16, 16};
+		static const u8 comp[] = {2, 5, 6, 7}, each[] = {16, 8, 32, 64},
+				count[] = {16, 8, 16, 16};
 		static const char *const names[] = {"ymm high ", "k", "zmm high ", "zmm 16+"};
 
 		for (unsigned c = 0; c < 4; c++) {
@@ -159,7 +160,8 @@ static u32 loose_mask(const struct insn_case *c, const struct insn_result *r)
 static bool pointers_stored(const struct insn_case *c)
 {
 	for (unsigned i = 0; i < c->count && c->count > 1; i++)
-		if (c->item[i].mnemonic == ZYDIS_MNEMONIC_FNSTENV || c->item[i].mnemonic == ZYDIS_MNEMONIC_FNSAVE)
+		if (c->item[i].mnemonic == ZYDIS_MNEMONIC_FNSTENV ||
+		    c->item[i].mnemonic == ZYDIS_MNEMONIC_FNSAVE)
 			return true;
 	return false;
 }
@@ -171,7 +173,8 @@ static bool uses_fs_gs(const struct insn_case *c, u64 rip)
 	ZydisDecodedInstruction in;
 
 	return rip - c->ip < c->code_len &&
-	       ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&insn_decoder[c->mode], NULL, p, 15, &in)) &&
+	       ZYAN_SUCCESS(
+		       ZydisDecoderDecodeInstruction(&insn_decoder[c->mode], NULL, p, 15, &in)) &&
 	       in.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS);
 }
 
@@ -222,16 +225,18 @@ const char *compare(const struct insn_case *c, struct insn_result *nat, struct i
 		eng->cr2 = nat->cr2;
 	}
 	if (nat->vector != eng->vector) {
-		snprintf(text, size, "outcome native %s engine %s: at %llx (error %x cr2 %llx), at %llx (error %x cr2 %llx)",
-			 vector_name(nat->vector, v1, sizeof(v1)),
-			 vector_name(eng->vector, v2, sizeof(v2)),
-			 (unsigned long long)nat->regs.rip, nat->error, (unsigned long long)nat->cr2,
-			 (unsigned long long)eng->regs.rip, eng->error, (unsigned long long)eng->cr2);
+		snprintf(
+			text, size,
+			"outcome native %s engine %s: at %llx (error %x cr2 %llx), at %llx (error %x cr2 %llx)",
+			vector_name(nat->vector, v1, sizeof(v1)),
+			vector_name(eng->vector, v2, sizeof(v2)), (unsigned long long)nat->regs.rip,
+			nat->error, (unsigned long long)nat->cr2, (unsigned long long)eng->regs.rip,
+			eng->error, (unsigned long long)eng->cr2);
 		return text;
 	}
 	if (nat->regs.rip != eng->regs.rip) {
-		snprintf(text, size, "rip: native %llx engine %llx", (unsigned long long)nat->regs.rip,
-			 (unsigned long long)eng->regs.rip);
+		snprintf(text, size, "rip: native %llx engine %llx",
+			 (unsigned long long)nat->regs.rip, (unsigned long long)eng->regs.rip);
 		return text;
 	}
 	open = loose_mask(c, nat);
@@ -270,13 +275,16 @@ const char *compare(const struct insn_case *c, struct insn_result *nat, struct i
 	mask = flags_mask(c);
 	if ((nat->regs.rflags ^ eng->regs.rflags) & mask) {
 		snprintf(text, size, "rflags: native %llx engine %llx",
-			 (unsigned long long)nat->regs.rflags, (unsigned long long)eng->regs.rflags);
+			 (unsigned long long)nat->regs.rflags,
+			 (unsigned long long)eng->regs.rflags);
 		return text;
 	}
 	if (nat->regs.fs_base != eng->regs.fs_base || nat->regs.gs_base != eng->regs.gs_base) {
 		snprintf(text, size, "fs/gs base: native %llx/%llx engine %llx/%llx",
-			 (unsigned long long)nat->regs.fs_base, (unsigned long long)nat->regs.gs_base,
-			 (unsigned long long)eng->regs.fs_base, (unsigned long long)eng->regs.gs_base);
+			 (unsigned long long)nat->regs.fs_base,
+			 (unsigned long long)nat->regs.gs_base,
+			 (unsigned long long)eng->regs.fs_base,
+			 (unsigned long long)eng->regs.gs_base);
 		return text;
 	}
 	for (unsigned i = 0; i < 6; i++)
@@ -342,7 +350,8 @@ void report_case(const struct insn_case *c, const struct insn_result *nat,
 
 	memcpy(&mxcsr, c->in.xsave + 24, 4);
 	ZydisFormatterInit(&f, ZYDIS_FORMATTER_STYLE_INTEL);
-	static const char *const modes[] = {"64-bit", "32-bit", "32-bit segmented", "16-bit segmented"};
+	static const char *const modes[] = {"64-bit", "32-bit", "32-bit segmented",
+					    "16-bit segmented"};
 
 	printf("# DIFFERENCE %s\n#  replay: --seed %#llx --case %#llx (%s)\n", what,
 	       (unsigned long long)c->seed, (unsigned long long)c->number, modes[c->mode]);
@@ -352,8 +361,7 @@ void report_case(const struct insn_case *c, const struct insn_result *nat,
 		ZydisDecodedInstruction in;
 		char text[128] = "?";
 
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&insn_decoder[c->mode], p, 15, &in,
-							 op))) {
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&insn_decoder[c->mode], p, 15, &in, op))) {
 			printf("#    %llx  undecodable", (unsigned long long)at);
 			for (unsigned i = 0; i < 15; i++)
 				printf(" %02x", p[i]);

@@ -19,28 +19,28 @@
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
-#define KERNEL_VA 0xffff800000000000ull /* the system area, supervisor only */
-#define SYS_SIZE 0x40000
-#define SYS_GDT 0x1000
-#define SYS_IDT 0x2000
-#define SYS_TSS 0x3000
-#define SYS_LDT 0x3800
-#define SYS_HANDLERS 0x4000
+#define KERNEL_VA     0xffff800000000000ull /* the system area, supervisor only */
+#define SYS_SIZE      0x40000
+#define SYS_GDT	      0x1000
+#define SYS_IDT	      0x2000
+#define SYS_TSS	      0x3000
+#define SYS_LDT	      0x3800
+#define SYS_HANDLERS  0x4000
 #define SYS_STACK_TOP 0x6000
-#define SYS_STUB 0x7000
-#define SYS_TABLES 0x8000
+#define SYS_STUB      0x7000
+#define SYS_TABLES    0x8000
 /* The same again for legacy protected mode. */
-#define LEGACY_VA 0x70000000u
-#define SYS_GDT32 0x1800
-#define SYS_IDT32 0x2800
-#define SYS_TSS32 0x3400
-#define GPA_CODE 0x100000
-#define GPA_DATA 0x200000
+#define LEGACY_VA   0x70000000u
+#define SYS_GDT32   0x1800
+#define SYS_IDT32   0x2800
+#define SYS_TSS32   0x3400
+#define GPA_CODE    0x100000
+#define GPA_DATA    0x200000
 #define CACHE_BYTES (16u << 20)
 
-#define PTE_P 1ull
-#define PTE_W 2ull
-#define PTE_U 4ull
+#define PTE_P  1ull
+#define PTE_W  2ull
+#define PTE_U  4ull
 #define PTE_NX (1ull << 63)
 
 static struct machine {
@@ -48,7 +48,7 @@ static struct machine {
 	struct mmu_vm vm;
 	u8 *sys;
 	u64 next_table, legacy_cr3;
-	bool legacy; /* the processor is in legacy protected mode */
+	bool legacy;   /* the processor is in legacy protected mode */
 	bool use_loop; /* what the translator took for this host */
 	volatile bool kicked;
 } m;
@@ -58,7 +58,7 @@ static struct machine {
  * by instruction instead of in blocks. All must agree with the host.
  */
 #define VARIANT_OTHER_BRANCH 1
-#define VARIANT_STEP 2
+#define VARIANT_STEP	     2
 
 static u64 *table_entry(u64 table, unsigned index)
 {
@@ -142,8 +142,8 @@ static void legacy_build(void)
 	for (unsigned v = 0; v < 32; v++) {
 		u64 to = LEGACY_VA + SYS_HANDLERS + 16 * v, dpl = v == 3 || v == 4 ? 3 : 0;
 
-		((u64 *)(m.sys + SYS_IDT32))[v] = (to & 0xffff) | 0x10 << 16 |
-						  (0x8e00 | dpl << 13) << 32 | (to >> 16) << 48;
+		((u64 *)(m.sys + SYS_IDT32))[v] =
+			(to & 0xffff) | 0x10 << 16 | (0x8e00 | dpl << 13) << 32 | (to >> 16) << 48;
 	}
 }
 
@@ -161,7 +161,8 @@ static void descriptors_build(void)
 	*(u64 *)(m.sys + SYS_TSS + 4) = KERNEL_VA + SYS_STACK_TOP;
 	*(u16 *)(m.sys + SYS_TSS + 0x66) = 0x68; /* no I/O permission bitmap */
 	for (unsigned v = 0; v < 32; v++) {
-		u64 *gate = (u64 *)(m.sys + SYS_IDT) + 2 * v, to = KERNEL_VA + SYS_HANDLERS + 16 * v;
+		u64 *gate = (u64 *)(m.sys + SYS_IDT) + 2 * v,
+		    to = KERNEL_VA + SYS_HANDLERS + 16 * v;
 		u64 dpl = v == 3 || v == 4 ? 3 : 0;
 
 		gate[0] = (to & 0xffff) | 0x10 << 16 | (0x8e00 | dpl << 13) << 32 |
@@ -255,10 +256,12 @@ static int memory_slots(void)
 		return -1;
 	map->count = 3;
 	map->slot[0] = (struct mmu_slot){.gpa = 0, .size = SYS_SIZE, .hva = m.sys, .id = 0};
-	map->slot[1] = (struct mmu_slot){.gpa = GPA_CODE, .size = INSN_CODE_SIZE,
-					 .hva = insn_memory.code, .id = 1};
-	map->slot[2] = (struct mmu_slot){.gpa = GPA_DATA, .size = INSN_DATA_PAGES * PAGE_SIZE,
-					 .hva = insn_memory.engine, .id = 2};
+	map->slot[1] = (struct mmu_slot){
+		.gpa = GPA_CODE, .size = INSN_CODE_SIZE, .hva = insn_memory.code, .id = 1};
+	map->slot[2] = (struct mmu_slot){.gpa = GPA_DATA,
+					 .size = INSN_DATA_PAGES * PAGE_SIZE,
+					 .hva = insn_memory.engine,
+					 .id = 2};
 	mmu_vm_set_map(&m.vm, 0, map);
 	return 0;
 }
@@ -271,11 +274,16 @@ static int mode_set(struct cpu *cpu, bool legacy)
 	m.legacy = legacy;
 	cpu->efer = EFER_SCE | EFER_NX | (legacy ? 0 : EFER_LME | EFER_LMA);
 	cpu->gdtr = (struct cpu_dtable){at + (legacy ? SYS_GDT32 : SYS_GDT), 0x7f};
-	cpu->idtr = (struct cpu_dtable){at + (legacy ? SYS_IDT32 : SYS_IDT), (legacy ? 8 : 16) * 32 - 1};
+	cpu->idtr = (struct cpu_dtable){at + (legacy ? SYS_IDT32 : SYS_IDT),
+					(legacy ? 8 : 16) * 32 - 1};
 	cpu->seg[SEG_TR] = (struct cpu_seg){.base = at + (legacy ? SYS_TSS32 : SYS_TSS),
-					    .limit = 0x67, .attr = 0xb | SEG_ATTR_P, .sel = 0x40};
-	cpu->seg[SEG_LDTR] = (struct cpu_seg){.base = at + SYS_LDT, .limit = LDT_COUNT * 8 - 1,
-					      .attr = 2 | SEG_ATTR_P, .sel = 0x50};
+					    .limit = 0x67,
+					    .attr = 0xb | SEG_ATTR_P,
+					    .sel = 0x40};
+	cpu->seg[SEG_LDTR] = (struct cpu_seg){.base = at + SYS_LDT,
+					      .limit = LDT_COUNT * 8 - 1,
+					      .attr = 2 | SEG_ATTR_P,
+					      .sel = 0x50};
 	cpu->cpl = 3;
 	segment_load(&cpu->seg[SEG_CS], legacy ? 0x23 : 0x33);
 	segment_load(&cpu->seg[SEG_SS], 0x2b);
@@ -344,8 +352,8 @@ static void state_in(struct cpu *cpu, const struct insn_case *c)
 
 static void state_out(struct cpu *cpu, struct insn_result *out)
 {
-	static const u32 with_error = 1u << 8 | 1u << 10 | 1u << 11 | 1u << 12 | 1u << 13 | 1u << 14 |
-				      1u << 17 | 1u << 21 | 1u << 29 | 1u << 30;
+	static const u32 with_error = 1u << 8 | 1u << 10 | 1u << 11 | 1u << 12 | 1u << 13 |
+				      1u << 14 | 1u << 17 | 1u << 21 | 1u << 29 | 1u << 30;
 	u64 handler = cpu->rip - 1 - ((m.legacy ? LEGACY_VA : KERNEL_VA) + SYS_HANDLERS);
 	const u32 *frame32 = (const u32 *)(m.sys + SYS_STACK_TOP) - 5;
 	const u64 *frame = (const u64 *)(m.sys + SYS_STACK_TOP) - 5;
@@ -363,8 +371,9 @@ static void state_out(struct cpu *cpu, struct insn_result *out)
 		snprintf(out->why, sizeof(out->why), "%s at rip %llx (exit reason %u: %s)",
 			 m.kicked ? "did not end" : "stopped", (unsigned long long)cpu->rip,
 			 cpu->exit.reason,
-			 cpu->exit.reason == CPU_EXIT_INTERNAL && cpu->exit.internal.why ?
-				 cpu->exit.internal.why : "");
+			 cpu->exit.reason == CPU_EXIT_INTERNAL && cpu->exit.internal.why
+				 ? cpu->exit.internal.why
+				 : "");
 		return;
 	}
 	out->vector = handler / 16;
@@ -417,7 +426,8 @@ static void run(const struct insn_case *c, struct insn_result *out)
 			jit_step(cpu);
 		else
 			jit_run(cpu);
-	} while ((cpu->exit.reason == CPU_EXIT_POLL || cpu->exit.reason == CPU_EXIT_NONE) && !m.kicked);
+	} while ((cpu->exit.reason == CPU_EXIT_POLL || cpu->exit.reason == CPU_EXIT_NONE) &&
+		 !m.kicked);
 	cpu_fpu_save(cpu);
 	state_out(cpu, out);
 }

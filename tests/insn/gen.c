@@ -109,14 +109,16 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 		o->disp_size = 4;
 		o->disp = d;
 		if ((d != (s32)d && c->mode == INSN_LONG) || rng_percent(r, 4))
-			o->disp = rng_percent(r, 70) ? (s32)rng_below(r, 8192) - 4096 : (s32)rng_next(r);
+			o->disp = rng_percent(r, 70) ? (s32)rng_below(r, 8192) - 4096
+						     : (s32)rng_next(r);
 	}
 }
 
 /* The same with 16-bit addressing. */
 static void memory_operand16(struct rng *r, const struct insn_case *c, struct operand *o)
 {
-	static const s8 regs[8][2] = {{3, 6}, {3, 7}, {5, 6}, {5, 7}, {6, -1}, {7, -1}, {5, -1}, {3, -1}};
+	static const s8 regs[8][2] = {{3, 6},  {3, 7},	{5, 6},	 {5, 7},
+				      {6, -1}, {7, -1}, {5, -1}, {3, -1}};
 	unsigned rm = rng_below(r, 8), mod = rng_below(r, 4);
 	u64 target = state_pointer(r), ea = 0;
 
@@ -171,11 +173,16 @@ static bool lockable(const ZydisDecodedInstruction *in)
 	return in->attributes & ZYDIS_ATTRIB_ACCEPTS_LOCK;
 }
 
-static bool make(struct rng *r, const struct insn_case *c, const struct tmpl *t, struct insn_item *out,
-		 u8 *buf)
+static bool make(struct rng *r, const struct insn_case *c, const struct tmpl *t,
+		 struct insn_item *out, u8 *buf)
 {
-	struct encode e = {.enc = t->enc, .map = t->map, .pp = t->pp, .w = t->w, .ll = t->ll,
-			   .b = t->b, .opcode = t->opcode};
+	struct encode e = {.enc = t->enc,
+			   .map = t->map,
+			   .pp = t->pp,
+			   .w = t->w,
+			   .ll = t->ll,
+			   .b = t->b,
+			   .opcode = t->opcode};
 	struct operand o = {0};
 	bool lng = c->mode == INSN_LONG;
 	unsigned n;
@@ -239,7 +246,8 @@ static bool make(struct rng *r, const struct insn_case *c, const struct tmpl *t,
 			out->rip_target = o.target;
 			n += put_operand(&o, buf + n);
 		}
-	} else if (t->enc == ENC_LEGACY && !t->map && lng && t->opcode >= 0xa0 && t->opcode <= 0xa3) {
+	} else if (t->enc == ENC_LEGACY && !t->map && lng && t->opcode >= 0xa0 &&
+		   t->opcode <= 0xa3) {
 		u64 a = state_pointer(r) - segment_base(c, seg);
 
 		memcpy(buf + n, &a, 8);
@@ -262,8 +270,8 @@ bool gen_protects(const struct insn_case *c, const ZydisDecodedInstruction *in,
 		if (op[i].type != ZYDIS_OPERAND_TYPE_REGISTER ||
 		    !(op[i].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
 			continue;
-		id = ZydisRegisterGetId(ZydisRegisterGetLargestEnclosing(
-			ZYDIS_MACHINE_MODE_LONG_64, op[i].reg.value));
+		id = ZydisRegisterGetId(ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64,
+									 op[i].reg.value));
 		if (ZydisRegisterGetClass(ZydisRegisterGetLargestEnclosing(
 			    ZYDIS_MACHINE_MODE_LONG_64, op[i].reg.value)) != ZYDIS_REGCLASS_GPR64)
 			continue;
@@ -319,8 +327,8 @@ bool gen_insn_masked(struct rng *r, const struct insn_case *c, u32 tmpl, u32 pro
 			}
 		}
 		if (protect || in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX) {
-			if (!ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&insn_decoder[c->mode], &ctx, &in,
-								     op, in.operand_count)) ||
+			if (!ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&insn_decoder[c->mode], &ctx,
+								     &in, op, in.operand_count)) ||
 			    gen_protects(c, &in, op, protect) || stale_rsp(&in, op))
 				continue;
 		}

@@ -10,13 +10,15 @@
 
 static u16 selector(struct rng *r, const struct insn_case *c, bool code)
 {
-	static const u16 odd[] = {0, 1, 2, 3, 0x10, 0x13, 0x18, 0x40, 0x43, 0x50, 0x60, 0xfff8, 0xffff, 7, 0x2a,
-				  0x28, 0x32, 0x22};
+	static const u16 odd[] = {0,	1,    2,      3,      0x10, 0x13, 0x18, 0x40, 0x43,
+				  0x50, 0x60, 0xfff8, 0xffff, 7,    0x2a, 0x28, 0x32, 0x22};
 	u32 k = rng_below(r, 100);
 
 	if (k < (code ? 60 : 20))
-		return code ? c->mode == INSN_LONG ? 0x33 : c->mode == INSN_COMPAT32 ? 0x23 :
-			      LDT_SELECTOR(LDT_CODE32) : 0x2b;
+		return code ? c->mode == INSN_LONG	  ? 0x33
+			       : c->mode == INSN_COMPAT32 ? 0x23
+							  : LDT_SELECTOR(LDT_CODE32)
+			    : 0x2b;
 	if (k < 70)
 		return code ? rng_percent(r, 50) ? 0x23 : 0x33 : 0;
 	if (k < 90)

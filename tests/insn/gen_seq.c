@@ -15,7 +15,7 @@ static u32 pick_template(struct rng *r, enum gen_mode mode, enum insn_mode cpu)
 {
 	static const u8 weight[2][CLASS_COUNT] = {
 		{30, 12, 14, 18, 24, 2}, /* random */
-		{70, 6, 8, 7, 8, 1},     /* sequences */
+		{70, 6, 8, 7, 8, 1},	 /* sequences */
 	};
 	const u8 *w = weight[mode == GEN_SEQ];
 	u32 k = rng_below(r, 100), cls = 0;
@@ -133,7 +133,8 @@ static unsigned control_flow(struct rng *r, struct insn_case *c, unsigned i, uns
  */
 static unsigned self_modifying(struct rng *r, struct insn_case *c, unsigned i)
 {
-	static const u8 store[4][3] = {{0xc6, 0x00, 1}, {0xc7, 0x00, 4}, {0x80, 0x00, 1}, {0x81, 0x28, 4}};
+	static const u8 store[4][3] = {
+		{0xc6, 0x00, 1}, {0xc7, 0x00, 4}, {0x80, 0x00, 1}, {0x81, 0x28, 4}};
 	const u8 *s = store[rng_below(r, 4)];
 	unsigned far = rng_below(r, 4), add = s[2] == 4 ? 1 : 1 + rng_below(r, 4);
 	struct insn_item *it = &c->item[i];
@@ -222,7 +223,8 @@ static void undefined(struct rng *r, struct insn_case *c)
 		return;
 	}
 	do {
-		static const u8 first[] = {0x0f, 0x0f, 0x0f, 0xc5, 0xc4, 0x62, 0x66, 0xf2, 0xf3, 0xf0};
+		static const u8 first[] = {0x0f, 0x0f, 0x0f, 0xc5, 0xc4,
+					   0x62, 0x66, 0xf2, 0xf3, 0xf0};
 
 		memset(it, 0, sizeof(*it));
 		for (unsigned i = 0; i < 15; i++)
@@ -233,8 +235,8 @@ static void undefined(struct rng *r, struct insn_case *c)
 			it->bytes[1] = first[rng_below(r, sizeof(first))];
 		it->len = 15;
 		it->tmpl = ~0u;
-	} while (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&insn_decoder[c->mode], NULL, it->bytes,
-							    15, &in)));
+	} while (ZYAN_SUCCESS(
+		ZydisDecoderDecodeInstruction(&insn_decoder[c->mode], NULL, it->bytes, 15, &in)));
 }
 
 /* The templates one after another, leaving out what is not to be generated. */
@@ -250,14 +252,15 @@ static u32 enum_template(u64 number)
 
 static enum insn_mode random_mode(struct rng *r)
 {
-	u32 k = rng_below(r, 100);
+	u32 k = rng_below(r, segment_available ? 100 : 84);
 
 	return k < 74 ? INSN_LONG : k < 84 ? INSN_COMPAT32 : k < 90 ? INSN_SEG32 : INSN_SEG16;
 }
 
 static enum insn_mode enum_mode(struct rng *r, enum insn_mode mode)
 {
-	return mode == INSN_LONG ? INSN_LONG : INSN_COMPAT32 + rng_below(r, 3);
+	return mode == INSN_LONG ? INSN_LONG
+				 : INSN_COMPAT32 + rng_below(r, segment_available ? 3 : 1);
 }
 
 void gen_state(struct rng *r, struct insn_case *c, enum insn_mode mode)

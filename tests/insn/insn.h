@@ -24,7 +24,7 @@
 
 /* Outcome of a case beside architectural vectors 0..31. */
 enum {
-	INSN_VEC_DONE = 0x100,    /* reached the exit stub */
+	INSN_VEC_DONE = 0x100,	  /* reached the exit stub */
 	INSN_VEC_TIMEOUT = 0x101, /* did not end */
 	INSN_VEC_SYSCALL = 0x102, /* tried a system call */
 	INSN_VEC_BROKEN = 0x103,  /* the engine gave up: `why` says how */
@@ -65,37 +65,38 @@ enum insn_mode {
 struct insn_item {
 	u8 bytes[15];
 	u8 len;
-	u8 link_size;   /* 1 or 4: the last bytes are a displacement to item `link`; 0: none */
-	u8 link;        /* index of the target item, INSN_ITEM_MAX+: the end */
-	u8 abs_size;    /* 2 or 4: the last bytes are the offset in CS of item `link`; 8: its writable alias */
-	u8 abs_add;     /* … plus this */
-	u8 rip_off;     /* offset of a disp32 that shall reach rip_target (RIP-relative); 0: none */
-	bool rip_link;  /* rip_target is an item (LEA of a code address) */
+	u8 link_size; /* 1 or 4: the last bytes are a displacement to item `link`; 0: none */
+	u8 link;      /* index of the target item, INSN_ITEM_MAX+: the end */
+	u8 abs_size; /* 2 or 4: the last bytes are the offset in CS of item `link`; 8: its writable alias */
+	u8 abs_add;    /* … plus this */
+	u8 rip_off;    /* offset of a disp32 that shall reach rip_target (RIP-relative); 0: none */
+	bool rip_link; /* rip_target is an item (LEA of a code address) */
 	u16 mnemonic;
 	u64 rip_target;
-	u32 tmpl;       /* catalogue index */
+	u32 tmpl; /* catalogue index */
 };
 
 struct insn_case {
 	u64 seed, number;
 	enum insn_mode mode;
-	bool trap_end; /* ends with INT3 instead of a jump to the stub */
-	bool smc;       /* modifies its own code */
-	bool far;       /* loads segments or leaves its code segment */
+	bool trap_end;	/* ends with INT3 instead of a jump to the stub */
+	bool smc;	/* modifies its own code */
+	bool far;	/* loads segments or leaves its code segment */
 	bool expect_ud; /* the host could run it, but the guest must not: #UD */
 	unsigned count;
 	struct insn_item item[INSN_ITEM_MAX];
 	u64 code_va; /* of the first instruction, linear */
-	u64 ip;      /* the same as an offset in CS */
+	u64 ip;	     /* the same as an offset in CS */
 	unsigned code_len;
 	u32 ptr_mask, small_mask; /* GPRs that hold a data pointer, a small number */
-	u8 vkind[32];             /* enum state_vkind of each vector register */
+	u8 vkind[32];		  /* enum state_vkind of each vector register */
 	struct insn_state in;
 };
 
 /* --- native.c -------------------------------------------------------------------------------- */
 
-/** Maps the stub, installs signal handlers and system call filter. 0 or -1 (says why). */
+/** Maps the stub, installs signal handlers and system call filter. 0, -1, or 1: this host cannot run
+ * the test (says why). */
 int native_init(void);
 /** Runs a case on the host CPU. */
 void native_run(const struct insn_case *c, struct insn_result *out);
@@ -123,8 +124,10 @@ extern const struct engine_ops engine_anykvm, engine_native, engine_broken;
 
 /** Descriptor n of the table, as the processor reads it. */
 u64 segment_descriptor(unsigned n);
-/** Gives the table to this process. 0 or -1. */
-int segment_init(void);
+/** Gives the table to this process. */
+void segment_init(void);
+/** The kernel takes such a table. */
+extern bool segment_available;
 /** Random DS, ES, SS for a mode with segmentation. */
 void segment_random(struct rng *r, struct insn_case *c);
 
@@ -161,7 +164,7 @@ struct tmpl {
 	bool vsib;
 	bool excluded;
 	bool unsupported; /* always #UD on this host */
-	bool masked;      /* not offered to guests */
+	bool masked;	  /* not offered to guests */
 	const char *reason;
 };
 
@@ -173,7 +176,7 @@ struct catalog {
 		struct catalog_mnem {
 			u16 mnemonic;
 			u32 first, count;
-		} *mnem;
+		} * mnem;
 		u32 count;
 	} cls[INSN_MODES][CLASS_COUNT];
 	u32 *order;

@@ -69,7 +69,8 @@ static int by_count(const void *a, const void *b)
 	return x->count < y->count ? 1 : x->count > y->count ? -1 : 0;
 }
 
-static void results(const struct run_options *o, struct run_shared *sh, bool verbose, double seconds)
+static void results(const struct run_options *o, struct run_shared *sh, bool verbose,
+		    double seconds)
 {
 	u64 total = 0, skipped = 0, faults = 0;
 	char text[200];
@@ -123,16 +124,25 @@ static void usage(void)
 int main(int argc, char **argv)
 {
 	static const struct option options[] = {
-		{"engine", required_argument, NULL, 'e'}, {"seed", required_argument, NULL, 's'},
-		{"case", required_argument, NULL, 'c'},	  {"from", required_argument, NULL, 'f'},
-		{"count", required_argument, NULL, 'n'},  {"seconds", required_argument, NULL, 't'},
-		{"jobs", required_argument, NULL, 'j'},	  {"mode", required_argument, NULL, 'm'},
-		{"reports", required_argument, NULL, 'r'}, {"stop", no_argument, NULL, 'x'},
-		{"uncovered", no_argument, NULL, 'u'},	  {"help", no_argument, NULL, 'h'},
+		{"engine", required_argument, NULL, 'e'},
+		{"seed", required_argument, NULL, 's'},
+		{"case", required_argument, NULL, 'c'},
+		{"from", required_argument, NULL, 'f'},
+		{"count", required_argument, NULL, 'n'},
+		{"seconds", required_argument, NULL, 't'},
+		{"jobs", required_argument, NULL, 'j'},
+		{"mode", required_argument, NULL, 'm'},
+		{"reports", required_argument, NULL, 'r'},
+		{"stop", no_argument, NULL, 'x'},
+		{"uncovered", no_argument, NULL, 'u'},
+		{"help", no_argument, NULL, 'h'},
 		{0},
 	};
-	struct run_options o = {.engine = &engine_anykvm, .count = 1000000, .jobs = 2,
-				.modes = (1 << GEN_COUNT) - 1, .reports = 1000};
+	struct run_options o = {.engine = &engine_anykvm,
+				.count = 1000000,
+				.jobs = 2,
+				.modes = (1 << GEN_COUNT) - 1,
+				.reports = 1000};
 	u64 single = ~0ull, from = ~0ull;
 	bool verbose = false;
 	struct timespec t0, t1;
@@ -144,8 +154,9 @@ int main(int argc, char **argv)
 	while ((opt = getopt_long(argc, argv, "", options, NULL)) != -1) {
 		switch (opt) {
 		case 'e':
-			o.engine = !strcmp(optarg, "native") ? &engine_native :
-				   !strcmp(optarg, "broken") ? &engine_broken : &engine_anykvm;
+			o.engine = !strcmp(optarg, "native")   ? &engine_native
+				   : !strcmp(optarg, "broken") ? &engine_broken
+							       : &engine_anykvm;
 			break;
 		case 's':
 			o.seed = strtoull(optarg, NULL, 0);
@@ -191,10 +202,14 @@ int main(int argc, char **argv)
 	}
 	setvbuf(stdout, NULL, _IOFBF, 1 << 16);
 	printf("# seed %#llx\n", (unsigned long long)o.seed);
-	if (memory_init() < 0 || native_init() < 0 || segment_init() < 0) {
+	opt = memory_init() < 0 ? -1 : native_init();
+	if (opt < 0)
 		printf("Bail out! set-up failed\n");
-		return 1;
+	if (opt) {
+		fflush(stdout);
+		return opt < 0;
 	}
+	segment_init();
 	catalog_init();
 	watchdog(500);
 	catalog_probe(o.engine);

@@ -8,10 +8,10 @@
 enum insn_page_kind { PAGE_ABSENT, PAGE_RW, PAGE_RO };
 
 struct insn_memory {
-	u8 *code;      /* writable view of the code area; INSN_CODE_VA is the executable one */
-	u8 *native;    /* the data area at INSN_DATA_VA */
-	u8 *engine;    /* the guest's copy of the data area, its physical memory */
-	u8 *baseline;  /* what both hold before a case */
+	u8 *code;     /* writable view of the code area; INSN_CODE_VA is the executable one */
+	u8 *native;   /* the data area at INSN_DATA_VA */
+	u8 *engine;   /* the guest's copy of the data area, its physical memory */
+	u8 *baseline; /* what both hold before a case */
 };
 extern struct insn_memory insn_memory;
 

@@ -118,9 +118,10 @@ static bool class_count(struct run_shared *sh, const struct insn_case *c, const 
 
 	for (unsigned k = 0; k < c->count && k < 3; k++)
 		n += snprintf(key + n, sizeof(key) - n, "%s ",
-			      c->item[k].tmpl == ~0u ? "branch" :
-						      ZydisMnemonicGetString(c->item[k].mnemonic));
-	snprintf(key + n, sizeof(key) - n, "| %.*s", (int)strcspn(what, strstr(what, "outcome") ? ":" : "0123456789:"), what);
+			      c->item[k].tmpl == ~0u ? "branch"
+						     : ZydisMnemonicGetString(c->item[k].mnemonic));
+	snprintf(key + n, sizeof(key) - n, "| %.*s",
+		 (int)strcspn(what, strstr(what, "outcome") ? ":" : "0123456789:"), what);
 	while (__atomic_exchange_n(&sh->lock, 1, __ATOMIC_ACQUIRE))
 		;
 	for (i = 0; i < RUN_CLASSES - 1; i++)
@@ -222,8 +223,9 @@ static void job_run(const struct run_options *o, struct run_shared *sh, unsigned
 		u64 index;
 		enum gen_mode mode = chunk_mode(o->modes, job->chunk, &index);
 		u64 from = job->progress > ((u64)mode << 40 | index) &&
-					   job->progress < ((u64)mode << 40 | (index + RUN_CHUNK)) ?
-				   job->progress & ((1ull << 40) - 1) : index;
+					   job->progress < ((u64)mode << 40 | (index + RUN_CHUNK))
+				   ? job->progress & ((1ull << 40) - 1)
+				   : index;
 
 		run_chunk_begin(o->engine);
 		for (u64 i = from; i < index + RUN_CHUNK; i++) {
@@ -257,8 +259,7 @@ static void job_run(const struct run_options *o, struct run_shared *sh, unsigned
 
 int run_init(const struct engine_ops *engine)
 {
-	if (memory_code_init() < 0 || native_signals(false) < 0 || segment_init() < 0 ||
-	    engine->init() < 0)
+	if (memory_code_init() < 0 || native_signals(false) < 0 || engine->init() < 0)
 		return -1;
 	native_set_kick(engine->kick);
 	return native_signals(true);
@@ -305,8 +306,8 @@ static void watch(const struct run_options *o, struct run_shared *sh, u64 deadli
 					alive--;
 					continue;
 				}
-				printf("# CRASH: job %u died (status %x) at --seed %#llx --case %#llx\n", n,
-				       status, (unsigned long long)o->seed,
+				printf("# CRASH: job %u died (status %x) at --seed %#llx --case %#llx\n",
+				       n, status, (unsigned long long)o->seed,
 				       (unsigned long long)job->progress - 1);
 				sh->crashes++;
 				if (o->stop || sh->crashes > 50) {
@@ -331,8 +332,8 @@ static void watch(const struct run_options *o, struct run_shared *sh, u64 deadli
 struct run_shared *run_cases(const struct run_options *o)
 {
 	size_t size = sizeof(struct run_shared) + catalog.count * sizeof(u32);
-	struct run_shared *sh = mmap(NULL, size, PROT_READ | PROT_WRITE,
-				     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	struct run_shared *sh =
+		mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	u64 deadline = o->seconds ? now_ms() + o->seconds * 1000 : 0;
 
 	if (sh == MAP_FAILED)

@@ -5,18 +5,18 @@
 #include "insn.h"
 
 #define RUN_JOBS_MAX 64
-#define RUN_CLASSES 256
-#define RUN_CHUNK 1024 /* cases between two flushes of the code area */
+#define RUN_CLASSES  256
+#define RUN_CHUNK    1024 /* cases between two flushes of the code area */
 
 struct run_options {
 	const struct engine_ops *engine;
 	u64 seed;
-	u64 count;    /* cases, or 0: no limit */
-	u64 seconds;  /* or 0 */
+	u64 count;   /* cases, or 0: no limit */
+	u64 seconds; /* or 0 */
 	unsigned jobs;
-	unsigned modes; /* bit mask over enum gen_mode */
+	unsigned modes;	  /* bit mask over enum gen_mode */
 	unsigned reports; /* differences reduced at most, per job; one report a class is printed */
-	bool stop;    /* at the first difference */
+	bool stop;	  /* at the first difference */
 };
 
 /* Shared between the jobs. */
@@ -25,7 +25,7 @@ struct run_shared {
 		u64 progress; /* number of the running case + 1 */
 		u64 ticks;    /* cases started */
 		u64 cases[GEN_COUNT], skipped, faults, differences[GEN_COUNT];
-		u64 chunk;    /* the running chunk */
+		u64 chunk; /* the running chunk */
 		bool done;
 	} job[RUN_JOBS_MAX];
 	struct run_class {

@@ -20,12 +20,12 @@ static struct user_desc describe(unsigned n)
 		u8 contents, big, pages, readonly;
 	} data[LDT_DATA_COUNT] = {
 		{INSN_DATA_VA, 0xffff, DATA_UP, 0, 0, 0},
-		{INSN_DATA_VA, 0xa7f3, DATA_UP, 0, 0, 0},          /* ends within a page */
+		{INSN_DATA_VA, 0xa7f3, DATA_UP, 0, 0, 0},	   /* ends within a page */
 		{INSN_DATA_VA + 0x1004, 0x9ff5, DATA_UP, 1, 0, 0}, /* not aligned to pages */
-		{INSN_DATA_VA, 0xffff, DATA_UP, 0, 0, 1},          /* read-only */
-		{INSN_DATA_VA, 0x2fff, DATA_DOWN, 0, 0, 0},        /* 0x3000..0xffff */
+		{INSN_DATA_VA, 0xffff, DATA_UP, 0, 0, 1},	   /* read-only */
+		{INSN_DATA_VA, 0x2fff, DATA_DOWN, 0, 0, 0},	   /* 0x3000..0xffff */
 		{INSN_DATA_VA - 0x800, 0xfffff, DATA_UP, 1, 1, 0}, /* 4 GiB */
-		{INSN_DATA_VA, 0x0, DATA_DOWN, 1, 1, 0},           /* 0x1000..4 GiB */
+		{INSN_DATA_VA, 0x0, DATA_DOWN, 1, 1, 0},	   /* 0x1000..4 GiB */
 	};
 	struct user_desc d = {.entry_number = n, .limit = 0xffff, .contents = CODE};
 
@@ -58,15 +58,17 @@ u64 segment_descriptor(unsigned n)
 	       (u64)(d.base_addr >> 24) << 56;
 }
 
-int segment_init(void)
+bool segment_available;
+
+void segment_init(void)
 {
+	segment_available = true;
 	for (unsigned n = 0; n < LDT_COUNT; n++) {
 		struct user_desc d = describe(n);
 
 		if (syscall(SYS_modify_ldt, 0x11, &d, sizeof(d)) != 0)
-			return -1;
+			segment_available = false;
 	}
-	return 0;
 }
 
 void segment_random(struct rng *r, struct insn_case *c)

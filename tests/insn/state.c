@@ -10,11 +10,44 @@
 #include "memory.h"
 
 static const u64 edges[] = {
-	0, 1, 2, 3, 7, 8, 0xf, 0x10, 0x1f, 0x20, 0x3f, 0x40, 0x7f, 0x80, 0xff, 0x100, 0x7fff,
-	0x8000, 0xffff, 0x10000, 0x7fffffff, 0x80000000, 0xffffffff, 0x100000000ull,
-	0x7fffffffffffull, 0x800000000000ull, 0xffff800000000000ull, 0x7fffffffffffffffull,
-	0x8000000000000000ull, ~0ull, ~1ull, ~7ull, ~0xfull, ~0x7full, ~0xffull, 0x5555555555555555ull,
-	0xaaaaaaaaaaaaaaaaull, 0xfffffffffull << 28,
+	0,
+	1,
+	2,
+	3,
+	7,
+	8,
+	0xf,
+	0x10,
+	0x1f,
+	0x20,
+	0x3f,
+	0x40,
+	0x7f,
+	0x80,
+	0xff,
+	0x100,
+	0x7fff,
+	0x8000,
+	0xffff,
+	0x10000,
+	0x7fffffff,
+	0x80000000,
+	0xffffffff,
+	0x100000000ull,
+	0x7fffffffffffull,
+	0x800000000000ull,
+	0xffff800000000000ull,
+	0x7fffffffffffffffull,
+	0x8000000000000000ull,
+	~0ull,
+	~1ull,
+	~7ull,
+	~0xfull,
+	~0x7full,
+	~0xffull,
+	0x5555555555555555ull,
+	0xaaaaaaaaaaaaaaaaull,
+	0xfffffffffull << 28,
 };
 
 u64 state_pointer(struct rng *r)
@@ -222,7 +255,7 @@ static void vector_fill(struct rng *r, u8 kind, u64 *v)
 
 static void vectors_random(struct rng *r, struct insn_case *c)
 {
-	static const u8 kinds[] = {V_RANDOM, V_RANDOM, V_RANDOM, V_F32, V_F32, V_F64,
+	static const u8 kinds[] = {V_RANDOM, V_RANDOM,	V_RANDOM,  V_F32,  V_F32, V_F64,
 				   V_F64,    V_SMALL32, V_SMALL64, V_ZERO, V_ONES};
 	u8 *x = c->in.xsave;
 	u32 mxcsr = 0x1f80;
