@@ -488,6 +488,14 @@ static void run(struct cpu *cpu)
 			out = run_block(cpu, &link);
 		}
 		alone = out == OUT_STEP;
+		if (UNLIKELY(cpu->pending_db) && out != OUT_STEP) {
+			/* an instruction that C executed hit a data breakpoint */
+			u64 bits = cpu->pending_db;
+
+			cpu->pending_db = 0;
+			if (out == OUT_DONE)
+				cpu_raise_db(cpu, bits);
+		}
 		if (out == OUT_EXIT)
 			break;
 		if (out == OUT_DONE && UNLIKELY(cpu->mmio.write_count)) {
