@@ -353,12 +353,14 @@ static void after_step(struct cpu *cpu, bool tf, u8 shadow)
 {
 	u64 bits = cpu->pending_db;
 
-	cpu->pending_db = 0;
 	if (cpu->shadow == shadow)
 		cpu->shadow = 0;
+	if (cpu->shadow & CPU_SHADOW_MOV_SS)
+		return; /* a data breakpoint waits behind the next instruction, a single step is lost */
+	cpu->pending_db = 0;
 	if (tf)
 		bits |= DR6_BS;
-	if (bits && !(cpu->shadow & CPU_SHADOW_MOV_SS))
+	if (bits)
 		cpu_raise_db(cpu, bits);
 }
 
@@ -488,7 +490,7 @@ static void run(struct cpu *cpu)
 			out = run_block(cpu, &link);
 		}
 		alone = out == OUT_STEP;
-		if (UNLIKELY(cpu->pending_db) && out != OUT_STEP) {
+		if (UNLIKELY(cpu->pending_db) && out != OUT_STEP && !(cpu->shadow & CPU_SHADOW_MOV_SS)) {
 			/* an instruction that C executed hit a data breakpoint */
 			u64 bits = cpu->pending_db;
 

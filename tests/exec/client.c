@@ -2,7 +2,6 @@
  * A program that knows nothing of anykvm: opens /dev/kvm and uses it. `exec-client CASE` runs one
  * case and exits 0 when it holds; `exec-client list` names them. The guest is a loop in real mode.
  */
-#define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/kvm.h>
