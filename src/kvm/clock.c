@@ -36,17 +36,28 @@ static void clock_pair(u64 *tsc, u64 *ns)
 	}
 }
 
+/*
+ * The rate is a fact of the host, not state of ours: it is measured once in a process, by the
+ * first VM. Measuring takes the time of the wait, and clients open the system descriptor and make
+ * VMs by the hundred.
+ */
 u64 clock_host_tsc_khz(void)
 {
+	static u64 measured;
 	struct timespec wait = {.tv_nsec = 12000000};
-	u64 t0 = 0, n0 = 0, t1 = 0, n1 = 0;
+	u64 t0 = 0, n0 = 0, t1 = 0, n1 = 0, khz = __atomic_load_n(&measured, __ATOMIC_RELAXED);
 
+	if (khz)
+		return khz;
 	clock_pair(&t0, &n0);
 	nanosleep(&wait, NULL);
 	clock_pair(&t1, &n1);
 	if (n1 <= n0 || t1 <= t0)
 		return 1000000;
-	return (u64)((u128)(t1 - t0) * 1000000u / (n1 - n0));
+	__atomic_compare_exchange_n(&measured, &khz,
+				    (u64)((u128)(t1 - t0) * 1000000u / (n1 - n0)), false,
+				    __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+	return __atomic_load_n(&measured, __ATOMIC_RELAXED);
 }
 
 void clock_vm_init(struct vm *vm)

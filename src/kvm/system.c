@@ -1,7 +1,6 @@
 /* The system descriptor: options, and what needs no VM. */
 #include "cpu/cpuid.h"
 #include "jit/jit.h"
-#include "kvm/clock.h"
 #include "kvm/cpuid.h"
 #include "kvm/ioctl.h"
 #include "kvm/msr.h"
@@ -89,10 +88,8 @@ int anykvm_open(const char *options)
 		ret = jit_signal_install();
 	if (!ret)
 		ret = cpuid_system_init(sys);
-	if (!ret) {
-		sys->tsc_khz = clock_host_tsc_khz();
+	if (!ret)
 		ret = fd_create(&fd_system_ops, sys, "kvm");
-	}
 	if (ret < 0) {
 		system_put(sys);
 		return fail(-ret);

@@ -29,7 +29,7 @@ struct system {
 	u32 refs;
 	enum cpu_vendor vendor;
 	size_t cache_bytes;
-	u64 tsc_khz; /* of the host */
+	u64 tsc_khz; /* of the host; set by the first VM */
 	struct cpu_cpuid *supported; /* what KVM_GET_SUPPORTED_CPUID answers */
 	int supported_count;
 };
