@@ -188,12 +188,12 @@ static void case_handler(void)
 
 static void set_mask(int vcpu, const sigset_t *set)
 {
-	struct {
+	union {
 		struct kvm_signal_mask head;
-		unsigned char bits[8];
+		unsigned char bytes[sizeof(struct kvm_signal_mask) + 8];
 	} mask = {.head.len = 8};
 
-	memcpy(mask.head.sigset, set, 8);
+	memcpy(mask.bytes + sizeof(struct kvm_signal_mask), set, 8);
 	CHECK(!ioctl(vcpu, KVM_SET_SIGNAL_MASK, &mask));
 }
 
