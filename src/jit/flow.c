@@ -8,8 +8,6 @@
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
-#define SCRATCH(n) ((u32)(offsetof(struct cpu, jit_scratch) + 8 * (n)))
-
 /** Emits cpu->rip = rip; destroys A. */
 void jit_emit_store_rip(struct trans *t, u64 rip)
 {

@@ -26,6 +26,7 @@
 #define REG_MEMORY 0xff
 
 #define GS(field) ((u32)offsetof(struct cpu, field))
+#define SCRATCH(n) ((u32)(offsetof(struct cpu, jit_scratch) + 8 * (n)))
 #define GS_GPR(n) ((u32)(offsetof(struct cpu, gpr) + 8 * (n)))
 
 /* Why generated code came back to the dispatcher (value of jit_enter). */

@@ -6,8 +6,6 @@
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
-#define SCRATCH(n) ((u32)(offsetof(struct cpu, jit_scratch) + 8 * (n)))
-
 /* A = base register + disp, wrapped to the stack's width; desc for SS. */
 static void stack_address(struct trans *t, unsigned host, int disp, u64 *desc)
 {

@@ -7,8 +7,6 @@
  */
 #include "jit/jit_internal.h"
 
-#define SCRATCH(n) ((u32)(offsetof(struct cpu, jit_scratch) + 8 * (n)))
-
 static const u8 identity[] = { RDX, RBX, RBP, RSI, RDI, R8, R9, R12, R13 };
 static const u8 caller_saved[] = { RDX, RSI, RDI, R8, R9 };
 
@@ -144,8 +142,6 @@ void jit_thunks_emit(struct cpu *cpu)
 
 	jit->thunk.enter = e.p;
 	emit_enter(&e);
-	jit->thunk.next = e.p;
-	leave(&e, JIT_NEXT, false);
 	jit->thunk.link = e.p;
 	emit_gs_store(&e, REG_A, SCRATCH(2));
 	leave(&e, JIT_LINK, false);

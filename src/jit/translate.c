@@ -20,7 +20,7 @@ struct fetch {
 	struct cpu *cpu;
 	const u8 *host; /* of the first byte of the page */
 	u64 gpa;        /* likewise */
-	u32 begin, end; /* offsets read so far: page[begin, end) */
+	u32 end;        /* page[] is filled up to here */
 	u8 page[PAGE_SIZE];
 };
 
@@ -308,7 +308,7 @@ struct jit_block *jit_translate(struct cpu *cpu, u64 gpa, const u8 *host, u64 ri
 	f.cpu = cpu;
 	f.host = host - off;
 	f.gpa = gpa - off;
-	f.begin = f.end = off;
+	f.end = off;
 	t.e = (struct emit){ .p = b->code, .end = jit->rw + jit->size };
 	t.cpu = cpu;
 	t.jit = jit;
