@@ -15,6 +15,9 @@ HERE = os.path.dirname(os.path.realpath(__file__))
 TOP = os.path.dirname(os.path.dirname(HERE))
 sys.dont_write_bytecode = True
 sys.path.insert(0, os.path.join(HERE, "..", "lib"))
+sys.path.insert(0, os.path.join(TOP, "scripts", "lib"))
+
+from initramfs import Tree    # noqa: E402
 
 BUILD = os.environ.get("ANYKVM_BUILD", os.path.join(TOP, "build"))
 PROGRAM = os.environ.get("ANYKVM", os.path.join(BUILD, "anykvm"))
@@ -43,6 +46,20 @@ def asset(name):
 def kernel_options(series="6.1", initrd=None):
     return ["--kernel", asset("vmlinuz-" + series),
             "--initrd", initrd or asset("initramfs-%s.cpio.gz" % series)]
+
+
+def initrd_with(work, files, base="initramfs-6.1.cpio.gz"):
+    """An initrd in the folder `work`: an asset's, with files (path in the guest -> path here)."""
+    tree = Tree(merged=False)
+    for name, source in files.items():
+        tree.copy(name, source)
+    extra, joined = os.path.join(work, "extra.gz"), os.path.join(work, "joined")
+    tree.write(extra)
+    with open(joined, "wb") as out:
+        for part in (asset(base), extra):
+            with open(part, "rb") as source:
+                out.write(source.read())
+    return joined
 
 
 def missing():
