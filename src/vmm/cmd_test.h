@@ -9,6 +9,7 @@
 
 #define TEST_CPUS_MAX 16
 #define TEST_LOG_MAX  (16u << 20) /* bytes of a log that are read */
+#define TEST_SHUTDOWN 256	  /* status of a machine that shut down (triple fault) */
 
 enum test_target { TARGET_ANYKVM, TARGET_KVM, TARGET_QEMU_TCG, TARGET_QEMU_KVM, TARGET_EFI };
 
@@ -37,6 +38,8 @@ struct test_point {
 struct test_job {
 	char *name; /* "walk.64", "smp.64/4" */
 	char *about, *kernel, *groups, *qemu;
+	char *append;	 /* more words for its command line */
+	bool shuts_down; /* the test ends in a triple fault, after its plan */
 	char *arch; /* "64", "32", "arm64", "efi" */
 	unsigned cpus, timeout;
 	u64 memory; /* bytes */
@@ -44,7 +47,7 @@ struct test_job {
 	/* after the run */
 	char *log;
 	double seconds;
-	int status; /* the test's own: 0, 1, 2; or -1 for none */
+	int status; /* the test's own: 0, 1, 2; TEST_SHUTDOWN; or -1 for none */
 	bool timed_out;
 	GPtrArray *points; /* struct test_point */
 	unsigned counts[4];

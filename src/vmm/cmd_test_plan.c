@@ -15,6 +15,7 @@ void test_job_free(void *data)
 	g_free(job->kernel);
 	g_free(job->groups);
 	g_free(job->qemu);
+	g_free(job->append);
 	g_free(job->arch);
 	g_free(job->log);
 	if (job->points)
@@ -42,11 +43,7 @@ static bool wanted(const struct test_options *opt, const struct test_job *job)
 /* Which builds a target can run. */
 static bool runs_here(const struct test_options *opt, const char *arch)
 {
-	if (opt->target == TARGET_EFI)
-		return !strcmp(arch, "efi");
-	if (!strcmp(arch, "arm64"))
-		return opt->target == TARGET_QEMU_TCG;
-	return strcmp(arch, "efi") != 0;
+	return strcmp(arch, "arm64") || opt->target == TARGET_QEMU_TCG;
 }
 
 static char *get(GKeyFile *file, const char *group, const char *key, const char *otherwise)
@@ -62,17 +59,28 @@ static struct test_job *job_new(const struct test_options *opt, GKeyFile *file, 
 	struct test_job *job = g_new0(struct test_job, 1);
 	g_autofree char *memory = get(file, test, "memory", "64M");
 	g_autofree char *name = g_strdup_printf("%s.%s", test, arch);
+	g_autofree char *kernel = get(file, test, "kernel", test);
+	g_autofree char *build = g_strdup_printf(
+		"%s.%s%s", kernel, arch, opt->target == TARGET_EFI ? ".efi" : "");
+	g_autofree char *ends = get(file, test, "ends", "exit");
 	int timeout = g_key_file_get_integer(file, test, "timeout", NULL);
 
 	job->status = -1;
 	job->arch = g_strdup(arch);
 	job->cpus = cpus;
 	job->name = cpus > 1 ? g_strdup_printf("%s/%u", name, cpus) : g_strdup(name);
-	job->kernel = g_build_filename(opt->dir, name, NULL);
+	job->kernel = g_build_filename(opt->dir, build, NULL);
 	job->about = get(file, test, "about", "");
 	job->groups = get(file, test, "groups", "");
 	job->qemu = get(file, test, "qemu", "");
+	job->append = get(file, test, "append", "");
+	job->shuts_down = !strcmp(ends, "shutdown");
 	job->timeout = timeout > 0 ? (unsigned)timeout : 60;
+	if (!job->shuts_down && strcmp(ends, "exit")) {
+		vmm_error(error, "tests.cfg, [%s]: 'ends' is exit or shutdown", test);
+		test_job_free(job);
+		return NULL;
+	}
 	if (!config_parse_size(memory, &job->memory, error)) {
 		g_prefix_error(error, "tests.cfg, [%s]: ", test);
 		test_job_free(job);

@@ -12,6 +12,7 @@
 /* A target that emulates everything in software is given more time. */
 #define TCG_PATIENCE 3
 #define KILL_AFTER   5 /* seconds over the guest's own time limit */
+#define RUN_CRASHED  3 /* exit status of `anykvm run` */
 
 /* ---- commands ---- */
 
@@ -36,7 +37,7 @@ static void add_words(GPtrArray *args, const char *text)
 
 static char *append_text(const struct test_options *opt, const struct test_job *job)
 {
-	return g_strdup_printf("cpus=%u%s%s", job->cpus, opt->append ? " " : "",
+	return g_strdup_printf("cpus=%u %s %s", job->cpus, job->append,
 			       opt->append ? opt->append : "");
 }
 
@@ -147,9 +148,12 @@ static int status_of(const struct test_options *opt, const struct test_job *job,
 		return -1;
 	code = WEXITSTATUS(wait);
 	if (opt->target == TARGET_ANYKVM || opt->target == TARGET_KVM)
-		return code;
+		return code == RUN_CRASHED ? TEST_SHUTDOWN : code;
 	if (!g_strcmp0(job->arch, "arm64"))
 		return code;
+	/* -no-reboot ends QEMU with 0 when the machine resets itself. */
+	if (!code)
+		return TEST_SHUTDOWN;
 	return code & 1 ? code >> 1 : -1;
 }
 
