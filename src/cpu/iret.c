@@ -34,7 +34,6 @@ static u64 iret_flags(struct cpu *cpu, u64 image, unsigned opsize)
 static int iret_finish(struct cpu *cpu, u64 flags)
 {
 	cpu_rflags_set(cpu, flags);
-	cpu->nmi_masked = false;
 	cpu->shadow = 0;
 	cpu_mode_update(cpu);
 	return cpu_irq_window_check(cpu);
@@ -121,10 +120,7 @@ static int iret_task(struct cpu *cpu, const struct cpu_insn *in)
 				      .next_rip = seg_next_rip(cpu, in->len),
 				      .flags = cpu_rflags(cpu) & ~(FLAG_RF | FLAG_NT),
 			      });
-	if (ret)
-		return ret;
-	cpu->nmi_masked = false;
-	return cpu_irq_window_check(cpu);
+	return ret ? ret : cpu_irq_window_check(cpu);
 }
 
 /* Protected to virtual-8086: nine doublewords. */
@@ -256,7 +252,7 @@ static int iret_protected(struct cpu *cpu, const struct cpu_insn *in)
 	return iret_finish(cpu, flags);
 }
 
-int insn_iret(struct cpu *cpu, const struct cpu_insn *in)
+static int iret_any(struct cpu *cpu, const struct cpu_insn *in)
 {
 	if (LIKELY(cpu_is_protected(cpu))) {
 		if (UNLIKELY(cpu->rflags & FLAG_NT))
@@ -264,4 +260,19 @@ int insn_iret(struct cpu *cpu, const struct cpu_insn *in)
 		return iret_protected(cpu, in);
 	}
 	return cpu->rflags & FLAG_VM ? iret_v86(cpu, in->opsize) : iret_real(cpu, in->opsize);
+}
+
+/*
+ * NMIs are open again after an IRET, also after one that faults ("Handling Multiple NMIs"); not
+ * after one that has left in the middle and will run again. One may wait, whatever IF says.
+ */
+int insn_iret(struct cpu *cpu, const struct cpu_insn *in)
+{
+	int ret = iret_any(cpu, in);
+
+	if (UNLIKELY(cpu->nmi_masked) && ret != CPU_EXIT) {
+		cpu->nmi_masked = false;
+		__atomic_store_n(&cpu->poll, 0, __ATOMIC_RELAXED);
+	}
+	return ret;
 }
