@@ -81,6 +81,13 @@ ANYKVM_API ssize_t anykvm_read(int fd, void *buf, size_t size);
 ANYKVM_API ssize_t anykvm_pread(int fd, void *buf, size_t size, off_t offset);
 
 /**
+ * As fallocate(2) of a KVM_CREATE_GUEST_MEMFD descriptor: FALLOC_FL_KEEP_SIZE allocates, with
+ * FALLOC_FL_PUNCH_HOLE frees. Returns 0, or -1 and errno: EOPNOTSUPP (other modes), EINVAL (not
+ * whole pages, or beyond the end), ENOMEM.
+ */
+ANYKVM_API int anykvm_fallocate(int fd, int mode, off_t offset, off_t length);
+
+/**
  * As close(2). Objects live as KVM's do: a vCPU's descriptor keeps its VM alive.
  * Returns 0, or -1 and EBADF.
  */
@@ -105,6 +112,7 @@ enum anykvm_kind {
 	ANYKVM_VCPU,
 	ANYKVM_STATS,
 	ANYKVM_DEVICE,
+	ANYKVM_GUEST_MEMFD, /* KVM_CREATE_GUEST_MEMFD */
 };
 
 /** What a descriptor is. Async-signal-safe. */

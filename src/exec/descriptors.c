@@ -184,6 +184,17 @@ EXPORT ssize_t __pread_chk(int fd, void *buf, size_t size, off_t offset, size_t 
 	return pread(fd, buf, size, offset);
 }
 
+EXPORT int fallocate(int fd, int mode, off_t offset, off_t length)
+{
+	return ours(fd) ? anykvm_fallocate(fd, mode, offset, length) :
+			  REAL(fallocate)(fd, mode, offset, length);
+}
+
+EXPORT int fallocate64(int fd, int mode, off64_t offset, off64_t length)
+{
+	return fallocate(fd, mode, offset, length);
+}
+
 static void *mmap_ours(void *addr, size_t length, int prot, int flags, int fd, off_t offset)
 {
 	void *p;

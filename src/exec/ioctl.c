@@ -12,6 +12,7 @@ static bool makes_descriptor(u32 request)
 	case (u32)KVM_CREATE_VM:
 	case (u32)KVM_CREATE_VCPU:
 	case (u32)KVM_GET_STATS_FD:
+	case (u32)KVM_CREATE_GUEST_MEMFD:
 		return true;
 	}
 	return false;

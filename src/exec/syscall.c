@@ -101,6 +101,10 @@ static long by_number(long n, const long *a, bool *done)
 		if (anykvm_kind((int)a[0]))
 			return pread((int)a[0], (void *)a[1], (size_t)a[2], a[3]);
 		break;
+	case SYS_fallocate:
+		if (anykvm_kind((int)a[0]))
+			return fallocate((int)a[0], (int)a[1], a[2], a[3]);
+		break;
 	case SYS_mmap:
 		if (!(a[3] & MAP_ANONYMOUS) && anykvm_kind((int)a[4]))
 			return (long)mmap((void *)a[0], (size_t)a[1], (int)a[2], (int)a[3],

@@ -87,6 +87,25 @@ ssize_t anykvm_read(int fd, void *buf, size_t size)
 	return result(ret);
 }
 
+int anykvm_fallocate(int fd, int mode, off_t offset, off_t length)
+{
+	struct fd_file *file = fd_get(fd);
+	long ret = -EBADF;
+
+	if (file) {
+		if (offset < 0 || length <= 0)
+			ret = -EINVAL;
+		else if (!file->ops->fallocate)
+			ret = -EOPNOTSUPP;
+		else if (offset + (u64)length > INT64_MAX)
+			ret = -EFBIG;
+		else
+			ret = file->ops->fallocate(file, mode, (u64)offset, (u64)length);
+		fd_put(file);
+	}
+	return (int)result(ret);
+}
+
 int anykvm_close(int fd)
 {
 	int ret = fd_remove(fd);

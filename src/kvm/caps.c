@@ -2,6 +2,7 @@
 #include "cpu/cpuid.h"
 #include "kvm/dirty.h"
 #include "kvm/ioctl.h"
+#include "kvm/memattr.h"
 #include "kvm/request.h"
 
 #include <errno.h>

@@ -209,7 +209,7 @@ void clock_tsc_write_guest(struct vcpu *vcpu, u64 value)
 
 void clock_pv_factors(u64 khz, u32 *mul, s8 *shift)
 {
-	u64 ticks = khz * 1000;
+	u64 ticks = MAX(khz, 1ull) * 1000;
 	s8 s = 0;
 
 	/* ns = (ticks << shift) × mul >> 32, with mul below 2^32 and as large as can be. */

@@ -81,7 +81,13 @@ int cpuid_system_init(struct system *sys)
 		return -ENOMEM;
 	sys->supported_count =
 		cpu_cpuid_supported(sys->vendor, sys->supported, KVM_ABI_MAX_CPUID);
-	return sys->supported_count < 0 ? sys->supported_count : 0;
+	if (sys->supported_count < 0)
+		return sys->supported_count;
+	/* There only with a local APIC inside, so the client adds it: KVM_CAP_TSC_DEADLINE_TIMER. */
+	for (int i = 0; i < sys->supported_count; i++)
+		if (sys->supported[i].leaf == 1)
+			sys->supported[i].ecx &= ~BIT(feature_bit(X86_FEATURE_TSC_DEADLINE));
+	return 0;
 }
 
 bool cpuid_supports(const struct system *sys, unsigned feature)

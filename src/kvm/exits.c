@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "jit/jit.h"
 #include "kvm/abi.h"
+#include "kvm/memattr.h"
 #include "kvm/request.h"
 #include "kvm/run.h"
 
@@ -90,7 +91,8 @@ static int exit_hypercall(struct vcpu *vcpu)
 	for (unsigned i = 0; i < 3; i++)
 		run->hypercall.args[i] = e->hypercall.args[i];
 	run->hypercall.ret = 0;
-	run->hypercall.longmode = wide;
+	/* The newer header calls it flags, 64 bits. */
+	*(u64_una *)&run->hypercall.longmode = wide ? KVM_EXIT_HYPERCALL_LONG_MODE : 0;
 	vcpu->completion = wide ? COMPLETE_HYPERCALL : COMPLETE_HYPERCALL_32;
 	return RUN_USER;
 }
@@ -131,7 +133,9 @@ static int exit_memory(struct vcpu *vcpu)
 	} *fault = (void *)&run->hw; /* the union's start; older headers lack the name */
 
 	run->exit_reason = KVM_EXIT_MEMORY_FAULT;
-	fault->flags = 0;
+	fault->flags = memattr_is_private(vcpu->vm, vcpu->cpu.exit.mem.gpa) ?
+			       KVM_MEMORY_EXIT_FLAG_PRIVATE :
+			       0;
 	fault->gpa = align_down(vcpu->cpu.exit.mem.gpa, PAGE_SIZE);
 	fault->size = PAGE_SIZE;
 	return -EFAULT;

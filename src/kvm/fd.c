@@ -92,27 +92,31 @@ int fd_remove(int fd)
 	return slot && slot_exchange(slot, NULL) ? 0 : -EBADF;
 }
 
-int fd_create(const struct fd_ops *ops, void *object, const char *name)
+int fd_attach(int fd, const struct fd_ops *ops, void *object)
 {
 	struct fd_file *file = calloc(1, sizeof(*file));
-	int fd, ret;
+	int ret;
 
 	if (!file)
 		return -ENOMEM;
-	fd = memfd_create(name, MFD_CLOEXEC);
-	if (fd < 0) {
-		ret = -errno;
-		goto out_free;
-	}
 	file->ops = ops;
 	file->object = object;
 	ret = fd_install(fd, file);
 	if (ret)
-		goto out_close;
-	return fd;
-out_close:
-	close(fd);
-out_free:
-	free(file);
+		free(file);
 	return ret;
+}
+
+int fd_create(const struct fd_ops *ops, void *object, const char *name)
+{
+	int fd = memfd_create(name, MFD_CLOEXEC), ret;
+
+	if (fd < 0)
+		return -errno;
+	ret = fd_attach(fd, ops, object);
+	if (ret) {
+		close(fd);
+		return ret;
+	}
+	return fd;
 }

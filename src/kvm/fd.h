@@ -25,6 +25,8 @@ struct fd_ops {
 	long (*mmap)(struct fd_file *file, size_t length, int prot, int flags, u64 offset);
 	/* NULL: -EINVAL. Bytes or -errno. */
 	long (*read)(struct fd_file *file, void *buf, size_t size, u64 offset);
+	/* NULL: -EOPNOTSUPP. */
+	long (*fallocate)(struct fd_file *file, int mode, u64 offset, u64 length);
 	/* The last reference is gone; drops the file's hold on its object. */
 	void (*release)(struct fd_file *file);
 };
@@ -43,6 +45,9 @@ struct fd_file {
  * Returns the number, or -ENOMEM, -EMFILE, -ENFILE (the caller still owns the object).
  */
 int fd_create(const struct fd_ops *ops, void *object, const char *name);
+
+/** The same with a number that is open already. 0, -ENOMEM, -EMFILE. */
+int fd_attach(int fd, const struct fd_ops *ops, void *object);
 
 /** The file behind a number with a reference taken, or NULL. Async-signal-safe. */
 struct fd_file *fd_get(int fd);

@@ -27,8 +27,11 @@ static s64 call_kick(struct vcpu *vcpu, const struct call *c)
 		return KVM_HC_RET_ENOSYS;
 	index = chip ? irqchip_find_vcpu(chip, (u32)c->a[1]) : -1;
 	if (index >= 0) {
-		struct vcpu *to = vcpu->vm->vcpus[index];
+		struct vcpu *to =
+			__atomic_load_n(&vcpu->vm->vcpus[index], __ATOMIC_ACQUIRE);
 
+		if (!to)
+			return 0;
 		__atomic_store_n(&to->latch.unhalted, 1, __ATOMIC_SEQ_CST);
 		vcpu_request(to, BIT64(REQ_EVENT));
 	}
@@ -74,7 +77,7 @@ static s64 call_map_gpa_range(struct vcpu *vcpu, const struct call *c, bool *lea
 
 	if (!(vcpu->vm->hypercall_exits & BIT64(KVM_HC_MAP_GPA_RANGE)))
 		return KVM_HC_RET_ENOSYS;
-	if ((gpa & ~PAGE_MASK) || !pages || gpa + (pages << PAGE_SHIFT) <= gpa)
+	if ((gpa & ~PAGE_MASK) || !pages || (gpa >> PAGE_SHIFT) + pages <= gpa >> PAGE_SHIFT)
 		return KVM_HC_RET_EINVAL;
 	*leave = true;
 	return 0;

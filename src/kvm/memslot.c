@@ -1,13 +1,14 @@
 #include "kvm/memslot.h"
 
 #include "kvm/dirty.h"
+#include "kvm/gmem.h"
+#include "kvm/ioctl.h"
+#include "kvm/memattr.h"
 #include "kvm/request.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define SLOT_FLAGS (KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY)
 
 static void slot_free(struct memslot *slot)
 {
@@ -44,134 +45,220 @@ static int slots_grow(struct vm *vm, u32 as, u32 n)
 	return 0;
 }
 
-static struct mmu_slot mmu_slot_of(struct memslot *slot)
-{
-	return (struct mmu_slot){
-		.gpa = slot->gpa,
-		.size = slot->pages << PAGE_SHIFT,
-		.hva = (u8 *)slot->hva,
-		.id = slot->as << 16 | slot->id,
-		.flags = slot->flags,
-		.dirty = slot->dirty,
-		.priv = slot,
-	};
-}
+/* --- the map ------------------------------------------------------------------------------------ */
 
-/* Maps are recycled: with many slots most of a change's time would go into fresh pages. */
-static struct mmu_map *map_alloc(struct vm *vm, unsigned count)
+/* Puts the pieces of [from, to) of a slot into a map. */
+static int pieces_insert(struct mmu_map_edit *edit, struct memslot *slot,
+			 const struct memattr *attrs, u64 from, u64 to)
 {
-	struct mmu_map *map = vm->spare_map;
+	int ret = 0;
 
-	if (map && vm->spare_room >= count) {
-		vm->spare_map = NULL;
-		return map;
+	for (u64 at = from, end; at < to && !ret; at = end) {
+		bool is_private;
+		u64 in = at - slot->gpa;
+		struct mmu_slot piece = {
+			.gpa = at,
+			.hva = (u8 *)slot->hva + in,
+			.id = slot->as << 16 | slot->id,
+			.flags = slot->flags,
+			.dirty = slot->dirty,
+			.priv = slot,
+			.first = in >> PAGE_SHIFT,
+		};
+
+		end = MIN(memattr_run(attrs, at, &is_private), to);
+		piece.size = end - at;
+		if (is_private && !slot->gmem)
+			continue;
+		if (is_private)
+			piece.hva = slot->gmem->memory + slot->gmem_offset + in;
+		ret = mmu_map_insert(edit, &piece);
 	}
-	return malloc(sizeof(*map) + align_up(count, 64) * sizeof(map->slot[0]));
+	return ret;
 }
 
-static void map_retire(struct vm *vm, struct mmu_map *map)
+/* Takes the pieces of a slot out that overlap [*from, *to), and widens the range to their ends. */
+static int pieces_remove(struct mmu_map_edit *edit, const struct memslot *slot, u64 *from, u64 *to)
 {
-	if (!map)
-		return;
-	free(vm->spare_map);
-	vm->spare_map = map;
-	vm->spare_room = (unsigned)align_up(map->count, 64);
-}
+	const struct mmu_slot *s;
+	u64 end = *to;
+	int ret = 0;
 
-/* The first slot at or behind an address. */
-static unsigned map_place(const struct mmu_map *map, unsigned count, u64 gpa)
-{
-	unsigned lo = 0, hi = count;
-
-	while (lo < hi) {
-		unsigned mid = (lo + hi) / 2;
-
-		if (map->slot[mid].gpa < gpa)
-			lo = mid + 1;
-		else
-			hi = mid;
+	while (!ret && (s = mmu_map_next(edit->root, *from)) && s->gpa < end && s->priv == slot) {
+		*from = MIN(*from, s->gpa);
+		*to = MAX(*to, s->gpa + s->size);
+		ret = mmu_map_remove(edit, s->gpa);
 	}
-	return lo;
+	return ret;
 }
 
-/*
- * The current map of an address space with one slot (if any) taken out and one (if any) put in.
- * The map is sorted, so this is one pass.
- */
-static struct mmu_map *map_change(struct vm *vm, u32 as, const struct memslot *out,
-				  struct memslot *in)
+static u64 slot_end(const struct memslot *slot)
 {
-	struct mmu_map *old = atomic_load(&vm->mem.map[as]), *map;
-	unsigned count = old ? old->count : 0, n = 0;
+	return slot->gpa + (slot->pages << PAGE_SHIFT);
+}
 
-	map = map_alloc(vm, count + 1);
-	if (!map)
-		return NULL;
-	/* Whole runs between the places of change: with thousands of slots this is what costs. */
-	for (unsigned i = 0; i < count || in;) {
-		unsigned end = in ? map_place(old, count, in->gpa) : count;
+static struct mmu_map *map_now(struct vm *vm, u32 as)
+{
+	return atomic_load(&vm->mem.map[as]);
+}
 
-		if (out && map_place(old, count, out->gpa) >= i)
-			end = MIN(end, map_place(old, count, out->gpa));
-		if (end > i)
-			memcpy(&map->slot[n], &old->slot[i], (end - i) * sizeof(map->slot[0]));
-		n += end - i;
-		i = end;
-		if (in && i == map_place(old, count, in->gpa)) {
-			map->slot[n++] = mmu_slot_of(in);
-			in = NULL;
-		}
-		if (out && i < count && old->slot[i].priv == out) {
-			i++;
-			out = NULL;
-		}
+/* Publishes an edited map, waits until nobody can hold what went out of it, and frees that. */
+static void map_publish(struct vm *vm, u32 as, struct mmu_map_edit *edit, u64 requests)
+{
+	mmu_vm_set_map(&vm->mem, as, edit->root);
+	vm_request_all(vm, requests, true);
+	mmu_map_commit(edit);
+	vm->stats.memslot_changes++;
+}
+
+/* The map with one slot (if any) taken out and one (if any) put in. */
+static int map_change(struct vm *vm, u32 as, struct memslot *out, struct memslot *in)
+{
+	struct mmu_map_edit edit;
+	u64 from, to;
+	int ret = 0;
+
+	mmu_map_begin(&edit, map_now(vm, as));
+	if (out) {
+		from = out->gpa;
+		to = slot_end(out);
+		ret = pieces_remove(&edit, out, &from, &to);
 	}
-	map->count = n;
-	return map;
+	if (in && !ret)
+		ret = pieces_insert(&edit, in, vm->attrs, in->gpa, slot_end(in));
+	if (ret) {
+		mmu_map_abort(&edit);
+		return ret;
+	}
+	/* No translation leads to a new slot; those to one whose log begins or ends, or that goes
+	 * or moves, must be dropped, and in the latter case code as well. */
+	map_publish(vm, as, &edit,
+		    BIT64(!out				 ? REQ_PUBLISH :
+			  in && in->gpa == out->gpa	 ? REQ_TLB_FLUSH :
+							   REQ_MEMORY));
+	return 0;
 }
 
 static bool overlaps(struct vm *vm, u32 as, const struct memslot *self, u64 gpa, u64 pages)
 {
-	struct mmu_map *map = atomic_load(&vm->mem.map[as]);
 	u64 end = gpa + (pages << PAGE_SHIFT);
-	unsigned lo = 0, hi = map ? map->count : 0;
+	const struct mmu_slot *s;
 
-	/* The first slot that ends behind gpa. */
-	while (lo < hi) {
-		unsigned mid = (lo + hi) / 2;
+	/* Private pages that lead nowhere are not in the map. */
+	for (u32 i = 0; vm->private_mem && i < vm->slot_count[as]; i++) {
+		const struct memslot *slot = vm->slots[as][i];
 
-		if (map->slot[mid].gpa + map->slot[mid].size <= gpa)
-			lo = mid + 1;
-		else
-			hi = mid;
+		if (slot && slot != self && slot->gpa < end && slot_end(slot) > gpa)
+			return true;
 	}
-	for (; map && lo < map->count && map->slot[lo].gpa < end; lo++)
-		if (map->slot[lo].priv != self)
+	for (s = mmu_map_next(map_now(vm, as), gpa); s && s->gpa < end;
+	     s = mmu_map_next(map_now(vm, as), s->gpa + s->size))
+		if (s->priv != self)
 			return true;
 	return false;
 }
 
-/* Publishes a new map; frees the old one and a slot that nothing refers to any more. */
-static int map_publish(struct vm *vm, u32 as, struct memslot *out, struct memslot *in)
-{
-	struct mmu_map *map = map_change(vm, as, out, in);
-	/* Only a new slot's translations can be missing; others must go. */
-	u64 mask = BIT64(out ? REQ_MEMORY : REQ_TLB_FLUSH);
+/* --- private memory ----------------------------------------------------------------------------- */
 
-	if (!map)
-		return -ENOMEM;
-	map = mmu_vm_set_map(&vm->mem, as, map);
-	vm_request_all(vm, mask, true);
-	vm->stats.memslot_changes++;
-	map_retire(vm, map);
+bool memslot_gpa_blocked(struct cpu *cpu, u64 gpa, unsigned access)
+{
+	return memattr_is_private(vcpu_of(cpu)->vm, gpa);
+}
+
+int memslot_reattribute(struct vm *vm, struct memattr *attrs, u64 start, u64 end)
+{
+	struct memattr *old = vm->attrs;
+	struct mmu_map_edit edit;
+	bool code = false;
+	int ret = 0;
+
+	mmu_map_begin(&edit, map_now(vm, 0));
+	for (u32 i = 0; i < vm->slot_count[0] && !ret; i++) {
+		struct memslot *slot = vm->slots[0][i];
+		u64 from, to;
+
+		if (!slot || slot->gpa >= end || slot_end(slot) <= start)
+			continue;
+		from = MAX(start, slot->gpa);
+		to = MIN(end, slot_end(slot));
+		code |= mmu_code_present(&vm->mem, from, to - from);
+		/* With the neighbours, which may become one with it. */
+		from -= from > slot->gpa;
+		to += to < slot_end(slot);
+		ret = pieces_remove(&edit, slot, &from, &to);
+		from = align_down(from, PAGE_SIZE);
+		to = align_up(to, PAGE_SIZE);
+		if (!ret)
+			ret = pieces_insert(&edit, slot, attrs, from, to);
+	}
+	if (ret) {
+		mmu_map_abort(&edit);
+		return ret;
+	}
+	__atomic_store_n(&vm->attrs, attrs, __ATOMIC_RELEASE);
+	map_publish(vm, 0, &edit, BIT64(code ? REQ_MEMORY : REQ_TLB_FLUSH));
+	if (!code && mmu_code_present(&vm->mem, start, end - start))
+		vm_request_all(vm, BIT64(REQ_CODE_FLUSH), true);
+	free(old);
 	return 0;
 }
+
+int memslot_gmem_gone(struct vm *vm, struct gmem *gmem)
+{
+	struct mmu_map_edit edit;
+	int ret = 0;
+
+	mmu_map_begin(&edit, map_now(vm, 0));
+	for (u32 i = 0; i < vm->slot_count[0] && !ret; i++) {
+		struct memslot *slot = vm->slots[0][i];
+		u64 from, to;
+
+		if (!slot || slot->gmem != gmem)
+			continue;
+		from = slot->gpa;
+		to = slot_end(slot);
+		slot->gmem = NULL;
+		ret = pieces_remove(&edit, slot, &from, &to);
+		if (!ret)
+			ret = pieces_insert(&edit, slot, vm->attrs, slot->gpa, slot_end(slot));
+	}
+	if (ret)
+		mmu_map_abort(&edit);
+	else if (edit.root != map_now(vm, 0))
+		map_publish(vm, 0, &edit, BIT64(REQ_MEMORY));
+	return ret;
+}
+
+/* Binds a new slot to its guest_memfd: at most one slot for each page of the file. */
+static int gmem_bind(struct vm *vm, struct memslot *slot, struct gmem *gmem, u64 offset)
+{
+	u64 size = slot->pages << PAGE_SHIFT;
+
+	if (offset + size > gmem->size)
+		return -EINVAL;
+	for (u32 i = 0; i < vm->slot_count[0]; i++) {
+		const struct memslot *s = vm->slots[0][i];
+
+		if (s && s->gmem == gmem && s->gmem_offset < offset + size &&
+		    s->gmem_offset + (s->pages << PAGE_SHIFT) > offset)
+			return -EINVAL;
+	}
+	slot->gmem = gmem;
+	slot->gmem_offset = offset;
+	return 0;
+}
+
+/* --- KVM_SET_USER_MEMORY_REGION ------------------------------------------------------------------ */
 
 static int region_check(struct vm *vm, const struct kvm_userspace_memory_region2 *r)
 {
 	u32 as = r->slot >> 16, id = r->slot & 0xffff;
+	u64 valid = KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY;
 
-	if (r->flags & ~SLOT_FLAGS)
+	/* The log does not know private memory, and writes to it are never MMIO. */
+	if (vm->private_mem && (r->flags & KVM_MEM_GUEST_MEMFD))
+		valid = KVM_MEM_GUEST_MEMFD;
+	if (r->flags & ~valid)
 		return -EINVAL;
 	if ((r->memory_size & ~PAGE_MASK) || (r->guest_phys_addr & ~PAGE_MASK))
 		return -EINVAL;
@@ -179,9 +266,15 @@ static int region_check(struct vm *vm, const struct kvm_userspace_memory_region2
 	    r->userspace_addr + r->memory_size < r->userspace_addr ||
 	    r->userspace_addr + r->memory_size > 0x00007ffffffff000ull)
 		return -EINVAL;
-	if (as >= 2 || id >= KVM_ABI_USER_SLOTS)
+	if ((r->flags & KVM_MEM_GUEST_MEMFD) &&
+	    ((r->guest_memfd_offset & ~PAGE_MASK) ||
+	     r->guest_memfd_offset + r->memory_size < r->guest_memfd_offset))
+		return -EINVAL;
+	if (as >= (vm->private_mem ? 1u : 2u) || id >= KVM_ABI_USER_SLOTS)
 		return -EINVAL;
 	if (r->guest_phys_addr + r->memory_size < r->guest_phys_addr)
+		return -EINVAL;
+	if (r->memory_size && (r->guest_phys_addr + r->memory_size - 1) >> KVM_ABI_MAX_GPA_BITS)
 		return -EINVAL;
 	if (!as && r->memory_size >> PAGE_SHIFT > KVM_ABI_MAX_SLOT_PAGES)
 		return -EINVAL;
@@ -194,7 +287,7 @@ static int slot_delete(struct vm *vm, struct memslot *old)
 
 	if (!old)
 		return -EINVAL;
-	ret = map_publish(vm, old->as, old, NULL);
+	ret = map_change(vm, old->as, old, NULL);
 	if (ret)
 		return ret;
 	vm->slot_pages -= old->pages;
@@ -221,7 +314,8 @@ static int slot_dirty_init(struct vm *vm, struct memslot *slot, struct memslot *
 	return 0;
 }
 
-static int memslot_set_locked(struct vm *vm, const struct kvm_userspace_memory_region2 *r)
+static int memslot_set_locked(struct vm *vm, const struct kvm_userspace_memory_region2 *r,
+			      struct gmem *gmem)
 {
 	u32 as = r->slot >> 16, id = r->slot & 0xffff;
 	struct memslot *old = memslot_get(vm, r->slot), *slot;
@@ -231,8 +325,10 @@ static int memslot_set_locked(struct vm *vm, const struct kvm_userspace_memory_r
 	if (!pages)
 		return slot_delete(vm, old);
 	if (old) {
+		if (r->flags & KVM_MEM_GUEST_MEMFD)
+			return -EINVAL;
 		if (old->hva != r->userspace_addr || old->pages != pages ||
-		    ((old->flags ^ r->flags) & KVM_MEM_READONLY))
+		    ((old->flags ^ r->flags) & (KVM_MEM_READONLY | KVM_MEM_GUEST_MEMFD)))
 			return -EINVAL;
 		if (old->gpa == r->guest_phys_addr && old->flags == r->flags)
 			return 0;
@@ -255,8 +351,10 @@ static int memslot_set_locked(struct vm *vm, const struct kvm_userspace_memory_r
 		.hva = r->userspace_addr,
 	};
 	ret = slot_dirty_init(vm, slot, old);
+	if (!ret && gmem)
+		ret = gmem_bind(vm, slot, gmem, r->guest_memfd_offset);
 	if (!ret)
-		ret = map_publish(vm, as, old, slot);
+		ret = map_change(vm, as, old, slot);
 	if (ret) {
 		if (old && old->dirty == slot->dirty)
 			slot->dirty = NULL;
@@ -276,13 +374,23 @@ static int memslot_set_locked(struct vm *vm, const struct kvm_userspace_memory_r
 
 int memslot_set(struct vm *vm, const struct kvm_userspace_memory_region2 *region)
 {
+	struct fd_file *file = NULL;
+	struct gmem *gmem = NULL;
 	int ret = region_check(vm, region);
 
 	if (ret)
 		return ret;
+	if ((region->flags & KVM_MEM_GUEST_MEMFD) && region->memory_size) {
+		ret = gmem_get(vm, region->guest_memfd, &gmem, &file);
+		if (ret)
+			return ret;
+	}
 	pthread_mutex_lock(&vm->slots_lock);
-	ret = memslot_set_locked(vm, region);
+	ret = memslot_set_locked(vm, region, gmem);
 	pthread_mutex_unlock(&vm->slots_lock);
+	/* Outside the lock: if it was the last reference the file's release takes it. */
+	if (file)
+		fd_put(file);
 	return ret;
 }
 
@@ -294,10 +402,46 @@ void memslot_destroy_all(struct vm *vm)
 		free(vm->slots[as]);
 		vm->slots[as] = NULL;
 		vm->slot_count[as] = 0;
-		free(mmu_vm_set_map(&vm->mem, as, NULL));
+		mmu_map_free(mmu_vm_set_map(&vm->mem, as, NULL));
 	}
-	free(vm->spare_map);
-	vm->spare_map = NULL;
+	free(vm->attrs);
+	vm->attrs = NULL;
+}
+
+/* --- guest memory by this layer --------------------------------------------------------------------- */
+
+/* One page as if the vCPU had read it. */
+static int prefault_page(struct vcpu *vcpu, u64 gpa)
+{
+	struct mmu_slot *slot = mmu_slot_find(&vcpu->cpu, gpa);
+	u8 byte;
+
+	if (!slot)
+		return memattr_is_private(vcpu->vm, gpa) ? -EFAULT : -ENOENT;
+	return hostmem_copy(&byte, slot->hva + (gpa - slot->gpa), 1);
+}
+
+int vcpu_pre_fault_memory(struct vcpu *vcpu, void *data, unsigned long arg)
+{
+	struct kvm_pre_fault_memory *r = data;
+	u64 whole = r->size;
+	int ret = 0;
+
+	if (r->flags || ((r->gpa | r->size) & ~PAGE_MASK) || r->gpa + r->size <= r->gpa)
+		return -EINVAL;
+	while (r->size && !ret) {
+		/* The range is the client's: slots may change meanwhile, and it may be long. */
+		vcpu_handle_memory_requests(vcpu);
+		if (__atomic_load_n(&vcpu->latch.kicked, __ATOMIC_SEQ_CST))
+			ret = -EINTR;
+		else
+			ret = prefault_page(vcpu, r->gpa);
+		if (!ret) {
+			r->gpa += PAGE_SIZE;
+			r->size -= PAGE_SIZE;
+		}
+	}
+	return r->size == whole ? ret : 0;
 }
 
 int guest_read(struct vcpu *vcpu, u64 gpa, void *buf, u64 n)

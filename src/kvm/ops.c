@@ -101,9 +101,10 @@ const struct cpu_ops kvm_cpu_ops = {
 
 /* --- what the interrupt controllers ask for ---------------------------------------------------------- */
 
+/* NULL while a vCPU is being made: its APIC can be reached before the vCPU is in the table. */
 static struct vcpu *vcpu_at(void *owner, unsigned index)
 {
-	return ((struct vm *)owner)->vcpus[index];
+	return __atomic_load_n(&((struct vm *)owner)->vcpus[index], __ATOMIC_ACQUIRE);
 }
 
 static void chip_kick(void *owner, unsigned index)
@@ -128,18 +129,26 @@ void vcpu_queue_nmi(struct vcpu *vcpu)
 
 static void chip_nmi(void *owner, unsigned index)
 {
-	vcpu_queue_nmi(vcpu_at(owner, index));
+	struct vcpu *vcpu = vcpu_at(owner, index);
+
+	if (vcpu)
+		vcpu_queue_nmi(vcpu);
 }
 
 static void chip_smi(void *owner, unsigned index)
 {
-	vcpu_request(vcpu_at(owner, index), BIT64(REQ_SMI) | BIT64(REQ_EVENT));
+	struct vcpu *vcpu = vcpu_at(owner, index);
+
+	if (vcpu)
+		vcpu_request(vcpu, BIT64(REQ_SMI) | BIT64(REQ_EVENT));
 }
 
 static void chip_init(void *owner, unsigned index)
 {
 	struct vcpu *vcpu = vcpu_at(owner, index);
 
+	if (!vcpu)
+		return;
 	__atomic_store_n(&vcpu->latch.init_sipi, LATCH_INIT, __ATOMIC_SEQ_CST);
 	vcpu_request(vcpu, BIT64(REQ_EVENT));
 }
@@ -148,6 +157,8 @@ static void chip_sipi(void *owner, unsigned index, u8 vector)
 {
 	struct vcpu *vcpu = vcpu_at(owner, index);
 
+	if (!vcpu)
+		return;
 	__atomic_store_n(&vcpu->latch.sipi_vector, vector, __ATOMIC_SEQ_CST);
 	__atomic_fetch_or(&vcpu->latch.init_sipi, LATCH_SIPI, __ATOMIC_SEQ_CST);
 	vcpu_request(vcpu, BIT64(REQ_EVENT));
@@ -157,24 +168,32 @@ static void chip_unhalt(void *owner, unsigned index)
 {
 	struct vcpu *vcpu = vcpu_at(owner, index);
 
+	if (!vcpu)
+		return;
 	__atomic_store_n(&vcpu->latch.unhalted, 1, __ATOMIC_SEQ_CST);
 	vcpu_request(vcpu, BIT64(REQ_EVENT));
 }
 
 static u64 chip_tsc_now(void *owner, unsigned index)
 {
-	return clock_guest_tsc(vcpu_at(owner, index), clock_host_tsc());
+	struct vcpu *vcpu = vcpu_at(owner, index);
+
+	return vcpu ? clock_guest_tsc(vcpu, clock_host_tsc()) : 0;
 }
 
 static u64 chip_tsc_to_ns(void *owner, unsigned index, u64 ticks)
 {
-	return clock_tsc_to_ns(vcpu_at(owner, index), ticks);
+	struct vcpu *vcpu = vcpu_at(owner, index);
+
+	return vcpu ? clock_tsc_to_ns(vcpu, ticks) : 0;
 }
 
 static void chip_ioapic_eoi(void *owner, unsigned index, u8 vector)
 {
 	struct vcpu *vcpu = vcpu_at(owner, index);
 
+	if (!vcpu)
+		return;
 	vcpu->eoi_exit_vector = vector;
 	vcpu->eoi_exit_pending = true;
 	__atomic_store_n(&vcpu->cpu.poll, 0, __ATOMIC_SEQ_CST);

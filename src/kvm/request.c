@@ -78,6 +78,8 @@ void vcpu_handle_memory_requests(struct vcpu *vcpu)
 		   !(__atomic_load_n(&l->requests, __ATOMIC_SEQ_CST) & REQ_MEMORY_MASK)))
 		return;
 	got = __atomic_fetch_and(&l->requests, ~REQ_MEMORY_MASK, __ATOMIC_SEQ_CST);
+	/* Whatever else was published: slots may be gone. */
+	mmu_slots_forget(cpu);
 	if (got & (BIT64(REQ_MEMORY) | BIT64(REQ_CODE_FLUSH)))
 		jit_flush(cpu);
 	if (got & (BIT64(REQ_MEMORY) | BIT64(REQ_TLB_FLUSH))) {

@@ -168,13 +168,13 @@ static int vcpu_create_locked(struct vm *vm, u32 id)
 	if (ret)
 		goto out;
 	/* In the table before the descriptor is known to anyone, with the descriptor's hold. */
-	vm->vcpus[vcpu->index] = vcpu;
+	__atomic_store_n(&vm->vcpus[vcpu->index], vcpu, __ATOMIC_RELEASE);
 	vm_get(vm);
 	snprintf(name, sizeof(name), "kvm-vcpu:%u", id);
 	ret = fd_create(&fd_vcpu_ops, vcpu, name);
 	if (ret < 0) {
 		__atomic_fetch_sub(&vm->refs, 1, __ATOMIC_ACQ_REL);
-		vm->vcpus[vcpu->index] = NULL;
+		__atomic_store_n(&vm->vcpus[vcpu->index], NULL, __ATOMIC_RELEASE);
 		goto out;
 	}
 	__atomic_store_n(&vm->vcpu_count, vm->vcpu_count + 1, __ATOMIC_RELEASE);

@@ -74,6 +74,8 @@ static int vm_init(struct vm *vm)
 	if (ret)
 		return ret;
 	vm->mem.page_dirtied = memslot_page_dirtied;
+	if (vm->private_mem)
+		vm->mem.gpa_blocked = memslot_gpa_blocked;
 	clock_vm_init(vm);
 	return 0;
 }
@@ -83,7 +85,7 @@ int vm_create(struct system *sys, unsigned long type)
 	struct vm *vm;
 	int ret;
 
-	if (type != KVM_X86_DEFAULT_VM)
+	if (type != KVM_X86_DEFAULT_VM && type != KVM_X86_SW_PROTECTED_VM)
 		return -EINVAL;
 	vm = calloc(1, sizeof(*vm));
 	if (!vm)
@@ -98,6 +100,7 @@ int vm_create(struct system *sys, unsigned long type)
 	system_get(sys);
 	__atomic_store_n(&sys->tsc_khz, clock_host_tsc_khz(), __ATOMIC_RELAXED);
 	vm->type = (u32)type;
+	vm->private_mem = type == KVM_X86_SW_PROTECTED_VM;
 	vm->identity_map_addr = IDENTITY_MAP_DEFAULT;
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_init(&vm->slots_lock, NULL);

@@ -19,6 +19,7 @@
 
 struct vcpu;
 struct memslot;
+struct memattr;
 struct ioeventfd_set;
 struct irqfd_set;
 struct coalesced;
@@ -74,8 +75,8 @@ struct vm {
 	struct memslot **slots[2];
 	u32 slot_count[2];
 	u64 slot_pages;
-	struct mmu_map *spare_map; /* for the next change */
-	unsigned spare_room;	   /* its slots */
+	bool private_mem;	   /* KVM_X86_SW_PROTECTED_VM */
+	struct memattr *attrs;	   /* atomic; NULL: all is shared */
 	u64 manual_dirty;	   /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2's flags */
 	u32 dirty_ring_bytes;	   /* KVM_CAP_DIRTY_LOG_RING; 0: bitmap */
 	bool dirty_ring_bitmap;

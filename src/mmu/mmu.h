@@ -46,11 +46,19 @@ struct mmu_slot {
 	u8 *hva;
 	u32 id, flags; /* KVM_MEM_* */
 	u64 *dirty;    /* bitmap, one bit a page, or NULL: no dirty log */
-	void *priv;    /* the API layer's memslot */
+	void *priv;    /* the API layer's memslot; of an inner node's entry: struct mmu_map */
+	u64 first;     /* of the bitmap: the bit of the slot's first page */
 };
 
+/*
+ * A node of the tree of slots (map.c). A leaf alone is a map as well: who needs only a few slots
+ * may allocate one and fill it.
+ */
 struct mmu_map {
 	unsigned count;
+	bool inner; /* each entry covers the slots of a node below */
+	bool fresh, dead; /* of an edit that is not over */
+	struct mmu_map *link;
 	struct mmu_slot slot[]; /* sorted by gpa, disjoint */
 };
 
@@ -75,6 +83,30 @@ void mmu_vm_destroy(struct mmu_vm *vm);
 /** Publishes a new map for an address space; returns the old one, which the caller frees when no
  *  vCPU can hold it (each has acknowledged a flush). */
 struct mmu_map *mmu_vm_set_map(struct mmu_vm *vm, unsigned as, struct mmu_map *map);
+/* --- building maps: no locks, the caller serializes; map.c ------------------------------------- */
+
+/* A change of a map. Readers of the old root see nothing of it. */
+struct mmu_map_edit {
+	struct mmu_map *root;    /* the new map; NULL: without slots */
+	struct mmu_map *fresh;   /* nodes made */
+	struct mmu_map *retired; /* nodes of the old map that the new one does not have */
+};
+
+void mmu_map_begin(struct mmu_map_edit *edit, struct mmu_map *root);
+/** Puts in a slot that overlaps none. 0 or -ENOMEM: then only mmu_map_abort() may follow. */
+int mmu_map_insert(struct mmu_map_edit *edit, const struct mmu_slot *slot);
+/** Takes out the slot that begins at an address. 0, -ENOENT or -ENOMEM. */
+int mmu_map_remove(struct mmu_map_edit *edit, u64 gpa);
+/** The new map is in use and nobody can see the old one any more. */
+void mmu_map_commit(struct mmu_map_edit *edit);
+/** The old map stays. */
+void mmu_map_abort(struct mmu_map_edit *edit);
+void mmu_map_free(struct mmu_map *map);
+/** The first slot that ends behind an address, or NULL. Any thread that may hold the map. */
+struct mmu_slot *mmu_map_next(struct mmu_map *map, u64 gpa);
+
+/** Forgets which slots were found last; a flush of everything does so, too. vCPU thread only. */
+void mmu_slots_forget(struct cpu *cpu);
 /** The slot that holds a guest-physical address in the vCPU's current address space, or NULL. */
 struct mmu_slot *mmu_slot_find(struct cpu *cpu, u64 gpa);
 
@@ -184,6 +216,8 @@ void mmu_code_add(struct cpu *cpu, u64 gpa, unsigned n);
 void mmu_code_remove(struct cpu *cpu, u64 gpa);
 /** The translator holds no blocks at all (jit_flush). */
 void mmu_code_reset(struct cpu *cpu);
+/** True when some vCPU may hold code translated from [gpa, gpa + size). Any thread. */
+bool mmu_code_present(struct mmu_vm *vm, u64 gpa, u64 size);
 /** Handles messages of other vCPUs about code pages. Called with cpu->poll seen as 0. */
 void mmu_code_poll(struct cpu *cpu);
 

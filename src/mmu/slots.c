@@ -1,7 +1,7 @@
 /*
  * slots.c - guest-physical address → the client's memory
  *
- * A map is immutable once published. The API layer publishes a new one, then asks every vCPU for
+ * A map (map.c) is immutable once published. The API layer publishes a new one, then asks every vCPU for
  * a flush and waits for the answers before it frees the old one; a vCPU therefore needs only an
  * acquire load, and whatever it remembers about slots is forgotten in mmu_flush_all().
  */
@@ -34,35 +34,29 @@ struct mmu_slot *slot_find_slow(struct cpu *cpu, u64 gpa)
 {
 	struct mmu_cpu *mc = cpu->mmu;
 	struct mmu_map *map = slot_map_now(cpu);
-	unsigned lo = 0, hi;
+	struct mmu_slot *s;
 
 	if (mc->slot_map != map) {
 		mc->slot_map = map;
 		mc->slot_last[0] = mc->slot_last[1] = NULL;
 	} else if (mc->slot_last[1] && gpa - mc->slot_last[1]->gpa < mc->slot_last[1]->size) {
-		struct mmu_slot *s = mc->slot_last[1];
-
+		s = mc->slot_last[1];
 		mc->slot_last[1] = mc->slot_last[0];
 		mc->slot_last[0] = s;
 		return s;
 	}
-	if (!map)
+	s = mmu_map_next(map, gpa);
+	if (!s || gpa < s->gpa)
 		return NULL;
-	for (hi = map->count; lo < hi;) {
-		unsigned mid = lo + (hi - lo) / 2;
-		struct mmu_slot *s = &map->slot[mid];
+	mc->slot_last[1] = mc->slot_last[0];
+	mc->slot_last[0] = s;
+	return s;
+}
 
-		if (gpa < s->gpa) {
-			hi = mid;
-		} else if (gpa - s->gpa >= s->size) {
-			lo = mid + 1;
-		} else {
-			mc->slot_last[1] = mc->slot_last[0];
-			mc->slot_last[0] = s;
-			return s;
-		}
-	}
-	return NULL;
+void mmu_slots_forget(struct cpu *cpu)
+{
+	cpu->mmu->slot_map = NULL;
+	cpu->mmu->slot_last[0] = cpu->mmu->slot_last[1] = NULL;
 }
 
 struct mmu_slot *mmu_slot_find(struct cpu *cpu, u64 gpa)
@@ -72,7 +66,7 @@ struct mmu_slot *mmu_slot_find(struct cpu *cpu, u64 gpa)
 
 void slot_dirty_slow(struct cpu *cpu, struct mmu_slot *slot, u64 gpa)
 {
-	u64 page = (gpa - slot->gpa) >> PAGE_SHIFT;
+	u64 page = slot->first + ((gpa - slot->gpa) >> PAGE_SHIFT);
 	u64 bit = BIT64(page & 63);
 	u64 *word = &slot->dirty[page >> 6];
 
@@ -82,18 +76,36 @@ void slot_dirty_slow(struct cpu *cpu, struct mmu_slot *slot, u64 gpa)
 		cpu->mem->page_dirtied(cpu, slot, page);
 }
 
-bool mmu_host_gpa(struct cpu *cpu, const void *host, u64 *gpa)
+static bool map_host_gpa(const struct mmu_map *map, const void *host, u64 *gpa)
 {
-	struct mmu_map *map = slot_map_now(cpu);
-
 	for (unsigned i = 0; map && i < map->count; i++) {
-		u64 off = (u64)host - (u64)map->slot[i].hva;
+		const struct mmu_slot *s = &map->slot[i];
+		u64 off = (u64)host - (u64)s->hva;
 
-		if (off < map->slot[i].size) {
-			*gpa = map->slot[i].gpa + off;
+		if (map->inner) {
+			if (map_host_gpa(s->priv, host, gpa))
+				return true;
+		} else if (off < s->size) {
+			*gpa = s->gpa + off;
 			return true;
 		}
 	}
+	return false;
+}
+
+bool mmu_host_gpa(struct cpu *cpu, const void *host, u64 *gpa)
+{
+	return map_host_gpa(slot_map_now(cpu), host, gpa);
+}
+
+bool mmu_code_present(struct mmu_vm *vm, u64 gpa, u64 size)
+{
+	/* Page by page pays up to a point. */
+	if (size >> PAGE_SHIFT > CODE_FILTER_BITS)
+		return true;
+	for (u64 end = gpa + size; gpa < end; gpa += PAGE_SIZE)
+		if (code_tracked(vm, gpa))
+			return true;
 	return false;
 }
 

@@ -175,11 +175,8 @@ void tlb_restore_local(struct cpu *cpu, const struct stash_entry *from, unsigned
 
 void mmu_flush_all(struct cpu *cpu)
 {
-	struct mmu_cpu *mc = cpu->mmu;
-
 	code_settle(cpu);
-	mc->slot_map = NULL;
-	mc->slot_last[0] = mc->slot_last[1] = NULL;
+	mmu_slots_forget(cpu);
 	stash_drop_all(cpu);
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
 		view_flush_local(cpu, v);
