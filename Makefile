@@ -23,11 +23,12 @@ test:
 	@scripts/setup build test
 	@scripts/build $(BUILD) && scripts/test $(BUILD) $(SUITE)
 
+# QUICK=1 is one round in less than 5 minutes.
 bench:
 	@scripts/setup build bench
-	@TARGETS=anykvm scripts/build $(BUILD)
+	@scripts/build $(BUILD)
 	@scripts/guest-assets --dir $(BUILD)/guest 6.1 bench gcc
-	@$(PYTHON) bench/bench --build $(BUILD) $(ARGS)
+	@$(PYTHON) bench/bench --build $(BUILD) $(if $(QUICK),--quick) $(ARGS)
 
 docs:
 	@scripts/setup docs

@@ -25,3 +25,9 @@ cipher() {
 	openssl speed -mr -seconds 1 -bytes 16384 -evp "$1" 2>/dev/null |
 		awk -F: '/^\+F:/ { printf "result %.1f\n", $NF / 1e6 }'
 }
+
+# rate MB: MB/s from what dd says.
+rate() {
+	LC_ALL=C awk -v mb="$1" '/copied/ {
+		for (i = 1; i < NF; i++) if ($i == "copied,") printf "result %.1f\n", mb / $(i + 1) }'
+}

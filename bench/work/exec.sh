@@ -1,5 +1,5 @@
 # group: system
-# A storm of short programs.
+# A shell script that starts short programs.
 cat >/tmp/x.sh <<'L'
 i=0
 while [ $i -lt 120 ]; do

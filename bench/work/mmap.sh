@@ -1,2 +1,2 @@
 # group: system
-stress --mmap 1 --mmap-bytes 16M --mmap-ops 8
+stress --mmap 1 --mmap-bytes 16M --mmap-ops 4

@@ -1,0 +1,2 @@
+def run(build, targets, rounds):
+    return {}
