@@ -33,6 +33,11 @@ COMPLAINTS = re.compile(
     r"lost (timer|interrupt|tick)|irq \d+: nobody cared|IO-APIC.*failed|MP-BIOS bug|"
     r"not responding|clocksource: Long readout|timed out|Kernel panic|\bOops\b|\btraps:", re.I)
 HARMLESS = re.compile(r"report a bug|IRQ affinity", re.I)
+# What it may hold at the level of a warning or worse: a PC without PCI Express, and one without
+# a mouse. Nothing else is allowed in the log of a boot.
+ALLOWED_WARNINGS = re.compile(
+    r"acpi PNP0A03:00: fail to add MMCONFIG information|"
+    r"i8042: PNP: PS/2 appears to have AUX port disabled")
 
 
 class GuestError(Exception):
@@ -103,7 +108,10 @@ class Guest:
         return self.console.match
 
     def boot(self):
-        """Wait for the shell and put a loop in its place that tells every status."""
+        """Wait for the shell and put a loop in its place that tells every status.
+
+        For a new guest and for one that was told to reboot.
+        """
         start = time.monotonic()
         self.expect(PROMPT)
         self.seconds = time.monotonic() - start
@@ -124,10 +132,19 @@ class Guest:
             raise GuestError("%s: status %d: %s" % (command, status, text))
         return text.strip()
 
-    def complaints(self):
-        """The lines of the kernel's log that tell of trouble."""
-        log = self.output("dmesg")
-        return [x for x in log.splitlines() if COMPLAINTS.search(x) and not HARMLESS.search(x)]
+    def complaints(self, every_warning=False):
+        """The lines of the kernel's log that tell of trouble.
+
+        every_warning: also all that the kernel itself logs as a warning or worse, but for
+        ALLOWED_WARNINGS.
+        """
+        def bad(line):
+            if COMPLAINTS.search(line) and not HARMLESS.search(line):
+                return True
+            level = re.match(r"<(\d+)>", line)
+            return (every_warning and level and int(level.group(1)) % 8 <= 4
+                    and not ALLOWED_WARNINGS.search(line))
+        return [x for x in self.output("dmesg -r").splitlines() if bad(x)]
 
     def power_off(self):
         """Exit status of the program after `poweroff` (negative: a signal)."""
