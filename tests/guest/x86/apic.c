@@ -211,9 +211,7 @@ static void nap(void *arg)
 	u64 end = rdtsc() + tsc_khz() * 3000;
 
 	while (!*until && rdtsc() < end) {
-		sti();
-		pause();
-		cli();
+		__asm__ volatile("sti; nop; nop; cli" ::: "memory");
 	}
 }
 

@@ -76,7 +76,8 @@ static void bad(const char *name, struct frame f, int vector, ulong error)
 
 static void bad_frames(void)
 {
-	struct frame k = {(ulong)landing, SEL_KCODE, 2, user_stack(), SEL_KDATA};
+	/* this_cpu() looks at the stack pointer: a place inside the CPU's own block. */
+	struct frame k = {(ulong)landing, SEL_KCODE, 2, (ulong)this_cpu() + 0x9000, SEL_KDATA};
 	struct frame u = {(ulong)landing, SEL_UCODE | 3, 2, user_stack(), SEL_UDATA | 3};
 	struct frame f;
 
@@ -376,17 +377,19 @@ static void virtual8086(void)
 static void __attribute__((noipa)) short_stack(u32 sel, ulong top)
 {
 	__asm__ volatile("mov %%esp, %%ecx; mov %0, %%ss; mov %1, %%esp\n" TRY("iret")
-			 "mov $0x10, %%eax; mov %%eax, %%ss; mov %%ecx, %%esp"
+			 "iret_back: mov $0x10, %%eax; mov %%eax, %%ss; mov %%ecx, %%esp"
 			 : : "r"(sel), "r"(top - 8) : "eax", "ecx", "memory");
 }
 
+extern char iret_back[];
 static void limits(void)
 {
 	/* this_cpu() looks at the stack pointer: a page inside the CPU's own block. */
 	ulong top = (ulong)this_cpu() + 0x9000;
 
-	((u32 *)top)[-2] = (u32)landing;
+	((u32 *)top)[-2] = (u32)iret_back;
 	((u32 *)top)[-1] = SEL_KCODE;
+	((u32 *)top)[0] = 2;
 	gdt_set(FREE(LIMITED), descriptor(0, (top >> 12) - 1, 0x93, 0xc));
 	trap_clear();
 	short_stack(FREE(LIMITED), top);

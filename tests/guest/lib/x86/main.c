@@ -31,6 +31,24 @@ void arch_exit(unsigned status)
 		hlt();
 }
 
+/* QEMU's small firmware passes none on, but QEMU itself tells. */
+static void command_line_fw_cfg(void)
+{
+	static const char signature[] = "QEMU";
+	u32 len = 0;
+
+	outw(0x510, 0);
+	for (unsigned i = 0; i < 4; i++)
+		if (inb(0x511) != (u8)signature[i])
+			return;
+	outw(0x510, 0x14);
+	for (unsigned i = 0; i < 4; i++)
+		len |= (u32)inb(0x511) << (8 * i);
+	outw(0x510, 0x15);
+	for (u32 i = 0; i < len && i + 1 < sizeof(cmdline); i++)
+		cmdline[i] = (char)inb(0x511);
+}
+
 static void command_line(void)
 {
 	const char *from = NULL;
@@ -45,6 +63,8 @@ static void command_line(void)
 	}
 	for (unsigned i = 0; from && from[i] && i + 1 < sizeof(cmdline); i++)
 		cmdline[i] = from[i];
+	if (!cmdline[0])
+		command_line_fw_cfg();
 }
 
 void cpu_start(void)
