@@ -165,6 +165,30 @@ static unsigned self_modifying(struct rng *r, struct insn_case *c, unsigned i)
 	return 4 + far;
 }
 
+/* PUSH flags; POPF: single steps and alignment checks begin or end. Returns the number of items. */
+static unsigned set_flags(struct rng *r, struct insn_case *c, struct insn_item *it)
+{
+	u32 flags = 0x202 | (rng_next(r) & 0x8d5), n = 0;
+	u8 b[8];
+
+	if (rng_percent(r, 50))
+		flags |= 0x100; /* TF */
+	if (rng_percent(r, 50))
+		flags |= 0x40000; /* AC */
+	if (rng_percent(r, 20))
+		flags |= 0x400;
+	if (rng_percent(r, 10))
+		flags |= rng_next(r) & 0x204000; /* ID, NT */
+	if (c->mode == INSN_SEG16)
+		b[n++] = 0x66;
+	b[n++] = 0x68;
+	memcpy(b + n, &flags, 4);
+	gen_item(it, b, n + 4);
+	b[n - 1] = 0x9d;
+	gen_item(it + 1, b, n);
+	return 2;
+}
+
 static void sequence(struct rng *r, struct insn_case *c)
 {
 	unsigned count = 1 + rng_below(r, 12), i = 0, tries = 0;
@@ -191,6 +215,10 @@ static void sequence(struct rng *r, struct insn_case *c)
 		}
 		if (!loop && c->mode == INSN_LONG && i + 8 < INSN_ITEM_MAX && rng_percent(r, 1)) {
 			i += self_modifying(r, c, i);
+			continue;
+		}
+		if (i + 2 < count && rng_percent(r, 2)) {
+			i += set_flags(r, c, &c->item[i]);
 			continue;
 		}
 		if (!loop && rng_percent(r, 14)) {

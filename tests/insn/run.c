@@ -5,7 +5,8 @@
  * Cases come in chunks; a chunk uses every code slot at most once, so the engine forgets its
  * translations between chunks only. Jobs are processes, since a case owns signal handlers and
  * fixed addresses; the parent watches them, wakes the one that hangs and replaces the one that
- * dies.
+ * dies. Whether a case hangs is judged by the processor time that it took, since the machine
+ * may be busy with other things.
  */
 #include <signal.h>
 #include <stdio.h>
@@ -23,14 +24,28 @@
 
 static u64 own_ticks, *run_ticks = &own_ticks; /* cases executed: a sign of life */
 
+#define LONG_CASE_NS 10000000ull   /* natively: a loop that counts down a random register, say */
+#define HANG_NS	     3000000000ull /* of processor time, by the engine */
+#define DEAD_MS	     120000	   /* without using the processor */
+
+static u64 clock_ns(clockid_t clock)
+{
+	struct timespec t = {0};
+
+	clock_gettime(clock, &t);
+	return t.tv_sec * 1000000000ull + t.tv_nsec;
+}
+
 static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 			   struct insn_result *nat, struct insn_result *eng, bool *skipped)
 {
 	static char text[512];
 	const char *what;
+	u64 start;
 
 	*skipped = false;
 	++*run_ticks;
+	start = clock_ns(CLOCK_MONOTONIC);
 	if (c->expect_ud) {
 		nat->regs = c->in.regs;
 		nat->regs.rip = c->ip;
@@ -48,7 +63,8 @@ static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 		compare_restore();
 		return NULL;
 	}
-	if (nat->vector == INSN_VEC_TIMEOUT || nat->vector == INSN_VEC_SYSCALL) {
+	if (nat->vector == INSN_VEC_TIMEOUT || nat->vector == INSN_VEC_SYSCALL ||
+	    clock_ns(CLOCK_MONOTONIC) - start > LONG_CASE_NS) {
 		*skipped = true;
 		compare_restore();
 		return NULL;
@@ -185,10 +201,7 @@ void run_report(const struct engine_ops *engine, struct insn_case *c, const char
 
 static u64 now_ms(void)
 {
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return t.tv_sec * 1000ull + t.tv_nsec / 1000000;
+	return clock_ns(CLOCK_MONOTONIC) / 1000000;
 }
 
 /* Chunk k of the run: which mode, and the first index. */
@@ -287,7 +300,11 @@ static pid_t job_start(const struct run_options *o, struct run_shared *sh, unsig
 static void watch(const struct run_options *o, struct run_shared *sh, u64 deadline)
 {
 	pid_t pid[RUN_JOBS_MAX];
-	u64 seen[RUN_JOBS_MAX] = {0}, still[RUN_JOBS_MAX] = {0};
+	struct {
+		clockid_t clock;
+		u64 ticks, ms, used; /* when the last case began */
+		unsigned kicks;
+	} seen[RUN_JOBS_MAX] = {0};
 	unsigned alive = o->jobs;
 
 	for (unsigned n = 0; n < o->jobs; n++)
@@ -317,14 +334,18 @@ static void watch(const struct run_options *o, struct run_shared *sh, u64 deadli
 				pid[n] = job_start(o, sh, n, deadline);
 				continue;
 			}
-			if (job->ticks != seen[n]) {
-				seen[n] = job->ticks;
-				still[n] = 0;
-			} else if (++still[n] % 30 == 0 && still[n] < 200) {
-				kill(pid[n], SIGUSR1);
-			} else if (still[n] > 300) {
-				kill(pid[n], SIGKILL);
+			if (job->ticks != seen[n].ticks || clock_getcpuclockid(pid[n], &seen[n].clock)) {
+				seen[n].ticks = job->ticks;
+				seen[n].ms = now_ms();
+				seen[n].used = clock_ns(seen[n].clock);
+				seen[n].kicks = 0;
+				continue;
 			}
+			if (seen[n].kicks > 3 || now_ms() - seen[n].ms > DEAD_MS)
+				kill(pid[n], SIGKILL);
+			else if (clock_ns(seen[n].clock) - seen[n].used >
+				 HANG_NS * (seen[n].kicks + 1) && ++seen[n].kicks)
+				kill(pid[n], SIGUSR1);
 		}
 	}
 }

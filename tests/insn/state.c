@@ -350,6 +350,8 @@ void state_random(struct rng *r, struct insn_case *c)
 	g->rflags = 0x202 | (rng_next(r) & 0x8d5);
 	if (rng_percent(r, 20))
 		g->rflags |= 0x400;
+	if (rng_percent(r, 4))
+		g->rflags |= 0x40000; /* AC */
 	g->fs_base = segment_base(r);
 	g->gs_base = segment_base(r);
 	memset(g->sel, 0, sizeof(g->sel));
