@@ -13,6 +13,8 @@
 #include "base/mem.h"
 #include "cpu/fpu_image.h"
 #include "cpu/insn.h"
+#include "cpu/mode.h"
+#include "mmu/mmu.h"
 #include "mmu/translator.h"
 
 struct env {
@@ -33,13 +35,22 @@ static unsigned env_bytes(const struct cpu_insn *in)
 	return in->opsize == 2 ? 14 : 28;
 }
 
+/* Also #AC, by the size of the fields. */
 static int env_check(struct cpu *cpu, const struct cpu_insn *in)
 {
+	u64 lin;
+	int ret;
+
 	if (!in->mem || (in->prefix & CPU_PREFIX_LOCK))
 		return cpu_raise(cpu, EXC_UD);
 	if (cpu->cr0 & (CR0_EM | CR0_TS))
 		return cpu_raise(cpu, EXC_NM);
-	return CPU_OK;
+	if (LIKELY(!(cpu->mode & MODE_ALIGN)))
+		return CPU_OK;
+	ret = cpu_linear(cpu, in->seg, cpu_insn_offset(cpu, in), 1, MMU_READ, &lin);
+	if (!ret && lin & (in->opsize == 2 ? 1 : 3))
+		return cpu_raise_err(cpu, EXC_AC, 0);
+	return ret;
 }
 
 /* Unused upper halves of 32-bit layouts read as ones. */

@@ -4,6 +4,8 @@
  * Their elements have addresses of their own, so the host cannot execute them on guest addresses.
  * The guest's vector state is taken out of the registers, elements are moved one by one in order,
  * and a fault leaves the lower elements done and their mask bits cleared, as the manuals demand.
+ * A single-step trap that those owe comes before the fault, with RIP still at the instruction.
+ * Alignment is not checked.
  *
  * in->reg: data vector; in->rm: index vector; in->imm2: mask vector (VEX) or opmask (EVEX);
  * in->opsize: bytes of a data element; in->imm: see the macros.
@@ -74,15 +76,20 @@ static int element(struct cpu *cpu, const struct cpu_insn *in, unsigned i)
 	u64 index = mem_load(vector_at(cpu, in->rm, i * index_size), index_size);
 	u64 off = (in->base < 0 ? 0 : cpu->gpr[in->base]) + (u64)in->disp;
 	u8 *data = vector_at(cpu, in->reg, i * in->opsize);
+	u64 lin;
+	int ret;
 
 	if (index_size == 4)
 		index = (u64)(s64)(s32)index;
 	off += index * in->scale;
 	if (in->addrsize == 4)
 		off = (u32)off;
-	if (in->imm & GATHER_SCATTER)
-		return cpu_write(cpu, in->seg, off, data, in->opsize);
-	return cpu_read(cpu, in->seg, off, data, in->opsize);
+	if (in->imm & GATHER_SCATTER) {
+		ret = cpu_linear(cpu, in->seg, off, in->opsize, MMU_WRITE, &lin);
+		return ret ? ret : mmu_write(cpu, lin, data, in->opsize, MMU_WRITE | MMU_AS_VIEW | MMU_UNALIGNED);
+	}
+	ret = cpu_linear(cpu, in->seg, off, in->opsize, MMU_READ, &lin);
+	return ret ? ret : mmu_read(cpu, lin, data, in->opsize, MMU_READ | MMU_AS_VIEW | MMU_UNALIGNED);
 }
 
 int insn_gather(struct cpu *cpu, const struct cpu_insn *in)
@@ -117,5 +124,10 @@ int insn_gather(struct cpu *cpu, const struct cpu_insn *in)
 		cpu_insn_done(cpu, in);
 	}
 	cpu_fpu_load(cpu);
+	if (ret == CPU_EXC && touched && (cpu->rflags & FLAG_TF)) {
+		cpu->exc.pending = false;
+		cpu->rflags &= ~FLAG_RF;
+		return CPU_OK;
+	}
 	return ret;
 }

@@ -116,7 +116,7 @@ int insn_into(struct cpu *cpu, const struct cpu_insn *in)
 	return CPU_OK;
 }
 
-/* BOUND: a signed index against two signed bounds in memory. */
+/* BOUND: a signed index against two signed bounds, read one by one, in memory. */
 int insn_bound(struct cpu *cpu, const struct cpu_insn *in)
 {
 	unsigned n = in->opsize == 2 ? 2 : 4;
@@ -126,7 +126,9 @@ int insn_bound(struct cpu *cpu, const struct cpu_insn *in)
 
 	if ((cpu->mode & MODE_LONG) || !in->mem)
 		return cpu_raise(cpu, EXC_UD);
-	ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), buf, 2 * n);
+	ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), buf, n);
+	if (!ret)
+		ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in) + n, buf + n, n);
 	if (ret)
 		return ret;
 	if (n == 2) {

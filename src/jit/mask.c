@@ -81,10 +81,12 @@ u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem)
 		count = size / bytes;
 		break;
 	default:
-		if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || in->avx.mask.reg == ZYDIS_REGISTER_NONE ||
-		    in->avx.mask.reg == ZYDIS_REGISTER_K0 || !suppresses(in))
+		if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || !suppresses(in))
 			return 0;
-		d |= (u64)ZydisRegisterGetId(in->avx.mask.reg) << DESC_MASK_REG_SHIFT;
+		if (in->avx.mask.reg != ZYDIS_REGISTER_NONE && in->avx.mask.reg != ZYDIS_REGISTER_K0)
+			d |= (u64)ZydisRegisterGetId(in->avx.mask.reg) << DESC_MASK_REG_SHIFT;
+		else if (in->meta.category != ZYDIS_CATEGORY_COMPRESS)
+			return 0; /* compressing stores go by the element without a mask too */
 		/* bits are chosen from quadwords, but by a mask for bytes */
 		bytes = in->mnemonic == ZYDIS_MNEMONIC_VPSHUFBITQMB ? 1 : mem->element_size / 8;
 		if (!bytes || bytes > 8 || (bytes & (bytes - 1)) || bytes > size)
@@ -118,6 +120,8 @@ static u64 opmask(unsigned n)
 	u64 v = 0;
 
 	switch (n) {
+	case 0:
+		return ~0ull; /* no mask */
 #define K(i)                                                            \
 	case i:                                                         \
 		__asm__ volatile("kmovq %%k" #i ", %0" : "=r"(v));      \

@@ -66,10 +66,29 @@ static int masked_fault(struct cpu *cpu, const struct part *p, u64 at)
 		cpu->exc.pending = false;
 		ret = address_check(cpu, p, at + i * n, n, &lin);
 		if (!ret)
-			ret = mmu_probe(cpu, lin, n, p->access | MMU_AS_VIEW);
+			ret = mmu_probe(cpu, lin, n, p->access | MMU_AS_VIEW | MMU_UNALIGNED);
 		if (ret)
 			return ret;
 	}
+	cpu->exc = whole;
+	return CPU_EXC;
+}
+
+/*
+ * An operand that runs over the end of its segment: the ten bytes of an x87 register are accessed
+ * as eight and two, a store of 64 as two halves, and the first part faults for itself.
+ */
+static int beyond_limit(struct cpu *cpu, const struct part *p, u64 at)
+{
+	unsigned first = p->size == 10 ? 8 : p->size == 64 && (p->access & MMU_WRITE) ? 32 : 0;
+	struct cpu_exc whole = cpu->exc;
+	u64 lin;
+	int ret = CPU_OK;
+
+	if (first && !address_check(cpu, p, at, first, &lin))
+		ret = mmu_probe(cpu, lin, first, p->access | MMU_AS_VIEW);
+	if (ret)
+		return ret;
 	cpu->exc = whole;
 	return CPU_EXC;
 }
@@ -102,6 +121,8 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 	}
 	if (desc & DESC_RMW)
 		p.access |= MMU_RMW;
+	if (desc & DESC_UNALIGNED)
+		p.access |= MMU_UNALIGNED;
 	if (p.seg == SEG_SS)
 		p.access |= MMU_STACK;
 	if (desc & DESC_MASK) {
@@ -120,14 +141,16 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 	}
 	ret = address_check(cpu, &p, at + p.skip, p.size, &lin);
 	if (ret) {
-		if (desc & DESC_MASK)
-			ret = masked_fault(cpu, &p, at);
+		ret = desc & DESC_MASK ? masked_fault(cpu, &p, at) : beyond_limit(cpu, &p, at);
 		return stopped(ret);
 	}
-	if (UNLIKELY(cpu->mode & MODE_ALIGN) && (desc & DESC_MASK) &&
-	    (lin & ((1u << p.shift) - 1))) {
-		cpu_raise_err(cpu, EXC_AC, 0); /* by the size of an element */
-		return MMU_STOP_EXC;
+	if (UNLIKELY(cpu->mode & MODE_ALIGN) && (desc & DESC_MASK)) {
+		/* by the size of an element, and not at all by VMASKMOV */
+		if (!(desc & DESC_MASK_VECTOR) && (lin & ((1u << p.shift) - 1))) {
+			cpu_raise_err(cpu, EXC_AC, 0);
+			return MMU_STOP_EXC;
+		}
+		p.access |= MMU_UNALIGNED;
 	}
 	kind = mmu_resolve(cpu, lin, p.size, p.access, desc & DESC_LOCK);
 	if (kind == MMU_STOP_EXC && (desc & DESC_MASK))

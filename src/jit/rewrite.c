@@ -658,7 +658,7 @@ bool jit_emit_ordinary(struct trans *t)
 			emit8(e, 0xc0 | REG_T);
 		}
 		jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
-		c = jit_emit_access(t, t->op[w.mem_op].size / 8, MMU_WRITE | MMU_RMW, false, desc);
+		c = jit_emit_access(t, t->op[w.mem_op].size / 8, MMU_WRITE | MMU_RMW, false, desc | DESC_UNALIGNED);
 		emit_lea(e, true, REG_A, REG_A, REG_B, 0, 0);
 		emit8(e, 0x49);
 		emit8(e, 0x87);

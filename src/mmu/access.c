@@ -100,7 +100,7 @@ static int access_checks(struct cpu *cpu, u64 lin, unsigned n, unsigned access)
 {
 	if (access & MMU_SYSTEM)
 		return CPU_OK;
-	if ((cpu->mode & MODE_ALIGN) && misaligned(lin, n))
+	if (misaligned(cpu, lin, n, access))
 		return cpu_raise_err(cpu, EXC_AC, 0);
 	if (cpu->mode & MODE_WATCH)
 		cpu->pending_db |= watch_hits(cpu, lin, n, access & MMU_WRITE);
@@ -119,7 +119,7 @@ static NOINLINE int read_slow(struct cpu *cpu, u64 lin, u8 *buf, unsigned n, uns
 	unsigned mark;
 	int count, ret;
 
-	if (!(access & MMU_SYSTEM) && align_first(cpu, lin, n))
+	if (align_first(cpu, lin, n, access))
 		return cpu_raise_err(cpu, EXC_AC, 0);
 	count = parts_walk(cpu, lin, n, access, view, part);
 	if (count < 0)
@@ -166,7 +166,7 @@ static NOINLINE int write_slow(struct cpu *cpu, u64 lin, const u8 *buf, unsigned
 	struct pend_part part[PEND_PARTS];
 	int count, ret;
 
-	if (!(access & MMU_SYSTEM) && align_first(cpu, lin, n))
+	if (align_first(cpu, lin, n, access))
 		return cpu_raise_err(cpu, EXC_AC, 0);
 	count = parts_walk(cpu, lin, n, access, view, part);
 	if (count < 0)
@@ -218,10 +218,12 @@ int mmu_probe(struct cpu *cpu, u64 lin, unsigned n, unsigned access)
 	if (LIKELY((((access & MMU_WRITE) ? t->wtag[i] : t->rtag[i]) + lin + n - 1) >> PAGE_SHIFT == 1 &&
 		   !(cpu->mode & MODE_ALIGN)))
 		return CPU_OK;
+	if (align_first(cpu, lin, n, access))
+		return cpu_raise_err(cpu, EXC_AC, 0);
 	count = parts_walk(cpu, lin, n, access, view, part);
 	if (count < 0)
 		return -count;
-	if ((cpu->mode & MODE_ALIGN) && !(access & MMU_SYSTEM) && misaligned(lin, n))
+	if (misaligned(cpu, lin, n, access))
 		return cpu_raise_err(cpu, EXC_AC, 0);
 	return CPU_OK;
 }

@@ -22,6 +22,7 @@
 #define MMU_AS_USER 0x8u /* checked as CPL 3, whatever CPL is */
 #define MMU_AS_VIEW 0x10u /* by cpu->mode's view: the default for ordinary data */
 #define MMU_STACK 0x20u  /* through SS: a non-canonical address is #SS(0) rather than #GP(0) */
+#define MMU_UNALIGNED 0x80u /* #AC does not apply, or was checked already */
 #define MMU_RMW 0x40u    /* with MMU_WRITE: the old value is needed. A plain store to MMIO must not
 			    read the device first, so generated code must tell the two apart */
 

@@ -363,17 +363,18 @@ bool page_enter(struct cpu *cpu, u64 lin, unsigned access, unsigned view, const 
 /** Walks every page of an access and splits it. Number of parts, or minus CPU_EXC, CPU_EXIT. */
 int parts_walk(struct cpu *cpu, u64 lin, unsigned n, unsigned access, unsigned view,
 	       struct pend_part *part);
-/** #AC: true when an access of n bytes is not naturally aligned. */
-ALWAYS_INLINE bool misaligned(u64 lin, unsigned n)
+/** #AC: true when it applies to an access of n bytes and these are not naturally aligned. */
+ALWAYS_INLINE bool misaligned(const struct cpu *cpu, u64 lin, unsigned n, unsigned access)
 {
 	unsigned natural = n & (n - 1) ? (n == 10 ? 8 : 1) : MIN(n, 16u);
 
-	return lin & (natural - 1);
+	return UNLIKELY(cpu->mode & MODE_ALIGN) && (lin & (natural - 1)) &&
+	       !(access & (MMU_SYSTEM | MMU_UNALIGNED));
 }
 /** AMD's processors report misalignment before page faults, Intel's after them. */
-ALWAYS_INLINE bool align_first(const struct cpu *cpu, u64 lin, unsigned n)
+ALWAYS_INLINE bool align_first(const struct cpu *cpu, u64 lin, unsigned n, unsigned access)
 {
-	return UNLIKELY(cpu->mode & MODE_ALIGN) && misaligned(lin, n) && cpu->vendor == CPU_VENDOR_AMD &&
+	return misaligned(cpu, lin, n, access) && cpu->vendor == CPU_VENDOR_AMD &&
 	       (!cpu_is_long(cpu) || cpu_is_canonical(cpu, lin));
 }
 /** Stores to RAM by a helper, with dirty log and code tracking. False: host fault. */

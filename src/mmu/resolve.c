@@ -125,12 +125,12 @@ static enum mmu_resolve_kind resolve_parts(struct cpu *cpu, u64 lin, unsigned si
 
 	if (size > sizeof(cpu->bounce))
 		return stopped(mmu_internal(cpu, "access larger than the bounce buffer"));
-	if (align_first(cpu, lin, size))
+	if (align_first(cpu, lin, size, access))
 		return stopped(cpu_raise_err(cpu, EXC_AC, 0));
 	count = parts_walk(cpu, lin, size, access, view, part);
 	if (count < 0)
 		return stopped(-count);
-	if ((cpu->mode & MODE_ALIGN) && misaligned(lin, size))
+	if (misaligned(cpu, lin, size, access))
 		return stopped(cpu_raise_err(cpu, EXC_AC, 0));
 	return bounce(cpu, access, lock, part, (unsigned)count);
 }
@@ -148,12 +148,12 @@ static inline enum mmu_resolve_kind resolve(struct cpu *cpu, u64 lin, unsigned s
 	if (UNLIKELY((lin & (PAGE_SIZE - 1)) + size > PAGE_SIZE))
 		return resolve_parts(cpu, lin, size, access, view, lock);
 
-	if (UNLIKELY(align_first(cpu, lin, size)))
+	if (UNLIKELY(align_first(cpu, lin, size, access)))
 		return stopped(cpu_raise_err(cpu, EXC_AC, 0));
 	ret = page_walk(cpu, lin, access, view, &w);
 	if (UNLIKELY(ret))
 		return stopped(ret);
-	if (UNLIKELY(cpu->mode & MODE_ALIGN) && misaligned(lin, size))
+	if (misaligned(cpu, lin, size, access))
 		return stopped(cpu_raise_err(cpu, EXC_AC, 0));
 	part.gpa = w.gpa;
 	part.len = size;
