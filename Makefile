@@ -53,7 +53,7 @@ tsan:
 
 clang:
 	@scripts/setup build clang
-	@CC=clang scripts/build build-clang
+	@CC=clang scripts/build build-clang -Dc_link_args=-Wno-unused-command-line-argument
 
 format-check:
 	@scripts/setup format
