@@ -174,8 +174,9 @@ def table(record, targets):
     micro = record.get("micro") or {}
     if micro:
         shown = [t for t in ("tcg", "anykvm", "exec", "kvm") if any(t in r for r in micro.values())]
-        text += ["", *lines([["micro", "unit", *shown],
-                             *([n, r["unit"], *(figure(median(r, t)) for t in shown)]
+        text += ["", *lines([["micro", "unit", *shown, *(t + ", cycles" for t in shown)],
+                             *([n, r["unit"], *(figure(median(r, t)) for t in shown),
+                                *(figure(median(r.get("cycles", {}), t)) for t in shown)]
                                for n, r in micro.items())])]
     found = floors(record)
     if found:
