@@ -167,16 +167,13 @@ int mmu_map_insert(struct mmu_map_edit *edit, const struct mmu_slot *slot)
 static int remove_below(struct mmu_map_edit *edit, struct mmu_map **node, u64 gpa)
 {
 	struct mmu_map *n, *child;
-	unsigned i = entries_upto(*node, gpa);
+	unsigned i = entries_upto(*node, gpa) - 1;
 	int ret;
 
-	if (!i || (!(*node)->inner && (*node)->slot[i - 1].gpa != gpa))
-		return -ENOENT;
 	n = node_own(edit, *node);
 	if (!n)
 		return -ENOMEM;
 	*node = n;
-	i--;
 	if (!n->inner) {
 		entry_remove(n, i);
 	} else {
@@ -198,8 +195,13 @@ static int remove_below(struct mmu_map_edit *edit, struct mmu_map **node, u64 gp
 
 int mmu_map_remove(struct mmu_map_edit *edit, u64 gpa)
 {
-	int ret = edit->root ? remove_below(edit, &edit->root, gpa) : -ENOENT;
+	const struct mmu_slot *slot = mmu_map_next(edit->root, gpa);
+	int ret;
 
+	/* Nodes are copied on the way down, so it has to be known that there is an end. */
+	if (!slot || slot->gpa != gpa)
+		return -ENOENT;
+	ret = remove_below(edit, &edit->root, gpa);
 	/* A root with one entry is not needed. */
 	while (!ret && edit->root && edit->root->inner && edit->root->count == 1) {
 		struct mmu_map *root = edit->root;

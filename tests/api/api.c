@@ -83,7 +83,8 @@ void api_vm_make(struct api_vm *t, unsigned vcpus, unsigned flags)
 	memset(t, -1, sizeof(*t));
 	t->kvm = api_open(flags & API_AMD ? "vendor=amd,cache=16" : "vendor=intel,cache=16");
 	t->run_size = (size_t)api_ioctl_value(t->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
-	t->vm = api_ioctl_value(t->kvm, KVM_CREATE_VM, 0);
+	t->vm = api_ioctl_value(t->kvm, KVM_CREATE_VM,
+				flags & API_PROTECTED ? KVM_X86_SW_PROTECTED_VM : KVM_X86_DEFAULT_VM);
 	assert_true(t->vm >= 0);
 	t->mem = mmap(NULL, API_MEM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
 		      0);

@@ -49,6 +49,7 @@ enum api_flags {
 	API_SPLIT = 2,
 	API_AMD = 4,
 	API_PIT = 8,
+	API_PROTECTED = 16, /* KVM_X86_SW_PROTECTED_VM */
 };
 
 /** Opens the system descriptor; fails the test unless it is anykvm's. */

@@ -189,7 +189,7 @@ static void kick_halted(void **state)
 	api_vm_free(&t);
 }
 
-static int handler_fd;
+static int handler_fd, handler_stop;
 
 static void handler(int sig)
 {
@@ -199,7 +199,8 @@ static void handler(int sig)
 
 static void *signaller(void *arg)
 {
-	for (int i = 0; i < 50; i++) {
+	/* Signals merge while their thread is not scheduled, so their number is not fixed. */
+	while (!__atomic_load_n(&handler_stop, __ATOMIC_RELAXED)) {
 		usleep(1000);
 		pthread_kill(*(pthread_t *)arg, SIGUSR1);
 	}
@@ -223,6 +224,7 @@ static void kick_from_handler(void **state)
 		assert_errno(api_run(&t, 0), EINTR);
 		n++;
 	}
+	__atomic_store_n(&handler_stop, 1, __ATOMIC_RELAXED);
 	pthread_join(thread, NULL);
 	sigaction(SIGUSR1, &old, NULL);
 	api_vm_free(&t);
