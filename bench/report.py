@@ -46,7 +46,7 @@ def commit(top):
 
 
 def median(row, target):
-    values = [v for v in row.get(target) or [] if v]
+    values = [v for v in row.get(target) or [] if v is not None]
     return statistics.median(values) if values else None
 
 
