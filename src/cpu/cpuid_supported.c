@@ -33,11 +33,48 @@ const char *feature_name(unsigned f)
 	return NULL;
 }
 
+/*
+ * CPUID of a host that is a guest itself costs tens of microseconds, and every VM and vCPU asks for
+ * dozens of leaves: each is asked once in a process. Facts of the host, not state of ours. Rows
+ * are taken in order and never given back; who finds a row being filled asks the host.
+ */
+struct host_row {
+	u32 state; /* 0: free, 1: being filled, 2: filled */
+	u32 leaf, index, regs[4];
+};
+
 void cpuid_host(u32 leaf, u32 index, u32 regs[4])
 {
+	static struct host_row rows[96];
+	struct host_row *row;
+
+	for (row = rows; row < rows + ARRAY_SIZE(rows); row++) {
+		u32 state = __atomic_load_n(&row->state, __ATOMIC_ACQUIRE);
+
+		if (state == 2 && row->leaf == leaf && row->index == index) {
+			for (unsigned i = 0; i < 4; i++)
+				regs[i] = row->regs[i];
+			return;
+		}
+		if (!state)
+			break;
+	}
 	__asm__ volatile("cpuid"
 			 : "=a"(regs[0]), "=b"(regs[1]), "=c"(regs[2]), "=d"(regs[3])
 			 : "a"(leaf), "c"(index));
+	for (; row < rows + ARRAY_SIZE(rows); row++) {
+		u32 free = 0;
+
+		if (!__atomic_compare_exchange_n(&row->state, &free, 1, false, __ATOMIC_ACQUIRE,
+						 __ATOMIC_RELAXED))
+			continue;
+		row->leaf = leaf;
+		row->index = index;
+		for (unsigned i = 0; i < 4; i++)
+			row->regs[i] = regs[i];
+		__atomic_store_n(&row->state, 2, __ATOMIC_RELEASE);
+		return;
+	}
 }
 
 /* A host leaf that may not exist reads as zeros here, whatever the vendor's rule. */
