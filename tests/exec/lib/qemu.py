@@ -91,7 +91,7 @@ class Qemu:
         state = self.child.poll()
         raise Failure("%s; QEMU %s\n%s\n...%s" % (
             what, "runs" if state is None else "ended with %d" % state, self.errors(),
-            self.text[-2500:]))
+            self.text[-1500:]))
 
     def warnings(self):
         return [x for x in self.errors().splitlines()
@@ -124,9 +124,9 @@ class Qemu:
         self.expect(r"# ")
 
     def run(self, command, limit=LIMIT):
-        """A command in the guest's shell: its output. The mark is not in the echo."""
-        self.send("%s; echo EN''D=$?\n" % command)
-        found = self.expect(r"(?s)echo EN''D=\$\?\s+(.*?)END=(\d+)\r", limit)
+        """A command in the guest's shell: its output. The marks are not in the echo."""
+        self.send("echo BE''GIN; %s; echo EN''D=$?\n" % command)
+        found = self.expect(r"(?s)BEGIN\r\n(.*?)END=(\d+)\r", limit)
         if found.group(2) != "0":
             self.fail("%r ended with %s" % (command, found.group(2)))
         return found.group(1).replace("\r", "")
