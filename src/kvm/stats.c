@@ -1,10 +1,13 @@
 /*
  * KVM_GET_STATS_FD: a descriptor that reads as header, id, descriptors, values. The image is made
- * anew for every read, so that the values are of this moment.
+ * anew for every read, so that the values are of this moment. Behind a vCPU's own rows come the
+ * counters of the layers below.
  */
+#include "jit/stats.h"
 #include "kvm/fd.h"
 #include "kvm/ioctl.h"
 #include "kvm/user.h"
+#include "mmu/stats.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -43,15 +46,46 @@ struct stats_file {
 	struct vcpu *vcpu; /* NULL: the VM's */
 };
 
+static const struct stat_set *const sets[] = {&mmu_stats, &jit_stats, &jit_insn_stats};
+
+/* Where the next statistic goes. */
+struct image {
+	struct kvm_stats_desc *desc;
+	u64 *value;
+	u32 index;
+};
+
+static void image_add(struct image *im, u32 flags, const char *prefix, const char *name, u64 value)
+{
+	struct kvm_stats_desc *d =
+		(struct kvm_stats_desc *)((u8 *)im->desc + im->index * DESC_BYTES);
+
+	d->flags = flags;
+	d->size = 1;
+	d->offset = im->index * (u32)sizeof(u64);
+	snprintf((char *)(d + 1), ID_BYTES, "%s%s", prefix, name);
+	im->value[im->index++] = value;
+}
+
+static u32 set_rows(const struct stats_file *f)
+{
+	u32 count = 0;
+
+	for (unsigned k = 0; f->vcpu && k < ARRAY_SIZE(sets); k++)
+		count += sets[k]->count;
+	return count;
+}
+
 static size_t image_make(const struct stats_file *f, u8 **out)
 {
 	const struct stat_row *rows = f->vcpu ? vcpu_rows : vm_rows;
-	u32 count = f->vcpu ? ARRAY_SIZE(vcpu_rows) : ARRAY_SIZE(vm_rows);
+	u32 own = f->vcpu ? ARRAY_SIZE(vcpu_rows) : ARRAY_SIZE(vm_rows), count = own + set_rows(f);
 	const u8 *values = f->vcpu ? (const u8 *)&f->vcpu->stats : (const u8 *)&f->vm->stats;
 	size_t desc = sizeof(struct kvm_stats_header) + ID_BYTES;
 	size_t data = desc + count * DESC_BYTES, size = data + count * sizeof(u64);
 	u8 *p = calloc(1, size);
 	struct kvm_stats_header *h = (struct kvm_stats_header *)p;
+	struct image im = {(struct kvm_stats_desc *)(p + desc), (u64 *)(p + data), 0};
 
 	if (!p)
 		return 0;
@@ -65,16 +99,13 @@ static size_t image_make(const struct stats_file *f, u8 **out)
 			 f->vcpu->id);
 	else
 		snprintf((char *)p + sizeof(*h), ID_BYTES, "kvm-%p", (void *)f->vm);
-	for (u32 i = 0; i < count; i++) {
-		struct kvm_stats_desc *d = (struct kvm_stats_desc *)(p + desc + i * DESC_BYTES);
-		u64 v = __atomic_load_n((const u64 *)(values + rows[i].at), __ATOMIC_RELAXED);
-
-		d->flags = rows[i].flags;
-		d->size = 1;
-		d->offset = i * (u32)sizeof(u64);
-		snprintf((char *)(d + 1), ID_BYTES, "%s", rows[i].name);
-		memcpy(p + data + i * sizeof(u64), &v, sizeof(v));
-	}
+	for (u32 i = 0; i < own; i++)
+		image_add(&im, rows[i].flags, "", rows[i].name,
+			  stat_read((const u64 *)(values + rows[i].at)));
+	for (unsigned k = 0; f->vcpu && k < ARRAY_SIZE(sets); k++)
+		for (unsigned i = 0; i < sets[k]->count; i++)
+			image_add(&im, KVM_STATS_TYPE_CUMULATIVE | KVM_STATS_UNIT_NONE, sets[k]->prefix,
+				  sets[k]->name(i), sets[k]->value(&f->vcpu->cpu, i));
 	*out = p;
 	return size;
 }

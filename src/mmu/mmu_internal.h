@@ -9,6 +9,7 @@
 #include "cpu/mode.h"
 #include "mmu/hostmem.h"
 #include "mmu/mmu.h"
+#include "mmu/stats.h"
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define NOINLINE __attribute__((noinline))
@@ -208,6 +209,8 @@ struct mmu_cpu {
 	/* Own code. */
 	struct code_own *own;
 	unsigned own_count, own_size; /* own_size: a power of two, or 0 */
+
+	u64 stat[MMU_STAT_COUNT];
 
 	u64 stash_clock;
 	struct stash stash[STASH_COUNT];

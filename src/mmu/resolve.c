@@ -16,6 +16,27 @@ static enum mmu_resolve_kind stopped(int ret)
 	return ret == CPU_EXC ? MMU_STOP_EXC : MMU_STOP_EXIT;
 }
 
+static void count(struct cpu *cpu, unsigned stat)
+{
+	cpu->mmu->stat[stat]++;
+}
+
+/* Why an access to one page missed: what its slot holds. */
+static void count_miss(struct cpu *cpu, unsigned view, u64 lin, unsigned access, u64 tracked)
+{
+	unsigned i = tlb_index(lin);
+	u64 tag = cpu->tlb[view].rtag[i];
+
+	if ((access & MMU_WRITE) && tracked)
+		count(cpu, MMU_STAT_miss_code);
+	else if (tag == mmu_tlb_tag(lin & PAGE_MASK))
+		count(cpu, MMU_STAT_miss_write);
+	else if (tag == mmu_tlb_empty(i))
+		count(cpu, MMU_STAT_miss_empty);
+	else
+		count(cpu, MMU_STAT_miss_conflict);
+}
+
 static enum mmu_resolve_kind direct(struct cpu *cpu, u8 *host)
 {
 	cpu->jit_scratch[0] = (u64)host;
@@ -145,14 +166,18 @@ static inline enum mmu_resolve_kind resolve(struct cpu *cpu, u64 lin, unsigned s
 	u64 tracked;
 	int ret;
 
-	if (UNLIKELY((lin & (PAGE_SIZE - 1)) + size > PAGE_SIZE))
+	if (UNLIKELY((lin & (PAGE_SIZE - 1)) + size > PAGE_SIZE)) {
+		count(cpu, MMU_STAT_miss_cross);
 		return resolve_parts(cpu, lin, size, access, view, lock);
+	}
 
 	if (UNLIKELY(align_first(cpu, lin, size, access)))
 		return stopped(cpu_raise_err(cpu, EXC_AC, 0));
 	ret = page_walk(cpu, lin, access, view, &w);
-	if (UNLIKELY(ret))
+	if (UNLIKELY(ret)) {
+		count(cpu, MMU_STAT_miss_stopped);
 		return stopped(ret);
+	}
 	if (misaligned(cpu, lin, size, access))
 		return stopped(cpu_raise_err(cpu, EXC_AC, 0));
 	part.gpa = w.gpa;
@@ -161,6 +186,7 @@ static inline enum mmu_resolve_kind resolve(struct cpu *cpu, u64 lin, unsigned s
 	part.host = NULL;
 	part.rom = false;
 	if (UNLIKELY(!part.slot)) {
+		count(cpu, MMU_STAT_miss_device);
 		if (gpa_blocked(cpu, w.gpa, size, access))
 			return MMU_STOP_EXIT;
 		return bounce(cpu, access, lock, &part, 1);
@@ -168,9 +194,11 @@ static inline enum mmu_resolve_kind resolve(struct cpu *cpu, u64 lin, unsigned s
 	part.host = part.slot->hva + (w.gpa - part.slot->gpa);
 	if (UNLIKELY(write && (part.slot->flags & MMU_SLOT_READONLY))) {
 		part.rom = true;
+		count(cpu, MMU_STAT_miss_device);
 		return bounce(cpu, access, lock, &part, 1);
 	}
 	tracked = code_tracked(cpu->mem, w.gpa);
+	count_miss(cpu, view, lin, access, tracked);
 	if (UNLIKELY(!page_enter(cpu, lin, access, view, &w, part.slot, tracked)))
 		tracked = code_tracked(cpu->mem, w.gpa);
 	if (UNLIKELY(write && tracked))
@@ -185,6 +213,7 @@ static NOINLINE enum mmu_resolve_kind resolve_watched(struct cpu *cpu, u64 lin, 
 	u64 hits = watch_hits(cpu, lin, size, access & MMU_WRITE);
 	enum mmu_resolve_kind kind;
 
+	count(cpu, MMU_STAT_miss_watch);
 	if (hits && !cpu->mmu_stepping)
 		return MMU_STOP_STEP;
 	kind = resolve(cpu, lin, size, access, lock);

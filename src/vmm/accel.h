@@ -25,6 +25,8 @@ struct accel_ops {
 	/** As mmap(2) of a vCPU descriptor: MAP_FAILED and errno on failure. */
 	void *(*mmap)(size_t len, int prot, int flags, int fd, off_t off);
 	int (*munmap)(void *addr, size_t len);
+	/** As pread(2) of a statistics descriptor. */
+	ssize_t (*pread)(int fd, void *buf, size_t size, off_t at);
 	int (*close)(int fd);
 	/** Makes KVM_RUN of this vCPU return -1/EINTR soon; any thread may call it. */
 	int (*vcpu_kick)(int vcpu_fd, pthread_t thread, struct kvm_run *run);

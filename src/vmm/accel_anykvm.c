@@ -24,6 +24,7 @@ const struct accel_ops accel_anykvm_ops = {
 	.ioctl = anykvm_ioctl,
 	.mmap = anykvm_mmap,
 	.munmap = anykvm_munmap,
+	.pread = anykvm_pread,
 	.close = anykvm_close,
 	.vcpu_kick = provider_kick,
 };

@@ -50,6 +50,7 @@ const struct accel_ops accel_kvm_ops = {
 	.ioctl = kvm_ioctl,
 	.mmap = kvm_mmap,
 	.munmap = munmap,
+	.pread = pread,
 	.close = close,
 	.vcpu_kick = kvm_vcpu_kick,
 };

@@ -11,6 +11,7 @@
 
 #include "vmm/cmd.h"
 #include "vmm/error.h"
+#include "vmm/stats.h"
 #include "vmm/terminal.h"
 
 /* Exit statuses of our own; the man page lists them. */
@@ -240,8 +241,10 @@ static int run_machines(struct run *run, GString *say, GError **error)
 		result = conclude(run, end, status, m->vcpus.crash, say);
 		if (cfg->stats) {
 			g_autofree char *stats = vcpu_set_stats(&m->vcpus);
+			g_autofree char *counters = stats_text(&m->vcpus);
 
 			g_string_append(say, stats);
+			g_string_append(say, counters);
 		}
 		machine_free(m);
 		memory_clear(&run->back.mem);

@@ -61,7 +61,7 @@ static const struct option_row rows[] = {
 	{OPT_CPU, "cpu", 0, "intel|amd|host", "vendor of the guest's CPU (default intel)"},
 	{OPT_NO_REBOOT, "no-reboot", 0, NULL, "end when the guest reboots"},
 	{OPT_TIMEOUT, "timeout", 't', "SECONDS", "end with status 124 after this time"},
-	{OPT_STATS, "stats", 0, NULL, "print exit counts at the end"},
+	{OPT_STATS, "stats", 0, NULL, "print counts of exits and of what the processor did"},
 	{OPT_HELP, "help", 'h', NULL, "this text"},
 };
 
