@@ -137,7 +137,9 @@ static void locked(void)
 
 static volatile u32 x __attribute__((aligned(64))), y __attribute__((aligned(64)));
 static volatile u32 r[4] __attribute__((aligned(64)));
-static volatile u32 gate_a, gate_b;
+static volatile u32 gate_a, gate_b, over;
+
+#define LITMUS_MS 1000 /* hosts with fewer processors than we have CPUs need patience */
 
 struct litmus {
 	unsigned rounds;
@@ -160,8 +162,10 @@ static void partner(void *arg)
 	struct litmus *l = arg;
 
 	for (u32 i = 1; i <= l->rounds; i++) {
-		while (gate_a != i)
-			barrier();
+		while (gate_a != i && !over)
+			pause();
+		if (over)
+			return;
 		l->body[1]();
 		gate_b = i;
 	}
@@ -172,20 +176,22 @@ static unsigned seen[4];
 static void litmus(void (*a)(void), void (*b)(void))
 {
 	struct litmus l = {3000, {a, b}};
+	u64 end = rdtsc() + tsc_khz() * LITMUS_MS;
 
 	memset(seen, 0, sizeof(seen));
-	gate_a = gate_b = 0;
+	gate_a = gate_b = over = 0;
 	smp_post(1, partner, &l);
-	for (u32 i = 1; i <= l.rounds; i++) {
+	for (u32 i = 1; i <= l.rounds && rdtsc() < end; i++) {
 		x = y = 0;
 		r[0] = r[1] = 0;
 		__sync_synchronize();
 		gate_a = i;
 		a();
 		while (gate_b != i)
-			barrier();
+			pause();
 		seen[(r[0] & 1) * 2 + (r[1] & 1)]++;
 	}
+	over = 1;
 	smp_wait(1);
 }
 
@@ -205,10 +211,167 @@ static void ordering(void)
 	report_eq(seen[3], 0, "loads are not passed by later stores");
 }
 
+/* ---- litmus on three and four CPUs: each body is one CPU's program, run at the same time ---- */
+
+static volatile u32 turn, arrived;
+static void (*volatile programs[4])(void);
+
+#define ROUNDS_N 1500u /* as many as fit into the time */
+
+static void party(void *arg)
+{
+	unsigned id = this_cpu()->id;
+
+	for (u32 i = 1; i <= ROUNDS_N; i++) {
+		while (turn != i && !over)
+			pause();
+		if (over)
+			return;
+		if (programs[id])
+			programs[id]();
+		__atomic_fetch_add(&arrived, 1, __ATOMIC_SEQ_CST);
+	}
+}
+
+static u32 out[8]; /* what was read, a copy */
+
+/* Runs the programs; returns how often `bad` held. */
+static unsigned run_n(unsigned n, void (*const p[])(void), bool (*bad)(void))
+{
+	u64 end = rdtsc() + tsc_khz() * LITMUS_MS;
+	unsigned found = 0;
+
+	turn = arrived = over = 0;
+	for (unsigned i = 0; i < 4; i++)
+		programs[i] = i < n ? p[i] : NULL;
+	for (unsigned i = 1; i < n; i++)
+		smp_post(i, party, NULL);
+	for (u32 i = 1; i <= ROUNDS_N && rdtsc() < end; i++) {
+		x = y = 0;
+		for (unsigned k = 0; k < 4; k++)
+			r[k] = 0;
+		arrived = 0;
+		__sync_synchronize();
+		turn = i;
+		programs[0]();
+		while (arrived != n - 1)
+			pause();
+		for (unsigned k = 0; k < 4; k++)
+			out[k] = r[k];
+		found += bad();
+	}
+	over = 1;
+	for (unsigned i = 1; i < n; i++)
+		smp_wait(i);
+	return found;
+}
+
+static void wx(void) { __asm__ volatile("movl $1, %0" : "=m"(x) : : "memory"); }
+static void wy(void) { __asm__ volatile("movl $1, %0" : "=m"(y) : : "memory"); }
+static void rxy(void) { __asm__ volatile("movl %2, %%eax; movl %3, %%ecx; movl %%eax, %0; movl %%ecx, %1" : "=m"(r[0]), "=m"(r[1]) : "m"(x), "m"(y) : "eax", "ecx", "memory"); }
+static void ryx(void) { __asm__ volatile("movl %3, %%eax; movl %2, %%ecx; movl %%eax, %0; movl %%ecx, %1" : "=m"(r[2]), "=m"(r[3]) : "m"(x), "m"(y) : "eax", "ecx", "memory"); }
+static void rx_wy(void) { __asm__ volatile("movl %1, %%eax; movl $1, %2; movl %%eax, %0" : "=m"(r[0]) : "m"(x), "m"(y) : "eax", "memory"); }
+static void ryx2(void) { __asm__ volatile("movl %3, %%eax; movl %2, %%ecx; movl %%eax, %0; movl %%ecx, %1" : "=m"(r[1]), "=m"(r[2]) : "m"(x), "m"(y) : "eax", "ecx", "memory"); }
+static void wx1y2(void) { __asm__ volatile("movl $1, %0; movl $2, %1" : "=m"(x), "=m"(y) : : "memory"); }
+static void wy1x2(void) { __asm__ volatile("movl $1, %1; movl $2, %0" : "=m"(x), "=m"(y) : : "memory"); }
+static void rx_twice(void) { __asm__ volatile("movl %2, %%eax; movl %2, %%ecx; movl %%eax, %0; movl %%ecx, %1" : "=m"(r[0]), "=m"(r[1]) : "m"(x) : "eax", "ecx", "memory"); }
+static void own_store(void) { __asm__ volatile("movl $1, %1; movl %1, %%eax; movl %%eax, %0" : "=m"(r[0]), "=m"(x) : : "eax", "memory"); }
+static void xx(void) { __asm__ volatile("movl $1, %%eax; xchgl %%eax, %0" : "+m"(x) : : "eax", "memory"); }
+static void xy(void) { __asm__ volatile("movl $1, %%eax; xchgl %%eax, %0" : "+m"(y) : : "eax", "memory"); }
+
+static bool bad_iriw(void) { return out[0] && !out[1] && out[2] && !out[3]; } /* x then y; y then x */
+static bool bad_wrc(void) { return out[0] && out[1] && !out[2]; }
+static bool bad_2w2(void) { return x == 1 && y == 1; }
+static bool bad_corr(void) { return out[0] && !out[1]; }
+static bool bad_own(void) { return !out[0]; }
+
+static void ordering_many(void)
+{
+	static void (*const w2[])(void) = {wx1y2, wy1x2}, (*const corr[])(void) = {wx, rx_twice},
+			  (*const own[])(void) = {own_store, wx}, (*const wrc[])(void) = {wx, rx_wy, ryx2},
+			  (*const iriw[])(void) = {wx, wy, rxy, ryx},
+			  (*const iriw_locked[])(void) = {xx, xy, rxy, ryx};
+
+	if (cpu_count < 2)
+		return;
+	report_eq(run_n(2, w2, bad_2w2), 0, "two writers of two words: one order");
+	report_eq(run_n(2, corr, bad_corr), 0, "a word does not go back");
+	report_eq(run_n(2, own, bad_own), 0, "a CPU sees its own store");
+	if (cpu_count < 3)
+		return;
+	report_eq(run_n(3, wrc, bad_wrc), 0, "what a CPU has seen and passed on is there (WRC)");
+	if (cpu_count < 4)
+		return;
+	report_eq(run_n(4, iriw, bad_iriw), 0, "all CPUs see two stores in one order (IRIW)");
+	report_eq(run_n(4, iriw_locked, bad_iriw), 0, "and two locked ones");
+}
+
+/* ---- split locks: every locked instruction across a line and across a page ---- */
+
+static void split_forms(void)
+{
+	struct cases c = {0};
+
+	for (unsigned at = 0; at < 2; at++) {
+		u8 *p = mem + (at ? 4096 : 64);
+
+		for (unsigned back = 1; back < 8; back++) {
+			volatile u32 *q = (u32 *)(p - back);
+			volatile u64 *w = (u64 *)(p - back);
+			u32 eax, v;
+			u8 z;
+
+			*w = 0x1122334455667788;
+			__asm__ volatile("lock addl $1, %0" : "+m"(*q) : : "cc");
+			c.run++;
+			if (*w != 0x1122334455667789)
+				fail_case(&c, "LOCK ADD at -%u", back);
+			v = 5;
+			__asm__ volatile("lock xaddl %0, %1" : "+r"(v), "+m"(*q) : : "cc");
+			if (v != 0x55667789 || *w != 0x112233445566778e)
+				fail_case(&c, "LOCK XADD at -%u", back);
+			v = 0x99;
+			__asm__ volatile("xchgl %0, %1" : "+r"(v), "+m"(*q));
+			if (v != 0x5566778e || *w != 0x1122334400000099)
+				fail_case(&c, "XCHG at -%u", back);
+			eax = 0x98;
+			__asm__ volatile("lock cmpxchgl %3, %1; setz %2" : "+a"(eax), "+m"(*q), "=q"(z) : "r"(7) : "cc");
+			if (z || eax != 0x99 || *q != 0x99)
+				fail_case(&c, "LOCK CMPXCHG of another value at -%u", back);
+			__asm__ volatile("lock cmpxchgl %3, %1; setz %2" : "+a"(eax), "+m"(*q), "=q"(z) : "r"(7) : "cc");
+			if (!z || *q != 7)
+				fail_case(&c, "LOCK CMPXCHG at -%u", back);
+			__asm__ volatile("lock btsl $31, %0; setc %1" : "+m"(*q), "=q"(z) : : "cc");
+			if (z || *q != 0x80000007)
+				fail_case(&c, "LOCK BTS at -%u", back);
+			__asm__ volatile("lock notl %0" : "+m"(*q));
+			if (*q != 0x7ffffff8)
+				fail_case(&c, "LOCK NOT at -%u", back);
+			__asm__ volatile("lock negl %0" : "+m"(*q) : : "cc");
+			if (*q != 0x80000008)
+				fail_case(&c, "LOCK NEG at -%u", back);
+			__asm__ volatile("lock incl %0; lock decl %0; lock orl $1, %0; lock andl $9, %0; lock xorl $3, %0; lock subl $1, %0" : "+m"(*q) : : "cc");
+			if (*q != 9)
+				fail_case(&c, "LOCK INC, DEC, OR, AND, XOR, SUB at -%u: %x", back, *q);
+			*w = 0x1122334455667788;
+			{
+				u32 lo = 0x55667788, hi = 0x11223344;
+
+				__asm__ volatile("lock cmpxchg8b %2; setz %3" : "+a"(lo), "+d"(hi), "+m"(*w), "=q"(z) : "b"(1), "c"(2) : "cc");
+				if (!z || *w != 0x200000001)
+					fail_case(&c, "LOCK CMPXCHG8B at -%u", back);
+			}
+		}
+	}
+	report_cases(&c, "locked instructions across lines and pages");
+}
+
 void test_main(void)
 {
 	mem = pages_alloc(2);
 	smp_start();
 	locked();
+	split_forms();
 	ordering();
+	ordering_many();
 }
