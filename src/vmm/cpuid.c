@@ -5,7 +5,9 @@
  */
 #include "vmm/vcpu.h"
 
+#include <asm/kvm_para.h>
 #include <errno.h>
+#include <linux/kvm_para.h>
 #include <string.h>
 
 #include "vmm/error.h"
@@ -49,6 +51,23 @@ static void add_topology_levels(struct kvm_cpuid2 *cpuid)
 	cpuid->nent = n;
 }
 
+bool cpuid_reports_pages(const struct accel *accel)
+{
+	return (accel_extension(accel, accel->fd, KVM_CAP_EXIT_HYPERCALL) &
+		BIT(KVM_HC_MAP_GPA_RANGE)) != 0;
+}
+
+/* Guests may report which pages they share, and that they are ready to be moved. */
+static void add_page_reports(const struct accel *accel, struct kvm_cpuid2 *cpuid)
+{
+	bool there = cpuid_reports_pages(accel);
+
+	for (unsigned i = 0; there && i < cpuid->nent; i++)
+		if (cpuid->entries[i].function == KVM_CPUID_FEATURES)
+			cpuid->entries[i].eax |= BIT(KVM_FEATURE_HC_MAP_GPA_RANGE) |
+						 BIT(KVM_FEATURE_MIGRATION_CONTROL);
+}
+
 struct kvm_cpuid2 *cpuid_supported(const struct accel *accel, GError **error)
 {
 	unsigned n = 128;
@@ -62,6 +81,7 @@ struct kvm_cpuid2 *cpuid_supported(const struct accel *accel, GError **error)
 		r = accel_ioctl(accel, accel->fd, KVM_GET_SUPPORTED_CPUID, cpuid);
 		if (r >= 0) {
 			add_deadline_timer(accel, cpuid);
+			add_page_reports(accel, cpuid);
 			add_topology_levels(cpuid);
 			return cpuid;
 		}

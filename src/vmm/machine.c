@@ -2,10 +2,12 @@
 #include "vmm/machine.h"
 
 #include <errno.h>
+#include <linux/kvm_para.h>
 #include <string.h>
 
 #include "vmm/acpi.h"
 #include "vmm/error.h"
+#include "vmm/gdb.h"
 
 #define TSS_ADDRESS	 0xfffbd000ul /* three pages that KVM may need below the ROM */
 #define IDENTITY_ADDRESS 0xfffbc000ul /* one page */
@@ -60,6 +62,8 @@ static bool create_vm(struct machine *m, GError **error)
 	const struct accel *accel = &m->back->accel;
 	const struct guest_memory *mem = &m->back->mem;
 	u64 identity = IDENTITY_ADDRESS;
+	struct kvm_enable_cap pages = {.cap = KVM_CAP_EXIT_HYPERCALL,
+				       .args = {BIT64(KVM_HC_MAP_GPA_RANGE)}};
 
 	m->vm_fd = accel_ioctl_value(accel, accel->fd, KVM_CREATE_VM, 0);
 	if (m->vm_fd < 0) {
@@ -70,6 +74,8 @@ static bool create_vm(struct machine *m, GError **error)
 	/* Only some Intel processors need these; where they are not known they are not needed. */
 	accel_ioctl(accel, m->vm_fd, KVM_SET_IDENTITY_MAP_ADDR, &identity);
 	accel_ioctl_value(accel, m->vm_fd, KVM_SET_TSS_ADDR, TSS_ADDRESS);
+	if (cpuid_reports_pages(accel))
+		accel_ioctl(accel, m->vm_fd, KVM_ENABLE_CAP, &pages);
 	return set_slot(m, 0, 0, mem->host, mem->low, error) &&
 	       set_slot(m, 1, MEMORY_4G, mem->host + mem->low, memory_high(mem), error);
 }
@@ -135,6 +141,7 @@ enum power_end machine_run(struct machine *m, int *status)
 	guint timer = m->cfg->timeout ? g_timeout_add_seconds(m->cfg->timeout, on_timeout, m) : 0;
 
 	console_set_hooks(m->back->console, &hooks);
+	gdb_machine_begins(m->back->gdb, m);
 	vcpu_set_start(&m->vcpus);
 	while (machine_running(m))
 		g_main_context_iteration(NULL, TRUE);

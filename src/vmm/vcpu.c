@@ -2,6 +2,7 @@
 #include "vmm/vcpu.h"
 
 #include <errno.h>
+#include <linux/kvm_para.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -128,6 +129,33 @@ static void handle_system_event(struct vcpu *vcpu)
 	}
 }
 
+/* Nothing is encrypted here, so a page that the guest shares needs nothing more. */
+static void handle_hypercall(struct vcpu *vcpu)
+{
+	struct kvm_run *run = vcpu->run;
+
+	run->hypercall.ret = run->hypercall.nr == KVM_HC_MAP_GPA_RANGE ? 0 : (u64)-KVM_ENOSYS;
+}
+
+/* Stops the whole set and tells the debugger; the main thread does the rest. */
+static void handle_debug(struct vcpu *vcpu)
+{
+	struct vcpu_set *set = vcpu->set;
+
+	if (!set->debug_notify) {
+		vcpu_crash(vcpu, g_strdup_printf("vCPU %u: a debug exit without a debugger",
+						 vcpu->id));
+		return;
+	}
+	g_mutex_lock(&set->lock);
+	vcpu->debug_exit = vcpu->run->debug.arch;
+	vcpu->debug_hit = true;
+	if (set->state == VCPU_RUNNING)
+		__atomic_store_n(&set->state, VCPU_PAUSED, __ATOMIC_RELEASE);
+	g_mutex_unlock(&set->lock);
+	set->debug_notify(set->debug_opaque);
+}
+
 /* Handles one exit. What it does not know ends the machine: going on would hide it. */
 static void vcpu_dispatch(struct vcpu *vcpu)
 {
@@ -140,11 +168,17 @@ static void vcpu_dispatch(struct vcpu *vcpu)
 	case KVM_EXIT_MMIO:
 		handle_mmio(vcpu);
 		break;
+	case KVM_EXIT_HYPERCALL:
+		handle_hypercall(vcpu);
+		break;
 	case KVM_EXIT_INTR:
 	case KVM_EXIT_IRQ_WINDOW_OPEN:
 		break;
 	case KVM_EXIT_SYSTEM_EVENT:
 		handle_system_event(vcpu);
+		break;
+	case KVM_EXIT_DEBUG:
+		handle_debug(vcpu);
 		break;
 	case KVM_EXIT_SHUTDOWN:
 		vcpu_crash(vcpu, g_strdup_printf("vCPU %u: triple fault", vcpu->id));
@@ -171,12 +205,23 @@ static void vcpu_dispatch(struct vcpu *vcpu)
 /* Port and memory accesses are finished by the next KVM_RUN; this one does nothing else. */
 static void vcpu_complete_exit(struct vcpu *vcpu)
 {
+	int r;
+
 	__atomic_store_n(&vcpu->run->immediate_exit, 1, __ATOMIC_SEQ_CST);
-	accel_ioctl(vcpu->set->accel, vcpu->fd, KVM_RUN, NULL);
+	r = accel_ioctl(vcpu->set->accel, vcpu->fd, KVM_RUN, NULL);
 	__atomic_store_n(&vcpu->run->immediate_exit, 0, __ATOMIC_SEQ_CST);
+	/* The access was the instruction of a single step. */
+	if (r == 0 && vcpu->run->exit_reason == KVM_EXIT_DEBUG)
+		handle_debug(vcpu);
 }
 
-/* Waits while the set is paused; false when the thread has to end. */
+static bool vcpu_must_wait(const struct vcpu *vcpu, int state)
+{
+	return state == VCPU_PAUSED ||
+	       (state == VCPU_RUNNING && __atomic_load_n(&vcpu->held, __ATOMIC_RELAXED));
+}
+
+/* Waits while the set is paused or this vCPU held; false when the thread has to end. */
 static bool vcpu_park(struct vcpu *vcpu)
 {
 	struct vcpu_set *set = vcpu->set;
@@ -186,7 +231,7 @@ static bool vcpu_park(struct vcpu *vcpu)
 	g_mutex_lock(&set->lock);
 	vcpu->parked = true;
 	g_cond_broadcast(&set->changed);
-	while (set->state == VCPU_PAUSED)
+	while (vcpu_must_wait(vcpu, set->state))
 		g_cond_wait(&set->changed, &set->lock);
 	vcpu->parked = false;
 	go_on = set->state == VCPU_RUNNING;
@@ -208,8 +253,9 @@ static void *vcpu_thread(void *opaque)
 	while (!__atomic_load_n(&set->stop_asked, __ATOMIC_ACQUIRE)) {
 		int r;
 
-		if (__atomic_load_n(&set->state, __ATOMIC_ACQUIRE) != VCPU_RUNNING &&
-		    !vcpu_park(vcpu))
+		int state = __atomic_load_n(&set->state, __ATOMIC_ACQUIRE);
+
+		if ((state == VCPU_STOPPING || vcpu_must_wait(vcpu, state)) && !vcpu_park(vcpu))
 			break;
 		r = accel_ioctl(set->accel, vcpu->fd, KVM_RUN, NULL);
 		if (r == -EINTR || r == -EAGAIN) {
@@ -360,6 +406,11 @@ void vcpu_set_pause(struct vcpu_set *set)
 void vcpu_set_resume(struct vcpu_set *set)
 {
 	set_state(set, VCPU_RUNNING);
+}
+
+void vcpu_hold(struct vcpu *vcpu, bool hold)
+{
+	__atomic_store_n(&vcpu->held, hold, __ATOMIC_RELAXED);
 }
 
 void vcpu_set_stop(struct vcpu_set *set)

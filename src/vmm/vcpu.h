@@ -29,6 +29,11 @@ struct vcpu {
 	pthread_t pthread;		/* valid once started is set */
 	bool started, parked, finished; /* set->lock */
 	u64 exits[VCPU_EXITS_MAX];	/* written by the vCPU's thread only */
+	/* The debugger's: */
+	bool held;		     /* atomic: stays parked while the set runs */
+	bool debug_hit;		     /* set->lock, or while parked: debug_exit is news */
+	struct kvm_debug_exit_arch debug_exit;
+	u32 debug_control;	     /* main thread: last KVM_SET_GUEST_DEBUG */
 };
 
 enum vcpu_state { VCPU_RUNNING, VCPU_PAUSED, VCPU_STOPPING };
@@ -45,6 +50,9 @@ struct vcpu_set {
 	int state;	 /* enum vcpu_state; atomic reads, written under lock */
 	bool stop_asked; /* atomic: a vCPU ended the machine; threads leave the guest for good */
 	char *crash;	 /* under lock: text of the first crash */
+	/* Called by a vCPU's thread that has stopped the set by a debug exit; NULL: no debugger. */
+	void (*debug_notify)(void *opaque);
+	void *debug_opaque;
 };
 
 /** Creates the vCPUs; they do not run yet. */
@@ -57,6 +65,8 @@ void vcpu_set_start(struct vcpu_set *set);
 /** Main thread: pauses all vCPUs and waits until they are. */
 void vcpu_set_pause(struct vcpu_set *set);
 void vcpu_set_resume(struct vcpu_set *set);
+/** Main thread, set paused: keeps one vCPU parked when the others resume, or lets it go too. */
+void vcpu_hold(struct vcpu *vcpu, bool hold);
 /** Main thread: ends and joins all threads. */
 void vcpu_set_stop(struct vcpu_set *set);
 /** Closes everything; threads must be stopped. */
@@ -75,6 +85,8 @@ bool vcpu_virt_to_phys(const struct vcpu *vcpu, u64 va, u64 *pa);
 
 /* cpuid.c: the CPUID table of one vCPU from what the accelerator supports. */
 struct kvm_cpuid2 *cpuid_supported(const struct accel *accel, GError **error);
+/** May guests report pages by hypercall (KVM_HC_MAP_GPA_RANGE)? */
+bool cpuid_reports_pages(const struct accel *accel);
 /** Adapts the table in place to a vCPU: APIC id, topology of count single-thread cores. */
 void cpuid_set_topology(struct kvm_cpuid2 *cpuid, unsigned id, unsigned count);
 
