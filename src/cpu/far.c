@@ -31,7 +31,7 @@ static int target_read(struct cpu *cpu, const struct cpu_insn *in, struct far_ta
 		t->off = in->opsize == 2 ? (u16)in->imm : (u32)in->imm;
 		return CPU_OK;
 	}
-	ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), buf, size + 2u);
+	ret = cpu_read_far(cpu, in, buf, size);
 	if (ret)
 		return ret;
 	t->off = mem_load(buf, size);

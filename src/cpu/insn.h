@@ -60,6 +60,8 @@ void cpu_insn_done(struct cpu *cpu, const struct cpu_insn *in);
 u64 cpu_insn_offset(struct cpu *cpu, const struct cpu_insn *in);
 /** Segment-checked read/write at seg:offset of n bytes. enum cpu_ret. */
 int cpu_read(struct cpu *cpu, unsigned seg, u64 offset, void *buf, unsigned n);
+/** Reads the far pointer in memory that is the operand: `size` bytes of offset and a selector. */
+int cpu_read_far(struct cpu *cpu, const struct cpu_insn *in, u8 *buf, unsigned size);
 int cpu_write(struct cpu *cpu, unsigned seg, u64 offset, const void *buf, unsigned n);
 /**
  * seg:offset → linear address after limit, type and canonical checks for n bytes (#GP, or #SS for

@@ -105,7 +105,7 @@ int insn_load_far_ptr(struct cpu *cpu, const struct cpu_insn *in)
 
 	if (!in->mem)
 		return cpu_raise(cpu, EXC_UD);
-	ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), buf, in->opsize + 2u);
+	ret = cpu_read_far(cpu, in, buf, in->opsize);
 	if (!ret)
 		ret = seg_load(cpu, in->imm2, (u16)mem_load(buf + in->opsize, 2));
 	if (ret)

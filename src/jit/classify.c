@@ -108,6 +108,22 @@ static u8 override_of(const ZydisDecodedInstruction *in)
 	return SEG_DS;
 }
 
+/* Of an operand that Zydis does not know as memory. */
+static u8 override_by_prefix(const struct trans *t)
+{
+	u8 seg = SEG_DS;
+
+	for (unsigned i = 0; i < t->in.raw.prefix_count; i++) {
+		u8 p = t->in.raw.prefixes[i].value;
+
+		if (p == 0x64 || p == 0x65)
+			seg = p == 0x64 ? SEG_FS : SEG_GS;
+		else if ((p & 0xe7) == 0x26 && !(t->mode & MODE_LONG))
+			seg = p >> 3 & 3;
+	}
+	return seg;
+}
+
 /* The two bytes of immediate fields whose meaning differs by instruction. */
 static void fill_extra(const struct trans *t, struct cpu_insn *out)
 {
@@ -143,6 +159,9 @@ static void fill_extra(const struct trans *t, struct cpu_insn *out)
 			out->imm = t->op[0].ptr.offset;
 			out->imm2 = t->op[0].ptr.segment;
 		}
+		break;
+	case CPU_OP_CLZERO:
+		out->seg = override_by_prefix(t);
 		break;
 	case CPU_OP_ENTER:
 		out->imm2 = (u16)in->raw.imm[1].value.u;

@@ -80,7 +80,10 @@ static int masked_fault(struct cpu *cpu, const struct part *p, u64 at)
  */
 static int beyond_limit(struct cpu *cpu, const struct part *p, u64 at)
 {
-	unsigned first = p->size == 10 ? 8 : p->size == 64 && (p->access & MMU_WRITE) ? 32 : 0;
+	unsigned first = p->size == 10		? 8
+			 : p->desc & DESC_HALVES ? p->size / 2
+			 : p->size == 64 && (p->access & MMU_WRITE) ? 32
+								    : 0;
 	struct cpu_exc whole = cpu->exc;
 	u64 lin;
 	int ret = CPU_OK;
@@ -121,8 +124,6 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 	}
 	if (desc & DESC_RMW)
 		p.access |= MMU_RMW;
-	if (desc & DESC_UNALIGNED)
-		p.access |= MMU_UNALIGNED;
 	if (p.seg == SEG_SS)
 		p.access |= MMU_STACK;
 	if (desc & DESC_MASK) {
@@ -147,6 +148,12 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 	if (UNLIKELY(cpu->mode & MODE_ALIGN) && (desc & DESC_MASK)) {
 		/* by the size of an element, and not at all by VMASKMOV */
 		if (!(desc & DESC_MASK_VECTOR) && (lin & ((1u << p.shift) - 1))) {
+			cpu_raise_err(cpu, EXC_AC, 0);
+			return MMU_STOP_EXC;
+		}
+		p.access |= MMU_UNALIGNED;
+	} else if (UNLIKELY(cpu->mode & MODE_ALIGN) && (desc & DESC_HALVES)) {
+		if (lin & (p.size / 2 - 1)) {
 			cpu_raise_err(cpu, EXC_AC, 0);
 			return MMU_STOP_EXC;
 		}

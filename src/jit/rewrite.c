@@ -495,34 +495,6 @@ static void emit_bit_string_address(struct trans *t)
 		emit_zext16(e, REG_A, REG_A);
 }
 
-/* CLZERO: the cache line that rAX points into. */
-static void emit_clzero(struct trans *t)
-{
-	struct emit *e = &t->e;
-	ZydisDecodedOperand op = { .type = ZYDIS_OPERAND_TYPE_MEMORY };
-	struct cold *c;
-	u64 desc;
-
-	emit_lea(e, t->in.address_width == 64, REG_A, H_RAX, -1, 0, 0);
-	emit_mov_imm(e, REG_T, 6);
-	emit_shiftx(e, SHIFT_SHRX, REG_A, REG_A, REG_T);
-	emit_shiftx(e, SHIFT_SHLX, REG_A, REG_A, REG_T);
-	op.mem.segment = ZYDIS_REGISTER_DS;
-	for (unsigned i = 0; i < t->in.operand_count; i++)
-		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY)
-			op.mem.segment = t->op[i].mem.segment;
-	jit_emit_segment(t, &op, &desc);
-	c = jit_emit_access(t, 64, MMU_WRITE, false, desc);
-	emit_lea(e, true, REG_A, REG_A, REG_B, 0, 0);
-	emit_mov_imm(e, REG_T, 0);
-	for (int i = 0; i < 8; i++) {
-		emit_rex(e, true, REG_T, 0, REG_A, false);
-		emit8(e, 0x89);
-		emit_mem(e, REG_T, REG_A, -1, 0, 8 * i);
-	}
-	jit_access_end(t, c);
-}
-
 /* VZEROALL and VZEROUPPER outside 64-bit mode know eight registers only: one VEX move for each. */
 static void emit_vzero(struct trans *t, bool all)
 {
@@ -628,10 +600,6 @@ bool jit_emit_ordinary(struct trans *t)
 		emit_gs_store8_imm(e, t->in.mnemonic == ZYDIS_MNEMONIC_STD, GS(df));
 		return true;
 	}
-	if (t->in.mnemonic == ZYDIS_MNEMONIC_CLZERO) {
-		emit_clzero(t);
-		return true;
-	}
 	if (t->in.mnemonic == ZYDIS_MNEMONIC_LEA) {
 		emit_lea_insn(t);
 		return true;
@@ -658,7 +626,8 @@ bool jit_emit_ordinary(struct trans *t)
 			emit8(e, 0xc0 | REG_T);
 		}
 		jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
-		c = jit_emit_access(t, t->op[w.mem_op].size / 8, MMU_WRITE | MMU_RMW, false, desc | DESC_UNALIGNED);
+		c = jit_emit_access(t, t->op[w.mem_op].size / 8, MMU_WRITE | MMU_RMW, false,
+				    t->in.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ? desc : desc | DESC_HALVES);
 		emit_lea(e, true, REG_A, REG_A, REG_B, 0, 0);
 		emit8(e, 0x49);
 		emit8(e, 0x87);

@@ -82,6 +82,7 @@ static unsigned control_flow(struct rng *r, struct insn_case *c, unsigned i, uns
 		item_set(it, (u8[]){0xe8, 0, 0, 0, 0}, 1 + wide, wide, to);
 		return 1;
 	case 9:
+		c->wild |= c->mode == INSN_SEG16;
 		if (rng_percent(r, 80))
 			item_set(it, (u8[]){0xc3}, 1, 0, 0);
 		else
@@ -210,7 +211,7 @@ static void sequence(struct rng *r, struct insn_case *c)
 			mask |= 2;
 		if (!loop && rng_percent(r, 2)) {
 			i += gen_far(r, c, i, INSN_ITEM_MAX - i);
-			c->far = true;
+			c->far = c->wild = true;
 			continue;
 		}
 		if (!loop && c->mode == INSN_LONG && i + 8 < INSN_ITEM_MAX && rng_percent(r, 1)) {
@@ -296,7 +297,7 @@ void gen_state(struct rng *r, struct insn_case *c, enum insn_mode mode)
 	c->mode = mode;
 	state_random(r, c);
 	c->trap_end = rng_percent(r, 3);
-	c->expect_ud = c->smc = c->far = false;
+	c->expect_ud = c->smc = c->far = c->wild = false;
 	c->count = 0;
 }
 

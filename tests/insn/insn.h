@@ -82,6 +82,7 @@ struct insn_case {
 	bool trap_end;	/* ends with INT3 instead of a jump to the stub */
 	bool smc;	/* modifies its own code */
 	bool far;	/* loads segments or leaves its code segment */
+	bool wild;	/* may jump to an address that it finds in memory */
 	bool expect_ud; /* the host could run it, but the guest must not: #UD */
 	unsigned count;
 	struct insn_item item[INSN_ITEM_MAX];

@@ -3,7 +3,7 @@
  *
  * A case's number says everything about it: bits 40 and up the generator, the rest the index.
  * Cases come in chunks; a chunk uses every code slot at most once, so the engine forgets its
- * translations between chunks only. Jobs are processes, since a case owns signal handlers and
+ * translations between chunks only. Code that may jump anywhere runs with nothing but INT3 around it. Jobs are processes, since a case owns signal handlers and
  * fixed addresses; the parent watches them, wakes the one that hangs and replaces the one that
  * dies. Whether a case hangs is judged by the processor time that it took, since the machine
  * may be busy with other things.
@@ -84,6 +84,12 @@ static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 	return what;
 }
 
+void run_chunk_begin(const struct engine_ops *engine)
+{
+	memset(insn_memory.code + 8, 0xcc, INSN_CODE_SIZE - 8);
+	engine->flush();
+}
+
 const char *run_one(const struct engine_ops *engine, u64 seed, u64 number, struct insn_case *c,
 		    struct insn_result *nat, struct insn_result *eng, bool *skipped)
 {
@@ -99,6 +105,8 @@ const char *run_one(const struct engine_ops *engine, u64 seed, u64 number, struc
 		epoch = now;
 	}
 	gen_case(c, number >> 40, seed, number);
+	if (c->wild)
+		run_chunk_begin(engine);
 	gen_layout(c, INSN_CODE_VA + INSN_SLOT_FIRST + index % SLOTS * INSN_SLOT_SIZE + c->code_va);
 	/* 16-bit code ends with its 64K. */
 	if (c->mode == INSN_SEG16 && c->ip + c->code_len > 0xfff0) {
@@ -216,12 +224,6 @@ static enum gen_mode chunk_mode(unsigned modes, u64 k, u64 *index)
 	return list[k % n];
 }
 
-void run_chunk_begin(const struct engine_ops *engine)
-{
-	memset(insn_memory.code + 8, 0xcc, INSN_CODE_SIZE - 8);
-	engine->flush();
-}
-
 static void job_run(const struct run_options *o, struct run_shared *sh, unsigned n, u64 deadline)
 {
 	static struct insn_case c;
@@ -297,18 +299,47 @@ static pid_t job_start(const struct run_options *o, struct run_shared *sh, unsig
 	return pid;
 }
 
+/* When a job's last case began. */
+struct sign_of_life {
+	clockid_t clock; /* processor time of the job */
+	u64 ticks, ms, used;
+	unsigned kicks;
+};
+
+static void life_begin(struct sign_of_life *l, pid_t pid)
+{
+	*l = (struct sign_of_life){.clock = CLOCK_MONOTONIC, .ms = now_ms()};
+	clock_getcpuclockid(pid, &l->clock);
+	l->used = clock_ns(l->clock);
+}
+
+static void life_watch(struct sign_of_life *l, pid_t pid, u64 ticks)
+{
+	u64 used = clock_ns(l->clock);
+
+	if (ticks != l->ticks) {
+		l->ticks = ticks;
+		l->ms = now_ms();
+		l->used = used;
+		l->kicks = 0;
+	} else if (l->kicks > 3 || now_ms() - l->ms > DEAD_MS) {
+		kill(pid, SIGKILL);
+	} else if (used > l->used + HANG_NS * (l->kicks + 1)) {
+		l->kicks++;
+		kill(pid, SIGUSR1);
+	}
+}
+
 static void watch(const struct run_options *o, struct run_shared *sh, u64 deadline)
 {
 	pid_t pid[RUN_JOBS_MAX];
-	struct {
-		clockid_t clock;
-		u64 ticks, ms, used; /* when the last case began */
-		unsigned kicks;
-	} seen[RUN_JOBS_MAX] = {0};
+	struct sign_of_life life[RUN_JOBS_MAX];
 	unsigned alive = o->jobs;
 
-	for (unsigned n = 0; n < o->jobs; n++)
+	for (unsigned n = 0; n < o->jobs; n++) {
 		pid[n] = job_start(o, sh, n, deadline);
+		life_begin(&life[n], pid[n]);
+	}
 	while (alive) {
 		usleep(50000);
 		for (unsigned n = 0; n < o->jobs; n++) {
@@ -332,20 +363,10 @@ static void watch(const struct run_options *o, struct run_shared *sh, u64 deadli
 					continue;
 				}
 				pid[n] = job_start(o, sh, n, deadline);
+				life_begin(&life[n], pid[n]);
 				continue;
 			}
-			if (job->ticks != seen[n].ticks || clock_getcpuclockid(pid[n], &seen[n].clock)) {
-				seen[n].ticks = job->ticks;
-				seen[n].ms = now_ms();
-				seen[n].used = clock_ns(seen[n].clock);
-				seen[n].kicks = 0;
-				continue;
-			}
-			if (seen[n].kicks > 3 || now_ms() - seen[n].ms > DEAD_MS)
-				kill(pid[n], SIGKILL);
-			else if (clock_ns(seen[n].clock) - seen[n].used >
-				 HANG_NS * (seen[n].kicks + 1) && ++seen[n].kicks)
-				kill(pid[n], SIGUSR1);
+			life_watch(&life[n], pid[n], job->ticks);
 		}
 	}
 }
