@@ -200,6 +200,153 @@ static void strings(void)
 	}
 }
 
+/* Wide string I/O: the PCI address register keeps what is written. */
+#define CF8 0xcf8
+
+static void wide_strings(void)
+{
+	u32 from[4] = {0x80001000, 0x80002000, 0x80003400, 0}, to[4] = {0};
+	const void *s = from;
+	void *d = to;
+	ulong n = 3;
+
+	__asm__ volatile("outsl" : "+S"(s) : "d"(CF8) : "memory");
+	report(inl(CF8) == 0x80001000 && s == from + 1, "OUTS of 32 bits");
+	s = from;
+	__asm__ volatile("rep outsl" : "+S"(s), "+c"(n) : "d"(CF8) : "memory");
+	report(inl(CF8) == 0x80003400 && !n && s == from + 3, "REP OUTS of 32 bits");
+	__asm__ volatile("insl" : "+D"(d) : "d"(CF8) : "memory");
+	report(to[0] == 0x80003400 && d == to + 1, "INS of 32 bits");
+	n = 2;
+	__asm__ volatile("rep insl" : "+D"(d), "+c"(n) : "d"(CF8) : "memory");
+	report(to[1] == 0x80003400 && to[2] == 0x80003400 && !to[3] && !n, "REP INS of 32 bits");
+	d = to;
+	__asm__ volatile("std; insl; cld" : "+D"(d) : "d"(CF8) : "memory", "cc");
+	report(d == to - 1, "INS downwards");
+	/* between a port and device memory */
+	*(volatile u32 *)0xfee003e0 = 0xa;
+	*(volatile u32 *)0xfee00320 = LVT_MASKED;
+	d = (void *)TMICT;
+	__asm__ volatile("insl" : "+D"(d) : "d"(CF8) : "memory");
+	report_eq(get(TMICT), 0x80003400, "INS to device memory");
+	*(volatile u32 *)TMICT = 0x80005600;
+	s = (void *)TMICT;
+	__asm__ volatile("outsl" : "+S"(s) : "d"(CF8) : "memory");
+	report_eq(inl(CF8), 0x80005600, "OUTS from device memory");
+	outl(CF8, 0);
+}
+
+/* Between two registers of the device; more than one; with a prefix that says 32 bits of address. */
+static void device_strings(void)
+{
+	const void *s = (void *)LVTERR;
+	void *d = (void *)TMICT;
+	ulong n;
+	u32 cells[3] = {1, 2, 0x1005a}, back[4] = {0};
+
+	*(volatile u32 *)LVTERR = LVT_MASKED | 0x5a;
+	__asm__ volatile("movsl" : "+S"(s), "+D"(d) : : "memory");
+	report_eq(get(TMICT), 0x1005a, "MOVS from device to device");
+	s = (void *)LVTERR, d = back, n = 1;
+	__asm__ volatile("rep movsl" : "+S"(s), "+D"(d), "+c"(n) : : "memory");
+	report(back[0] == 0x1005a && !n, "REP MOVS from the device");
+	d = (void *)TMICT, n = 1;
+	__asm__ volatile("rep stosl" : "+D"(d), "+c"(n) : "a"(0x4711) : "memory");
+	report(get(TMICT) == 0x4711 && !n, "REP STOS to the device");
+	d = (void *)LVTERR, n = 1;
+	{
+		u8 z;
+
+		__asm__ volatile("repe scasl; setz %2" : "+D"(d), "+c"(n), "=q"(z) : "a"(0x1005a) : "memory", "cc");
+		report(z && !n, "REPE SCAS");
+		s = &cells[2], d = (void *)LVTERR, n = 1;
+		__asm__ volatile("repe cmpsl; setz %3" : "+S"(s), "+D"(d), "+c"(n), "=q"(z) : : "memory", "cc");
+		report(z && !n, "REPE CMPS");
+	}
+#if IS64
+	s = (void *)LVTERR;
+	d = back + 1;
+	n = 0xabcd00000001;
+	__asm__ volatile("addr32 rep movsl" : "+S"(s), "+D"(d), "+c"(n) : : "memory");
+	report(back[1] == 0x1005a && !(u32)n, "REP MOVS with 32-bit addresses counts in ECX");
+#endif
+	*(volatile u32 *)TMICT = 0;
+}
+
+/* An operand whose first bytes are memory and whose last are a device's: each part goes where it belongs. */
+static void across(void)
+{
+	ulong va = va_alloc();
+	u8 *ram = page_alloc();
+	u16 v = 0;
+
+	map_page(va, (ulong)ram, PT_P | PT_W);
+	map_page(va + 4096, 0xfec00000, PT_P | PT_W | PT_PCD);
+	*(volatile u32 *)0xfec00000 = 1;
+	__asm__ volatile("movw %w1, (%0)" : : "r"(va + 4095), "r"(0x0255) : "memory");
+	report(ram[4095] == 0x55 && *(volatile u8 *)0xfec00000 == 2, "a store across memory and device");
+	__asm__ volatile("movw (%1), %w0" : "=r"(v) : "r"(va + 4095) : "memory");
+	report_eq(v, 0x0255, "a load across them");
+	__asm__ volatile("addw $0x0101, (%0)" : : "r"(va + 4095) : "memory", "cc");
+	report(ram[4095] == 0x56 && *(volatile u8 *)0xfec00000 == 3, "an addition across them");
+	{
+		/* The device lies behind a page that is not there: nothing is written. */
+		map_page(va, 0, 0);
+		*(volatile u32 *)0xfec00000 = 1;
+		trap_clear();
+		__asm__ volatile(TRY("movw %w1, (%0)") : : "r"(va + 4095), "r"(0x0355) : "memory");
+		report(trap_vector() == EXC_PF && trap_last()->cr2 == va + 4095 && *(volatile u8 *)0xfec00000 == 1,
+		       "a fault on the memory leaves the device alone");
+		map_page(va, (ulong)ram, PT_P | PT_W);
+		map_page(va + 4096, 0xfec00000, PT_P | PT_PCD);
+		write_cr0(read_cr0() | CR0_WP);
+		ram[4095] = 0x11;
+		trap_clear();
+		__asm__ volatile(TRY("movw %w1, (%0)") : : "r"(va + 4095), "r"(0x0355) : "memory");
+		report(trap_vector() == EXC_PF && ram[4095] == 0x11, "a fault on the device's page leaves the memory alone");
+	}
+}
+
+/* Bytes and words of the I/O APIC's index; other widths and orders of operands. */
+static void widths(void)
+{
+	ulong v = 0;
+	volatile u32 *index = (u32 *)0xfec00000;
+
+	*index = 0;
+	__asm__ volatile("movb $1, (%0)" : : "r"(index) : "memory");
+	report_eq(*index & 0xff, 1, "MOV of a byte");
+	__asm__ volatile("movw $2, (%0)" : : "r"(index) : "memory");
+	report_eq(*index & 0xff, 2, "MOV of a word");
+	__asm__ volatile("movzbl (%1), %k0" : "=r"(v) : "r"(index) : "memory");
+	report_eq(v, 2, "MOVZX of a byte");
+	__asm__ volatile("movzwl (%1), %k0" : "=r"(v) : "r"(index) : "memory");
+	report_eq(v, 2, "MOVZX of a word");
+	*index = 0x80;
+	__asm__ volatile("movsbl (%1), %k0" : "=r"(v) : "r"(index) : "memory");
+	report_eq((u32)v, 0xffffff80, "MOVSX of a byte");
+	__asm__ volatile("incb (%0)" : : "r"(index) : "memory", "cc");
+	report_eq(*index & 0xff, 0x81, "INC of a byte");
+	__asm__ volatile("xor %%ecx, %%ecx; setz (%0)" : : "r"(index) : "ecx", "memory", "cc");
+	report_eq(*index & 0xff, 1, "SETcc");
+	*index = 2;
+	__asm__ volatile("mov $7, %%eax; mulb (%1); movzwl %%ax, %%eax" : "=&a"(v) : "r"(index) : "memory", "cc");
+	report_eq((u32)v, 14, "MUL");
+	__asm__ volatile("mov $9, %%eax; divb (%1); movzwl %%ax, %%eax" : "=&a"(v) : "r"(index) : "memory", "cc");
+	report_eq((u32)v, 0x104, "DIV");
+	__asm__ volatile("stc; mov $1, %%eax; adcb (%1), %%al; movzbl %%al, %%eax" : "=&a"(v) : "r"(index) : "memory", "cc");
+	report_eq((u32)v, 4, "ADC");
+	__asm__ volatile("stc; mov $9, %%eax; sbbb (%1), %%al; movzbl %%al, %%eax" : "=&a"(v) : "r"(index) : "memory", "cc");
+	report_eq((u32)v, 6, "SBB");
+	__asm__ volatile("xor %%eax, %%eax; btw $1, (%1); setc %%al" : "=&a"(v) : "r"(index) : "memory", "cc");
+	report_eq((u32)v, 1, "BT of a word");
+	if (HAS(POPCNT)) {
+		__asm__ volatile("popcntl (%1), %k0" : "=r"(v) : "r"(LVTERR) : "memory", "cc");
+		report_eq((u32)v, 5, "POPCNT");
+	}
+	*index = 0;
+}
+
 void test_main(void)
 {
 	cli();
@@ -207,4 +354,8 @@ void test_main(void)
 	stores();
 	vectors();
 	strings();
+	wide_strings();
+	device_strings();
+	widths();
+	across();
 }
