@@ -39,6 +39,7 @@ struct test_job {
 	char *name; /* "walk.64", "smp.64/4" */
 	char *about, *kernel, *groups, *qemu;
 	char *append;	 /* more words for its command line */
+	char *esp;	 /* folder of the EFI target's disk, or NULL */
 	bool shuts_down; /* the test ends in a triple fault, after its plan */
 	char *arch; /* "64", "32", "arm64", "efi" */
 	unsigned cpus, timeout;
@@ -64,6 +65,9 @@ GPtrArray *test_plan(const struct test_options *opt, GError **error);
 /** Reads the target's known deviations; an absent file is an empty list. */
 GPtrArray *test_deviations(const struct test_options *opt, GError **error);
 void test_job_free(void *job);
+
+/** Makes the disk folder of a job of the EFI target; false with the error set. */
+bool test_efi_prepare(struct test_job *job, const char *folder, const char *words, GError **error);
 
 /** The command that runs a job; free with g_strfreev(). */
 char **test_command(const struct test_options *opt, const struct test_job *job);

@@ -16,6 +16,7 @@ void test_job_free(void *data)
 	g_free(job->groups);
 	g_free(job->qemu);
 	g_free(job->append);
+	g_free(job->esp);
 	g_free(job->arch);
 	g_free(job->log);
 	if (job->points)

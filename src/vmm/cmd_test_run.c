@@ -3,6 +3,7 @@
 #include <glib.h>
 #include <glib/gstdio.h>
 #include <signal.h>
+#include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -13,6 +14,8 @@
 #define TCG_PATIENCE 3
 #define KILL_AFTER   5 /* seconds over the guest's own time limit */
 #define RUN_CRASHED  3 /* exit status of `anykvm run` */
+#define EFI_START    60 /* seconds that the firmware may need */
+#define EFI_MEMORY   (256u << 10) /* KiB that it wants at least */
 
 /* ---- commands ---- */
 
@@ -80,7 +83,8 @@ static void command_qemu(GPtrArray *args, const struct test_options *opt,
 	add_words(args, "-smp");
 	add(args, "%u", job->cpus);
 	add_words(args, "-m");
-	add(args, "%uK", (unsigned)(job->memory >> 10));
+	add(args, "%uK",
+	    MAX((unsigned)(job->memory >> 10), opt->target == TARGET_EFI ? EFI_MEMORY : 0));
 	if (arm) {
 		add_words(args, "-M virt,gic-version=3 -cpu max "
 				"-semihosting-config enable=on,target=native");
@@ -89,13 +93,8 @@ static void command_qemu(GPtrArray *args, const struct test_options *opt,
 		add(args, "%s", qemu_cpu(opt));
 	}
 	if (opt->target == TARGET_EFI) {
-		g_autofree char *folder = g_path_get_dirname(job->kernel);
-
-		add_words(args,
-			  "-M q35 -drive "
-			  "if=pflash,format=raw,readonly=on,file=/usr/share/OVMF/OVMF_CODE.fd "
-			  "-drive");
-		add(args, "format=raw,file=fat:%s/efi/%s,snapshot=on", folder, job->name);
+		add_words(args, "-M q35 -bios OVMF.fd -device virtio-blk-pci,drive=esp -drive");
+		add(args, "if=none,id=esp,format=raw,snapshot=on,file=fat:%s", job->esp);
 		return;
 	}
 	add_words(args, job->qemu);
@@ -186,10 +185,18 @@ static gboolean on_timeout(gpointer data)
 	return G_SOURCE_REMOVE;
 }
 
+static bool prepare_efi(const struct test_options *opt, struct test_job *job, GError **error)
+{
+	g_autofree char *folder = g_strdup_printf("%.*s.esp", (int)strlen(job->log) - 4, job->log);
+	g_autofree char *words = append_text(opt, job);
+
+	return test_efi_prepare(job, folder, words, error);
+}
+
 static bool start(struct pool *pool, struct test_job *job, GError **error)
 {
-	g_auto(GStrv) args = test_command(pool->opt, job);
-	g_autofree char *line = g_strjoinv(" ", args), *file = g_strdup(job->name);
+	g_auto(GStrv) args = NULL;
+	g_autofree char *line = NULL, *file = g_strdup(job->name);
 	struct child *child;
 	unsigned limit = job->timeout;
 	bool ok;
@@ -199,6 +206,12 @@ static bool start(struct pool *pool, struct test_job *job, GError **error)
 	fd = g_open(job->log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
 	if (fd < 0)
 		return vmm_error(error, "cannot write the log '%s'", job->log), false;
+	if (pool->opt->target == TARGET_EFI && !prepare_efi(pool->opt, job, error)) {
+		close(fd);
+		return false;
+	}
+	args = test_command(pool->opt, job);
+	line = g_strjoinv(" ", args);
 	dprintf(fd, "# %s\n", line);
 	child = g_new0(struct child, 1);
 	child->pool = pool;
@@ -214,6 +227,8 @@ static bool start(struct pool *pool, struct test_job *job, GError **error)
 	}
 	if (pool->opt->target >= TARGET_QEMU_TCG)
 		limit *= TCG_PATIENCE;
+	if (pool->opt->target == TARGET_EFI)
+		limit += EFI_START;
 	child->watch = g_child_watch_add(child->pid, on_child, child);
 	child->timer = g_timeout_add_seconds(limit + KILL_AFTER, on_timeout, child);
 	pool->running++;
