@@ -50,6 +50,7 @@ extern "C" {
  * @options: NULL, or a comma-separated list:
  *	vendor=intel|amd   what CPU guests see (default intel)
  *	cache=N            MiB of address space for each vCPU's translated code (default 64)
+ *	perfmap            names translated code in /tmp/perf-PID.map, for perf(1)
  * Returns a descriptor, or -1 and errno: EINVAL (an option is unknown or has a bad value),
  * EMFILE, ENFILE, ENOMEM.
  */
@@ -124,6 +125,21 @@ ANYKVM_API enum anykvm_kind anykvm_kind(int fd);
  * thread. Returns 0, or -1 and EBADF or EINVAL (not a vCPU).
  */
 ANYKVM_API int anykvm_kick(int vcpu_fd);
+
+enum anykvm_place {
+	ANYKVM_PLACE_OTHER, /* nothing of the below */
+	ANYKVM_PLACE_GUEST, /* translated guest code */
+	ANYKVM_PLACE_GLUE,  /* the library's ways in and out of it */
+};
+
+/**
+ * For sampling profilers: what the calling thread was doing at host address `pc` when a signal
+ * interrupted it. Async-signal-safe.
+ *
+ * @rip, @cpl: for ANYKVM_PLACE_GUEST the guest instruction's address (0: unknown) and the guest's
+ * privilege level.
+ */
+ANYKVM_API enum anykvm_place anykvm_place(unsigned long pc, unsigned long *rip, unsigned *cpl);
 
 #ifdef __cplusplus
 }

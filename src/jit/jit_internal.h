@@ -103,6 +103,7 @@ struct jit {
 	u64 smap;                          /* CR4.SMAP that the blocks were translated for */
 	u32 jc_mode[MMU_TLB_COUNT];        /* the mode whose blocks a jump cache holds */
 	bool flush_wanted;
+	int perfmap;           /* descriptor + 1 of the file of perfmap.c; 0: none */
 	bool fsgsbase;         /* the host lets user mode write GS base */
 	bool use_loop;         /* LOOP is fast (AMD); else JRCXZ over a jump */
 	struct { u8 *enter, *next, *link, *insn, *resolve_read, *resolve_write, *commit, *fault, *poll,
@@ -176,6 +177,8 @@ void jit_thunks_emit(struct cpu *cpu);
 /* signal.c: the vCPU whose generated code this thread runs, for the handlers. */
 void jit_signal_enter(struct cpu *cpu);
 void jit_signal_leave(void);
+/** The vCPU whose code this thread runs, or NULL. Async-signal-safe. */
+struct cpu *jit_signal_running(void);
 
 /* translate.c: returns the block, or NULL with *ret CPU_EXC/CPU_EXIT, or cache full (*ret CPU_OK). */
 struct jit_block *jit_translate(struct cpu *cpu, u64 gpa, const u8 *host, u64 rip, u32 mode, int *ret);

@@ -34,6 +34,11 @@ void jit_signal_leave(void)
 	running = NULL;
 }
 
+struct cpu *jit_signal_running(void)
+{
+	return running;
+}
+
 static void pass_on(int signo, siginfo_t *info, void *context)
 {
 	const struct sigaction *old = NULL;

@@ -13,6 +13,7 @@
 #include <string.h>
 #include "cpu/feature.h"
 #include "jit/jit_internal.h"
+#include "jit/perfmap.h"
 #include "mmu/mmu.h"
 
 /* Code bytes as they are read, a chunk at a time. */
@@ -348,5 +349,7 @@ struct jit_block *jit_translate(struct cpu *cpu, u64 gpa, const u8 *host, u64 ri
 	}
 	jit->stat_blocks++;
 	jit->stat_insns += t.insn_count;
+	if (UNLIKELY(jit->perfmap))
+		jit_perfmap_add(cpu, b);
 	return b;
 }

@@ -1,4 +1,5 @@
 /* The functions of <anykvm.h>. */
+#include "jit/profile.h"
 #include "kvm/fd.h"
 #include "kvm/request.h"
 
@@ -176,4 +177,15 @@ int anykvm_kick(int vcpu_fd)
 	}
 	errno = saved;
 	return (int)result(ret);
+}
+
+enum anykvm_place anykvm_place(unsigned long pc, unsigned long *rip, unsigned *cpl)
+{
+	u64 at;
+	enum jit_place place = jit_place(pc, &at, cpl);
+
+	*rip = at;
+	return place == JIT_PLACE_GUEST ? ANYKVM_PLACE_GUEST :
+	       place == JIT_PLACE_GLUE	? ANYKVM_PLACE_GLUE :
+					  ANYKVM_PLACE_OTHER;
 }

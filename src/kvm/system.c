@@ -34,6 +34,8 @@ static int option_parse(struct system *sys, const char *o, size_t n)
 		if (mb < CACHE_MB_MIN || mb > CACHE_MB_MAX)
 			return -EINVAL;
 		sys->cache_bytes = (size_t)mb << 20;
+	} else if (n == 7 && !memcmp(o, "perfmap", n)) {
+		sys->perfmap = true;
 	} else {
 		return -EINVAL;
 	}

@@ -5,6 +5,7 @@
 #include "cpu/mode.h"
 #include "cpu/msr.h"
 #include "jit/jit.h"
+#include "jit/perfmap.h"
 #include "kvm/clock.h"
 #include "kvm/cpuid.h"
 #include "kvm/dirty.h"
@@ -92,6 +93,8 @@ static int vcpu_init_cpu(struct vcpu *vcpu)
 		ret = mmu_cpu_init(cpu, &vcpu->vm->mem);
 	if (!ret)
 		ret = jit_cpu_init(cpu, vcpu->vm->sys->cache_bytes);
+	if (!ret && vcpu->vm->sys->perfmap)
+		ret = jit_perfmap_open(cpu);
 	if (!ret)
 		ret = cpuid_init(vcpu);
 	return ret;
@@ -103,6 +106,7 @@ void vcpu_destroy(struct vcpu *vcpu)
 
 	if (!vcpu)
 		return;
+	jit_perfmap_close(cpu);
 	if (cpu->jit)
 		jit_cpu_destroy(cpu);
 	if (cpu->mmu)

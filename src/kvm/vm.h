@@ -30,6 +30,7 @@ struct system {
 	u32 refs;
 	enum cpu_vendor vendor;
 	size_t cache_bytes;
+	bool perfmap;
 	u64 tsc_khz; /* of the host; set by the first VM */
 	struct cpu_cpuid *supported; /* what KVM_GET_SUPPORTED_CPUID answers */
 	int supported_count;
@@ -102,7 +103,6 @@ struct vm {
 	struct msr_filter *msr_filter;	/* atomic; lock to write */
 	u64 hypercall_exits;		/* KVM_CAP_EXIT_HYPERCALL */
 	u64 disabled_exits;		/* KVM_CAP_X86_DISABLE_EXITS */
-	bool exit_on_emulation_failure;
 	bool exception_payload, triple_fault_event;
 	bool platform_info_hidden;
 	u64 tss_addr, identity_map_addr;

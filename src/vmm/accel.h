@@ -7,6 +7,7 @@
 #ifndef VMM_ACCEL_H
 #define VMM_ACCEL_H
 
+#include <anykvm.h>
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <sys/types.h>
@@ -28,6 +29,11 @@ struct accel_ops {
 	/** As pread(2) of a statistics descriptor. */
 	ssize_t (*pread)(int fd, void *buf, size_t size, off_t at);
 	int (*close)(int fd);
+	/**
+	 * As anykvm_place(): what this thread was doing at a host address when a signal came. NULL
+	 * where guests run on the hardware.
+	 */
+	enum anykvm_place (*place)(unsigned long pc, unsigned long *rip, unsigned *cpl);
 	/** Makes KVM_RUN of this vCPU return -1/EINTR soon; any thread may call it. */
 	int (*vcpu_kick)(int vcpu_fd, pthread_t thread, struct kvm_run *run);
 };

@@ -11,6 +11,7 @@
 
 #include "vmm/cmd.h"
 #include "vmm/error.h"
+#include "vmm/profile.h"
 #include "vmm/stats.h"
 #include "vmm/terminal.h"
 
@@ -129,6 +130,8 @@ static bool open_accel(struct backends *back, const struct run_config *cfg, GErr
 
 	if (cfg->vendor)
 		g_string_append_printf(s, "vendor=%s", cfg->vendor);
+	if (cfg->perf_map)
+		g_string_append(s, s->len ? ",perfmap" : "perfmap");
 	options = g_string_free(s, FALSE);
 	if (accel_open(&back->accel, cfg->accel, *options ? options : NULL, &why)) {
 		vmm_error(error, "%s", why);
@@ -225,6 +228,7 @@ static int conclude(struct run *run, enum power_end end, int status, const char 
 static int run_machines(struct run *run, GString *say, GError **error)
 {
 	const struct run_config *cfg = run->cfg;
+	struct profile *profile = NULL;
 	enum power_end end;
 	int status, result;
 
@@ -233,6 +237,14 @@ static int run_machines(struct run *run, GString *say, GError **error)
 
 		if (!m)
 			return STATUS_SETUP;
+		if (cfg->profile && !profile) {
+			profile = profile_new(&run->back.accel, error);
+			if (!profile) {
+				machine_free(m);
+				return STATUS_SETUP;
+			}
+		}
+		m->vcpus.profile = profile;
 		run->machine = m;
 		if (run->signal)
 			machine_end(m, POWER_SIGNAL, run->signal);
@@ -250,6 +262,12 @@ static int run_machines(struct run *run, GString *say, GError **error)
 		memory_clear(&run->back.mem);
 		/* A command whose guest reboots has failed; it must not start over. */
 	} while (end == POWER_RESET && !cfg->no_reboot && !cfg->command);
+	if (profile) {
+		g_autofree char *text = profile_text(profile);
+
+		g_string_append(say, text);
+		profile_free(profile);
+	}
 	return result;
 }
 

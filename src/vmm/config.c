@@ -26,6 +26,8 @@ enum option_id {
 	OPT_NO_REBOOT,
 	OPT_TIMEOUT,
 	OPT_STATS,
+	OPT_PROFILE,
+	OPT_PERF_MAP,
 	OPT_HELP,
 };
 
@@ -62,6 +64,9 @@ static const struct option_row rows[] = {
 	{OPT_NO_REBOOT, "no-reboot", 0, NULL, "end when the guest reboots"},
 	{OPT_TIMEOUT, "timeout", 't', "SECONDS", "end with status 124 after this time"},
 	{OPT_STATS, "stats", 0, NULL, "print counts of exits and of what the processor did"},
+	{OPT_PROFILE, "profile", 0, NULL, "sample the virtual CPUs and print where their time goes"},
+	{OPT_PERF_MAP, "perf-map", 0, NULL,
+	 "name translated code in /tmp/perf-PID.map, for perf(1)"},
 	{OPT_HELP, "help", 'h', NULL, "this text"},
 };
 
@@ -351,6 +356,12 @@ static bool apply_option(struct run_config *cfg, const struct option_row *row, c
 		return true;
 	case OPT_STATS:
 		cfg->stats = true;
+		return true;
+	case OPT_PROFILE:
+		cfg->profile = true;
+		return true;
+	case OPT_PERF_MAP:
+		cfg->perf_map = true;
 		return true;
 	case OPT_NO_REBOOT:
 		cfg->no_reboot = true;

@@ -42,7 +42,7 @@ struct run_config {
 	enum config_entry entry;
 	char *accel;
 	char *vendor; /* "intel", "amd" or NULL for the accelerator's own choice */
-	bool stats;
+	bool stats, profile, perf_map;
 	bool no_reboot;
 	unsigned timeout; /* seconds, 0 for none */
 	char **command;	  /* CMD and its arguments, NULL for none */

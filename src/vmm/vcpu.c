@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 
 #include "vmm/error.h"
+#include "vmm/profile.h"
 
 #define KICK_AGAIN_USEC 10000 /* a kick that came at an unlucky moment is repeated */
 
@@ -250,6 +251,7 @@ static void *vcpu_thread(void *opaque)
 	g_cond_broadcast(&set->changed);
 	g_mutex_unlock(&set->lock);
 
+	profile_thread_begin(set->profile);
 	while (!__atomic_load_n(&set->stop_asked, __ATOMIC_ACQUIRE)) {
 		int r;
 
@@ -271,6 +273,7 @@ static void *vcpu_thread(void *opaque)
 		vcpu->exits[MIN(vcpu->run->exit_reason, VCPU_EXITS_MAX - 1u)]++;
 		vcpu_dispatch(vcpu);
 	}
+	profile_thread_end(set->profile);
 	g_mutex_lock(&set->lock);
 	vcpu->finished = true;
 	g_cond_broadcast(&set->changed);

@@ -50,6 +50,7 @@ struct vcpu_set {
 	int state;	 /* enum vcpu_state; atomic reads, written under lock */
 	bool stop_asked; /* atomic: a vCPU ended the machine; threads leave the guest for good */
 	char *crash;	 /* under lock: text of the first crash */
+	struct profile *profile; /* NULL: none wanted */
 	/* Called by a vCPU's thread that has stopped the set by a debug exit; NULL: no debugger. */
 	void (*debug_notify)(void *opaque);
 	void *debug_opaque;
