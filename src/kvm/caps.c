@@ -149,7 +149,7 @@ static int enable_locked(struct vm *vm, const struct kvm_enable_cap *cap)
 	case KVM_CAP_EXIT_ON_EMULATION_FAILURE:
 		if (a & ~1ull)
 			return -EINVAL;
-		vm->exit_on_emulation_failure = a;
+		vm->mem.mmio_ask = a;
 		return 0;
 	case KVM_CAP_EXCEPTION_PAYLOAD:
 		vm->exception_payload = a;

@@ -6,6 +6,7 @@
 #include "base/mem.h"
 #include "jit/jit.h"
 #include "kvm/abi.h"
+#include "kvm/emulate.h"
 #include "kvm/memattr.h"
 #include "kvm/request.h"
 #include "kvm/run.h"
@@ -141,12 +142,33 @@ static int exit_memory(struct vcpu *vcpu)
 	return -EFAULT;
 }
 
+/* An instruction is about to reach a device. True: the emulator would not know it. */
+static bool emulation_fails(struct vcpu *vcpu)
+{
+	struct cpu_exit *e = &vcpu->cpu.exit;
+	u8 bytes[EMULATE_BYTES];
+	unsigned n = emulate_fetch(vcpu, bytes);
+
+	if (emulate_known(vcpu, bytes, n))
+		return false;
+	e->internal.len = (u8)MIN(n, (unsigned)sizeof(e->internal.bytes));
+	mem_copy(e->internal.bytes, bytes, e->internal.len);
+	return true;
+}
+
 static int exit_internal(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
 	const struct cpu_exit *e = &vcpu->cpu.exit;
-	u8 len = MIN(e->internal.len, (u8)sizeof(run->emulation_failure.insn_bytes));
+	u8 len;
 
+	if (mmu_mmio_asked(&vcpu->cpu) && !emulation_fails(vcpu)) {
+		mmu_mmio_allow(&vcpu->cpu, true);
+		jit_step(&vcpu->cpu);
+		mmu_mmio_allow(&vcpu->cpu, false);
+		return exit_handle(vcpu);
+	}
+	len = MIN(e->internal.len, (u8)sizeof(run->emulation_failure.insn_bytes));
 	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
 	run->emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;
 	run->emulation_failure.ndata = 3;
@@ -200,6 +222,7 @@ int exit_handle(struct vcpu *vcpu)
 static int restart(struct vcpu *vcpu)
 {
 	vcpu->cpu.restart = true;
+	vcpu->has_code = true;
 	jit_step(&vcpu->cpu);
 	return exit_handle(vcpu);
 }

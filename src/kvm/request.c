@@ -80,8 +80,10 @@ void vcpu_handle_memory_requests(struct vcpu *vcpu)
 	got = __atomic_fetch_and(&l->requests, ~REQ_MEMORY_MASK, __ATOMIC_SEQ_CST);
 	/* Whatever else was published: slots may be gone. */
 	mmu_slots_forget(cpu);
-	if (got & (BIT64(REQ_MEMORY) | BIT64(REQ_CODE_FLUSH)))
+	if ((got & (BIT64(REQ_MEMORY) | BIT64(REQ_CODE_FLUSH))) && vcpu->has_code) {
+		vcpu->has_code = false;
 		jit_flush(cpu);
+	}
 	if (got & (BIT64(REQ_MEMORY) | BIT64(REQ_TLB_FLUSH))) {
 		vcpu->stats.tlb_flush++;
 		mmu_flush_all(cpu);

@@ -239,6 +239,7 @@ static int enter_guest(struct vcpu *vcpu)
 		timer_arm(&vcpu->signal_timer,
 			  timer_service_now(vcpu->vm->timers) + SIGNAL_POLL_NS);
 	vcpu->stats.guest_mode = 1;
+	vcpu->has_code = true;
 	jit_run(cpu);
 	vcpu->stats.guest_mode = 0;
 	pv_eoi_sync(vcpu);

@@ -95,7 +95,7 @@ struct vcpu {
 	enum vcpu_completion completion;
 	u32 mmio_sent; /* of cpu.mmio.write[] */
 	bool ran;      /* KVM_RUN happened: CPUID is fixed */
-	bool launched;
+	bool has_code; /* guest code ran since translated code was dropped */
 	bool sigmask_set;
 	sigset_t sigmask;
 	struct timer signal_timer; /* wakes guest code to look for signals */

@@ -125,3 +125,16 @@ bool gpa_blocked(struct cpu *cpu, u64 gpa, unsigned size, unsigned access)
 	memfault(cpu, gpa, size, access);
 	return true;
 }
+
+bool mmu_mmio_asked(struct cpu *cpu)
+{
+	bool asked = cpu->mmu->mmio_asked;
+
+	cpu->mmu->mmio_asked = false;
+	return asked;
+}
+
+void mmu_mmio_allow(struct cpu *cpu, bool allow)
+{
+	cpu->mmu->mmio_allowed = allow;
+}

@@ -76,6 +76,11 @@ struct mmu_vm {
 	void (*page_dirtied)(struct cpu *cpu, struct mmu_slot *slot, u64 page_index);
 	/* No slot, but the VM wants a memory fault rather than MMIO (private memory …); may be NULL. */
 	bool (*gpa_blocked)(struct cpu *cpu, u64 gpa, unsigned access);
+	/*
+	 * Instructions that reach no memory stop with CPU_EXIT_INTERNAL before they have done
+	 * anything, for the API layer to decide whether they may: mmu_mmio_asked().
+	 */
+	bool mmio_ask;
 };
 
 /** Creates a VM's memory without slots. 0 or -ENOMEM. */
@@ -180,6 +185,10 @@ enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsig
  * report of a fault in generated code. False: in no slot.
  */
 bool mmu_host_gpa(struct cpu *cpu, const void *host, u64 *gpa);
+/** True, once, when the last exit was for mmio_ask. */
+bool mmu_mmio_asked(struct cpu *cpu);
+/** Whether instructions may go on all the same: set around jit_step(). */
+void mmu_mmio_allow(struct cpu *cpu, bool allow);
 /** Writes a bounced store back. 0; 1: leave the block behind this instruction (MMIO queued). */
 int mmu_bounce_commit(struct cpu *cpu);
 

@@ -190,6 +190,8 @@ struct mmu_cpu {
 	u64 exec_bloom[8]; /* pages fetched since the jump caches were emptied */
 	struct region_set exec_large, exec_huge;
 
+	bool mmio_asked, mmio_allowed; /* mmu_vm.mmio_ask */
+
 	/* The bounced store to be committed. */
 	unsigned pend_count;
 	bool pend_split; /* mmu_vm.split_lock is held */

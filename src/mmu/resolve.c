@@ -81,6 +81,10 @@ static enum mmu_resolve_kind bounce(struct cpu *cpu, unsigned access, bool lock,
 		if (!takes_stores(p->host))
 			return stopped(memfault(cpu, p->gpa, p->len, access));
 	}
+	if (UNLIKELY(!all_ram && cpu->mem->mmio_ask && !mc->mmio_allowed && !cpu->restart)) {
+		mc->mmio_asked = true;
+		return stopped(mmu_internal(cpu, "instruction accesses no memory"));
+	}
 	if (write) {
 		ret = mmio_room(cpu, part, count);
 		if (ret)

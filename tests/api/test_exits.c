@@ -294,6 +294,44 @@ static void signal_mask_while_running(void **state)
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 }
 
+API_CODE64(devices, "mov $0x20000000, %ebx; mov (%rbx), %al; mov %eax, (%rbx);"
+		    "movd %eax, %xmm0; movups %xmm0, (%rbx); flds (%rbx); hlt");
+
+/* KVM_CAP_EXIT_ON_EMULATION_FAILURE: what the kernel's emulator does not know stops before it has
+ * done anything; without it every instruction may access devices. */
+static void emulation_failure(void **state)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_EXIT_ON_EMULATION_FAILURE, .args = {2}};
+	struct kvm_regs r;
+	struct api_vm t;
+
+	api_vm_make(&t, 1, 0);
+	assert_errno(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), EINVAL);
+	for (unsigned on = 0; on < 2; on++) {
+		cap.args[0] = on;
+		assert_int_equal(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), 0);
+		api_start64(&t, 0, devices_begin, API_SIZE(devices));
+		for (unsigned i = 0; i < 4; i++) { /* MOV, MOV, MOVUPS in two parts */
+			api_run_expect(&t, 0, KVM_EXIT_MMIO);
+			assert_int_equal(t.run[0]->mmio.phys_addr, i < 3 ? 0x20000000 : 0x20000008);
+		}
+		if (!on) {
+			api_run_expect(&t, 0, KVM_EXIT_MMIO);
+			api_run_expect(&t, 0, KVM_EXIT_HLT);
+			continue;
+		}
+		api_run_expect(&t, 0, KVM_EXIT_INTERNAL_ERROR);
+		assert_int_equal(t.run[0]->emulation_failure.suberror, KVM_INTERNAL_ERROR_EMULATION);
+		assert_true(t.run[0]->emulation_failure.insn_size >= 2);
+		assert_memory_equal(t.run[0]->emulation_failure.insn_bytes, "\xd9\x03", 2);
+		r = api_regs(&t, 0);
+		r.rip += 2;
+		api_set_regs(&t, 0, &r);
+		api_run_expect(&t, 0, KVM_EXIT_HLT);
+	}
+	api_vm_free(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -301,7 +339,7 @@ int main(void)
 		cmocka_unit_test(memory),	     cmocka_unit_test(shutdown),
 		cmocka_unit_test(immediate_exit),    cmocka_unit_test(kick_running),
 		cmocka_unit_test(kick_halted),	     cmocka_unit_test(kick_from_handler),
-		cmocka_unit_test(signal_mask),	     cmocka_unit_test(signal_mask_while_running),
+		cmocka_unit_test(emulation_failure), cmocka_unit_test(signal_mask),	     cmocka_unit_test(signal_mask_while_running),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
