@@ -54,6 +54,32 @@ static void translate(void **state)
 	api_vm_free(&t);
 }
 
+/* The names that a statistics descriptor shows. */
+static bool stat_is_named(int fd, const struct kvm_stats_header *h, const char *name)
+{
+	for (u32 i = 0; i < h->num_desc; i++) {
+		char text[64] = "";
+		off_t at = h->desc_offset + i * (sizeof(struct kvm_stats_desc) + h->name_size);
+
+		anykvm_pread(fd, text, MIN(sizeof(text) - 1, h->name_size),
+			     at + (off_t)sizeof(struct kvm_stats_desc));
+		if (!strcmp(text, name))
+			return true;
+	}
+	return false;
+}
+
+/* No vCPU runs on this thread: nothing is guest code. */
+static void place(void **state)
+{
+	unsigned long rip = 1;
+	unsigned cpl = 1;
+
+	assert_int_equal(anykvm_place(0x1000, &rip, &cpl), ANYKVM_PLACE_OTHER);
+	assert_int_equal(rip, 0);
+	assert_int_equal(cpl, 0);
+}
+
 static void stats(void **state)
 {
 	struct kvm_stats_header h;
@@ -71,6 +97,9 @@ static void stats(void **state)
 		assert_int_equal(anykvm_pread(fd, id, 8, h.id_offset), 8);
 		assert_memory_equal(id, "kvm-", 4);
 		assert_int_equal(anykvm_pread(fd, id, 8, 1 << 20), 0);
+		assert_true(stat_is_named(fd, &h, "remote_tlb_flush") == !vcpu);
+		assert_true(stat_is_named(fd, &h, "anykvm_tlb_miss_conflict") == vcpu);
+		assert_true(stat_is_named(fd, &h, "anykvm_insn_CPUID") == vcpu);
 		assert_int_equal(anykvm_pread(fd, (void *)16, 8, 0), -1);
 		assert_int_equal(errno, EFAULT);
 		assert_errno(api_ioctl_value(fd, KVM_RUN, 0), ENOTTY);
@@ -201,6 +230,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(guest_debug), cmocka_unit_test(translate),
+		cmocka_unit_test(place),
 		cmocka_unit_test(stats),       cmocka_unit_test(hypercalls),
 		cmocka_unit_test(smi),	       cmocka_unit_test(init_sipi),
 		cmocka_unit_test(mce),
