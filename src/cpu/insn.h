@@ -27,7 +27,8 @@ struct cpu_insn {
 	u8 seg;      /* enum cpu_sreg */
 	s8 base, index; /* GPR number or -1 */
 	u8 scale;
-	s64 disp;    /* RIP-relative forms: RIP of the next instruction already added, base -1 */
+	bool rip_relative; /* disp counts from this instruction's first byte, base is -1 */
+	s64 disp;
 	u64 imm;     /* immediate, sign-extended to 64 bits where the instruction does so; far offset */
 	u16 imm2;    /* far selector; ENTER's level */
 	u8 opcode;   /* last opcode byte, for families that share a function */

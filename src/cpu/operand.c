@@ -31,7 +31,7 @@ void cpu_insn_done(struct cpu *cpu, const struct cpu_insn *in)
 
 u64 cpu_insn_offset(struct cpu *cpu, const struct cpu_insn *in)
 {
-	u64 off = (u64)in->disp;
+	u64 off = (u64)in->disp + (in->rip_relative ? cpu->rip : 0);
 
 	if (in->base >= 0)
 		off += cpu->gpr[in->base];

@@ -78,7 +78,8 @@ void jit_cache_destroy(struct jit *jit)
 	free(jit->page);
 	jit->rw = jit->rx = jit->meta = NULL;
 	jit->by_address = NULL;
-	jit->hash = jit->page = NULL;
+	jit->hash = NULL;
+	jit->page = NULL;
 }
 
 /** Memory that lives as long as the code; NULL when the area is full. */
@@ -98,11 +99,6 @@ static u32 hash_of(u64 gpa, u64 rip, u32 mode)
 	u64 h = (gpa ^ (u64)mode << 40 ^ rip << 7) * 0x9e3779b97f4a7c15ull;
 
 	return (u32)(h >> (64 - JIT_HASH_BITS));
-}
-
-static u32 page_hash(u64 gpa)
-{
-	return (u32)((gpa >> PAGE_SHIFT) * 0x9e3779b1u) % JIT_PAGE_HASH_SIZE;
 }
 
 /** Drops all blocks. The caller is not inside generated code. */
@@ -127,7 +123,11 @@ void jit_cache_reset(struct cpu *cpu)
 
 struct jit_block *jit_block_find(struct jit *jit, u64 gpa, u64 rip, u32 mode)
 {
-	struct jit_block *b = jit->hash[hash_of(gpa, rip, mode)];
+	struct jit_block *b;
+
+	if (jit_mode_relative(mode))
+		rip = 0;
+	b = jit->hash[hash_of(gpa, rip, mode)];
 
 	while (b && (b->gpa != gpa || b->rip != rip || b->mode != mode))
 		b = b->hash_next;
@@ -140,9 +140,8 @@ void jit_block_add(struct jit *jit, struct jit_block *b)
 
 	b->hash_next = *head;
 	*head = b;
-	head = &jit->page[page_hash(b->gpa)];
-	b->page_next = *head;
-	*head = b;
+	b->page_next = b->page->blocks;
+	b->page->blocks = b;
 	jit->by_address[jit->block_count++] = b;
 }
 
@@ -185,7 +184,7 @@ const struct jit_mark *jit_mark_find(const struct jit *jit, const struct jit_blo
 /** Makes a link's jump lead straight to a block of the same page and mode. */
 void jit_link_patch(struct jit_link *link, struct jit_block *to)
 {
-	emit_patch_rel32(link->site, to->code);
+	emit_patch_rel32(link->site, to->body);
 	link->to = to;
 	link->next_in = to->in;
 	link->prev_in = &to->in;
@@ -211,8 +210,9 @@ void jit_mode_links_drop(struct jit *jit)
 		link_unpatch(l);
 }
 
-static void block_kill(struct jit *jit, struct jit_block *b)
+static void block_kill(struct cpu *cpu, struct jit_block *b)
 {
+	struct jit *jit = cpu->jit;
 	struct jit_block **p = &jit->hash[hash_of(b->gpa, b->rip, b->mode)];
 
 	while (*p != b)
@@ -222,34 +222,41 @@ static void block_kill(struct jit *jit, struct jit_block *b)
 		link_unpatch(b->in);
 	for (struct jit_link *l = b->out; l; l = l->next_out)
 		link_unpatch(l);
+	jit_jc_drop_block(cpu, b);
 	b->dead = true;
+}
+
+static void page_unlist(struct jit_block *b)
+{
+	struct jit_block **p = &b->page->blocks;
+
+	while (*p != b)
+		p = &(*p)->page_next;
+	*p = b->page_next;
 }
 
 /** Drops the blocks translated from any byte of [gpa, gpa + n), which lies in one page. */
 void jit_invalidate(struct cpu *cpu, u64 gpa, unsigned n)
 {
 	struct jit *jit = cpu->jit;
-	struct jit_block **p = &jit->page[page_hash(gpa)];
-	bool any = false, left = false;
+	struct jit_page *page = jit->page ? jit_page_find(jit, gpa >> PAGE_SHIFT) : NULL;
+	bool left = false;
 
-	if (!jit->hash)
+	if (!page)
 		return;
-	while (*p) {
+	for (struct jit_block **p = &page->blocks; *p;) {
 		struct jit_block *b = *p;
 
-		if ((b->gpa & PAGE_MASK) != (gpa & PAGE_MASK)) {
-			p = &b->page_next;
-		} else if (b->gpa < gpa + n && gpa < b->gpa + b->guest_len) {
+		if (b->gpa < gpa + n && gpa < b->gpa + b->guest_len) {
 			*p = b->page_next;
-			block_kill(jit, b);
-			any = true;
+			block_kill(cpu, b);
 		} else {
 			left = true;
 			p = &b->page_next;
 		}
 	}
 	/* Blocks whose one instruction reaches into this page are few: they hang on a list. */
-	for (p = &jit->crossing; *p;) {
+	for (struct jit_block **p = &jit->crossing; *p;) {
 		struct jit_block *b = *p;
 		u32 first = (u32)(PAGE_SIZE - (b->gpa & ~PAGE_MASK));
 
@@ -257,21 +264,19 @@ void jit_invalidate(struct cpu *cpu, u64 gpa, unsigned n)
 			*p = b->cross_next;
 		} else if ((b->gpa2 & PAGE_MASK) == (gpa & PAGE_MASK) && b->gpa2 < gpa + n &&
 			   gpa < b->gpa2 + b->guest_len - first) {
-			struct jit_block **q = &jit->page[page_hash(b->gpa)];
-
 			*p = b->cross_next;
-			while (*q != b)
-				q = &(*q)->page_next;
-			*q = b->page_next;
-			block_kill(jit, b);
-			any = true;
+			page_unlist(b);
+			block_kill(cpu, b);
 		} else {
 			left |= (b->gpa2 & PAGE_MASK) == (gpa & PAGE_MASK);
 			p = &b->cross_next;
 		}
 	}
-	if (!left)
+	/* Chunks that only a part was invalidated of keep their sums: they differ now, which is safe. */
+	for (u64 k = align_up(gpa & ~PAGE_MASK, 64) / 64; (k + 1) * 64 <= (gpa & ~PAGE_MASK) + n; k++)
+		page->chunks &= ~BIT64(k);
+	if (!left && !page->busy) {
+		page->chunks = 0;
 		mmu_code_remove(cpu, gpa & PAGE_MASK);
-	if (any)
-		jit_jump_cache_flush(cpu);
+	}
 }

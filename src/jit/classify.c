@@ -89,8 +89,9 @@ static void fill_memory(const struct trans *t, const ZydisDecodedOperand *op, st
 	out->index = (s8)gpr_or_none(op->mem.index);
 	out->scale = op->mem.scale;
 	out->disp = op->mem.disp.value;
-	if (op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP)
-		out->disp += (s64)t->next_pc;
+	out->rip_relative = op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP;
+	if (out->rip_relative)
+		out->disp += t->in.length;
 }
 
 static u8 override_of(const ZydisDecodedInstruction *in)

@@ -10,8 +10,8 @@
  */
 #include <errno.h>
 #include <linux/kvm.h>
-#include <stdlib.h>
 #include <sys/auxv.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <asm/prctl.h>
 #include <unistd.h>
@@ -42,6 +42,12 @@ static u64 gs_swap(const struct jit *jit, u64 base)
 	return old;
 }
 
+/* Where the running block begins. */
+static u64 block_rip(const struct cpu *cpu, const struct jit_block *b)
+{
+	return jit_mode_relative(b->mode) ? cpu->code_base + (b->gpa & ~PAGE_MASK) : b->rip;
+}
+
 /* A PC of 32 bits is one whose upper half was lost; the cache is smaller than that. */
 u64 jit_guest_pc(struct cpu *cpu, u64 host_pc)
 {
@@ -49,7 +55,7 @@ u64 jit_guest_pc(struct cpu *cpu, u64 host_pc)
 	struct jit_block *b = jit_block_by_host(cpu->jit, pc);
 	const struct jit_mark *m = b ? jit_mark_find(cpu->jit, b, pc) : NULL;
 
-	return m ? b->rip + m->guest : 0;
+	return m ? block_rip(cpu, b) + m->guest : 0;
 }
 
 /* --- finding code --------------------------------------------------------------------------- */
@@ -59,119 +65,94 @@ static u64 code_linear(const struct cpu *cpu, u64 rip)
 	return cpu->mode & MODE_LONG ? rip : (u32)(cpu->seg[SEG_CS].base + rip);
 }
 
-/* find_block() without a look at where CS ends. */
-static struct jit_block *find_any(struct cpu *cpu, u32 mode, int *ret)
+/* What a search for a block found. */
+struct found {
+	struct jit_block *block; /* NULL: see ret */
+	int ret;                 /* enum cpu_ret */
+	bool global;             /* every page of it is mapped globally */
+};
+
+/* A block whose instruction crosses pages: is its second half still where it was? */
+static void check_second_page(struct cpu *cpu, u64 lin, struct found *f)
 {
-	struct jit *jit = cpu->jit;
-	u64 lin = code_linear(cpu, cpu->rip), gpa;
-	struct jit_block *b;
-	const u8 *host;
+	struct jit_block *b = f->block;
+	struct mmu_fetched second;
 
-	*ret = mmu_fetch(cpu, lin, &gpa, &host);
-	if (*ret)
-		return NULL;
-	b = jit_block_find(jit, gpa, cpu->rip, mode);
-	if (b && b->gpa2 != ~0ull) {
-		u64 gpa2;
-
-		*ret = mmu_fetch(cpu, (lin & PAGE_MASK) + PAGE_SIZE, &gpa2, &host);
-		if (*ret)
-			return NULL;
-		if (gpa2 != b->gpa2) {
-			jit_invalidate(cpu, b->gpa, b->guest_len);
-			b = NULL;
-			*ret = mmu_fetch(cpu, lin, &gpa, &host);
-			if (*ret)
-				return NULL;
-		}
+	f->ret = mmu_fetch(cpu, (lin & PAGE_MASK) + PAGE_SIZE, &second);
+	if (f->ret) {
+		f->block = NULL;
+		return;
 	}
-	if (b)
-		return b;
+	f->global &= second.global;
+	if (second.gpa != b->gpa2)
+		jit_invalidate(cpu, b->gpa, b->guest_len);
+	else
+		jit_page_check(cpu, jit_page_find(cpu->jit, second.gpa >> PAGE_SHIFT), second.host);
+}
+
+/* find_block() without a look at where CS ends. */
+static struct found find_any(struct cpu *cpu, u32 mode)
+{
+	u64 lin = code_linear(cpu, cpu->rip);
+	struct mmu_fetched at;
+	struct found f = { .ret = mmu_fetch(cpu, lin, &at) };
+
+	if (f.ret)
+		return f;
+	f.global = at.global;
+	f.block = jit_block_find(cpu->jit, at.gpa, cpu->rip, mode);
+	if (LIKELY(f.block)) {
+		jit_page_check(cpu, f.block->page, at.host - (at.gpa & ~PAGE_MASK));
+		if (UNLIKELY(f.block->gpa2 != ~0ull && !f.block->dead))
+			check_second_page(cpu, lin, &f);
+		if (LIKELY(f.ret || !f.block->dead))
+			return f;
+	}
 	cpu_fpu_save(cpu);
-	b = jit_translate(cpu, gpa, host, cpu->rip, mode, ret);
-	if (!b && *ret == CPU_OK) {
+	f.block = jit_translate(cpu, &at, cpu->rip, mode, &f.ret);
+	if (!f.block && f.ret == CPU_OK) {
 		jit_cache_reset(cpu);
-		b = jit_translate(cpu, gpa, host, cpu->rip, mode, ret);
+		f.block = jit_translate(cpu, &at, cpu->rip, mode, &f.ret);
 	}
+	if (f.block && f.block->gpa2 != ~0ull)
+		f.global = false;
 	cpu_fpu_load(cpu);
-	return b;
+	return f;
 }
 
 /* Code that may run past CS's limit: one instruction at a time, #GP for the one that does. */
-static struct jit_block *find_near_limit(struct cpu *cpu, u32 mode, int *ret)
+static struct found find_near_limit(struct cpu *cpu, u32 mode)
 {
 	u64 limit = cpu->seg[SEG_CS].limit, lin = code_linear(cpu, cpu->rip);
-	struct jit_block *b = find_any(cpu, mode | MODE_STEP, ret);
+	struct found f = find_any(cpu, mode | MODE_STEP);
 	bool beyond;
 
-	if (b)
-		beyond = cpu->rip + b->guest_len - 1 > limit;
+	if (f.block)
+		beyond = cpu->rip + f.block->guest_len - 1 > limit;
 	else /* a fault on its second page, which lies beyond the limit */
-		beyond = *ret == CPU_EXC && cpu->exc.vector == EXC_PF && (cpu->exc.payload ^ lin) >> PAGE_SHIFT &&
+		beyond = f.ret == CPU_EXC && cpu->exc.vector == EXC_PF && (cpu->exc.payload ^ lin) >> PAGE_SHIFT &&
 			 cpu->rip + PAGE_SIZE - (lin & ~PAGE_MASK) > limit;
-	if (!beyond)
-		return b;
-	*ret = cpu_raise_err(cpu, EXC_GP, 0);
-	return NULL;
+	if (beyond)
+		f = (struct found){ NULL, cpu_raise_err(cpu, EXC_GP, 0), false };
+	return f;
 }
 
-/* Block for cpu->rip in `mode`, translated if need be. NULL with *ret set. */
-static struct jit_block *find_block(struct cpu *cpu, u32 mode, int *ret)
+/* The block for cpu->rip in `mode`, translated if need be. */
+static struct found find_block(struct cpu *cpu, u32 mode)
 {
 	u64 limit = cpu->seg[SEG_CS].limit;
-	struct jit_block *b;
+	struct found f;
 
 	if (mode & MODE_LONG)
-		return find_any(cpu, mode, ret);
-	if (cpu->rip > limit) {
-		*ret = cpu_raise_err(cpu, EXC_GP, 0);
-		return NULL;
-	}
+		return find_any(cpu, mode);
+	if (cpu->rip > limit)
+		return (struct found){ NULL, cpu_raise_err(cpu, EXC_GP, 0), false };
 	if (UNLIKELY(limit - cpu->rip < 15))
-		return find_near_limit(cpu, mode, ret);
-	b = find_any(cpu, mode, ret);
-	if (b && UNLIKELY(cpu->rip + b->guest_len - 1 > limit))
-		b = find_near_limit(cpu, mode, ret);
-	return b;
-}
-
-static u32 jc_index(u64 rip)
-{
-	u64 i;
-
-	__asm__("pext %2, %1, %0" : "=r"(i) : "r"(rip), "r"(JIT_JC_MASK));
-	return (u32)i;
-}
-
-static void jc_flush_view(struct cpu *cpu, unsigned view)
-{
-	struct jit *jit = cpu->jit;
-	struct jit_jump_cache *jc = &cpu->jc[view];
-
-	for (u32 i = 0; i < jit->jc_log_count[view]; i++)
-		jc->ntag[jit->jc_log[view][i]] = JIT_JC_EMPTY;
-	jit->jc_log_count[view] = 0;
-}
-
-void jit_jump_cache_flush(struct cpu *cpu)
-{
-	if (!cpu->jit)
-		return;
-	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
-		jc_flush_view(cpu, v);
-}
-
-static void jc_fill(struct cpu *cpu, u32 mode, struct jit_block *b)
-{
-	struct jit *jit = cpu->jit;
-	unsigned view = (mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
-	struct jit_jump_cache *jc = &cpu->jc[view];
-	u32 i = jc_index(b->rip);
-
-	if (jc->ntag[i] == JIT_JC_EMPTY)
-		jit->jc_log[view][jit->jc_log_count[view]++] = (u16)i;
-	jc->ntag[i] = 1 - b->rip;
-	jc->code[i] = jit_exec(jit, b->code);
+		return find_near_limit(cpu, mode);
+	f = find_any(cpu, mode);
+	if (f.block && UNLIKELY(cpu->rip + f.block->guest_len - 1 > limit))
+		f = find_near_limit(cpu, mode);
+	return f;
 }
 
 /* --- reasons to stop ------------------------------------------------------------------------- */
@@ -182,7 +163,7 @@ static const struct jit_mark *stopped_at(struct cpu *cpu)
 	struct jit_block *b = jit_block_by_host(cpu->jit, cpu->jit_scratch[1] - 1);
 	const struct jit_mark *m = jit_mark_find(cpu->jit, b, cpu->jit_scratch[1] - 1);
 
-	cpu->rip = b->rip + m->guest;
+	cpu->rip = block_rip(cpu, b) + m->guest;
 	return m;
 }
 
@@ -311,6 +292,8 @@ resume:
 	case JIT_LINK:
 		*link = (struct jit_link *)cpu->jit_scratch[2];
 		cpu->rip = (*link)->target;
+		if (jit_mode_relative((*link)->from->mode))
+			cpu->rip += cpu->code_base;
 		return OUT_DONE;
 	case JIT_INSN:
 		in = (const struct cpu_insn *)cpu->jit_scratch[2];
@@ -373,9 +356,8 @@ static enum outcome run_step(struct cpu *cpu)
 	u64 rf = cpu->rflags & FLAG_RF, rip = cpu->rip;
 	struct jit_link *link = NULL;
 	u8 shadow = cpu->shadow;
-	struct jit_block *b;
 	enum outcome out;
-	int ret;
+	struct found f;
 
 	if (!rf && !cpu->restart && !(shadow & CPU_SHADOW_MOV_SS)) {
 		u64 hit = code_breakpoint(cpu);
@@ -385,11 +367,11 @@ static enum outcome run_step(struct cpu *cpu)
 			return OUT_AGAIN;
 		}
 	}
-	b = find_block(cpu, cpu->mode | MODE_STEP, &ret);
-	if (!b)
-		return ret == CPU_EXIT ? OUT_EXIT : OUT_AGAIN;
+	f = find_block(cpu, cpu->mode | MODE_STEP);
+	if (!f.block)
+		return f.ret == CPU_EXIT ? OUT_EXIT : OUT_AGAIN;
 	cpu->mmu_stepping = true;
-	out = enter_code(cpu, jit_exec(cpu->jit, b->code), &link);
+	out = enter_code(cpu, jit_exec(cpu->jit, f.block->code), &link);
 	cpu->mmu_stepping = false;
 	if (out != OUT_DONE) {
 		cpu->pending_db = 0;
@@ -403,14 +385,6 @@ static enum outcome run_step(struct cpu *cpu)
 	return out;
 }
 
-/* The jump cache of a view changes hands: jumps from other modes relied on who had it. */
-static void jc_take(struct cpu *cpu, unsigned view, u32 mode)
-{
-	jc_flush_view(cpu, view);
-	jit_mode_links_drop(cpu->jit);
-	cpu->jit->jc_mode[view] = mode;
-}
-
 /*
  * Blocks from RIP on, until one of them has a reason to come back. *link is the jump that led
  * here and could be patched; it is replaced by the one that was left through.
@@ -421,11 +395,11 @@ static enum outcome run_block(struct cpu *cpu, struct jit_link **link)
 	u32 mode = cpu->mode;
 	unsigned view = (mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
 	struct jit_jump_cache *jc = &cpu->jc[view];
-	u32 slot = jc_index(cpu->rip);
+	u32 slot = jit_jc_index(cpu->rip);
 	struct jit_link *from = *link;
 	u64 flushes = jit->stat_flushes;
 	struct jit_block *b;
-	int ret;
+	struct found f;
 
 	jit->stat_dispatch++;
 	*link = NULL;
@@ -433,13 +407,14 @@ static enum outcome run_block(struct cpu *cpu, struct jit_link **link)
 		cpu->rflags &= ~FLAG_RF;
 		return enter_code(cpu, jc->code[slot], link);
 	}
-	b = find_block(cpu, mode, &ret);
+	f = find_block(cpu, mode);
+	b = f.block;
 	if (!b)
-		return ret == CPU_EXIT ? OUT_EXIT : OUT_AGAIN;
+		return f.ret == CPU_EXIT ? OUT_EXIT : OUT_AGAIN;
 	if (jit->jc_mode[view] != mode)
-		jc_take(cpu, view, mode);
+		jit_jc_take(cpu, view, mode);
 	if (mode & MODE_FLAT)
-		jc_fill(cpu, mode, b);
+		jit_jc_fill(cpu, view, cpu->rip, b, f.global);
 	if (from && flushes == jit->stat_flushes && !from->to && !from->from->dead && b->gpa2 == ~0ull &&
 	    from->mode == mode) {
 		jit_link_patch(from, b);
@@ -462,11 +437,23 @@ static bool flush_pending(struct cpu *cpu)
 	return true;
 }
 
+/* Interrupts that the client made: it may have written code before (page.c). */
+static void client_check(struct cpu *cpu)
+{
+	u64 events = __atomic_load_n(&cpu->mem->client_events, __ATOMIC_ACQUIRE);
+
+	if (LIKELY(cpu->jit->client_events == events))
+		return;
+	cpu->jit->client_events = events;
+	jit_jump_cache_flush(cpu);
+}
+
 static void run(struct cpu *cpu)
 {
 	struct jit_link *link = NULL;
 	bool alone = false;
 
+	client_check(cpu);
 	cpu->exit.reason = CPU_EXIT_NONE;
 	for (;;) {
 		enum outcome out;
@@ -607,13 +594,13 @@ int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
 
 	if (!host_has_bmi2())
 		return -EOPNOTSUPP;
-	jit = aligned_alloc(64, align_up(sizeof(*jit), 64));
-	if (!jit)
+	/* mapped: most of it is never touched by a small guest */
+	jit = mmap(NULL, sizeof(*jit), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (jit == MAP_FAILED)
 		return -ENOMEM;
-	mem_set(jit, 0, sizeof(*jit));
 	err = jit_cache_init(jit, cache_bytes);
 	if (err) {
-		free(jit);
+		munmap(jit, sizeof(*jit));
 		return err;
 	}
 	cpu->jit = jit;
@@ -623,8 +610,7 @@ int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
 	cpu->page_mask = PAGE_MASK;
 	cpu->flag_mask = FLAG_ARITH;
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
-		for (unsigned i = 0; i < JIT_JC_SIZE; i++)
-			cpu->jc[v].ntag[i] = JIT_JC_EMPTY;
+		cpu->jc[v].ntag[0] = JIT_JC_EMPTY(0);
 	decoders_init(cpu);
 	jit_thunks_emit(cpu);
 	jit->code_next = jit->code_start;
@@ -636,6 +622,6 @@ void jit_cpu_destroy(struct cpu *cpu)
 	if (!cpu->jit)
 		return;
 	jit_cache_destroy(cpu->jit);
-	free(cpu->jit);
+	munmap(cpu->jit, sizeof(*cpu->jit));
 	cpu->jit = NULL;
 }

@@ -8,16 +8,35 @@
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
+/** Emits reg = a guest RIP near this block. */
+void jit_emit_rip(struct trans *t, unsigned reg, u64 rip)
+{
+	s64 off = (s64)(rip - (t->start & PAGE_MASK));
+
+	if (!t->relative) {
+		emit_mov_imm(&t->e, reg, rip);
+		return;
+	}
+	emit_gs_load(&t->e, reg, GS(code_base));
+	while (off) {
+		s32 part = (s32)MAX(MIN(off, (s64)INT32_MAX), (s64)INT32_MIN);
+
+		emit_lea(&t->e, true, reg, (int)reg, -1, 0, part);
+		off -= part;
+	}
+}
+
 /** Emits cpu->rip = rip; destroys A. */
 void jit_emit_store_rip(struct trans *t, u64 rip)
 {
-	emit_mov_imm(&t->e, REG_A, rip);
+	jit_emit_rip(t, REG_A, rip);
 	emit_gs_store(&t->e, REG_A, GS(rip));
 }
 
 static bool linkable(const struct trans *t, u64 target)
 {
-	return (t->mode & MODE_FLAT) && !(t->mode & MODE_STEP) && !t->shadow && ((target ^ t->block->rip) & PAGE_MASK) == 0;
+	return (t->mode & MODE_FLAT) && !(t->mode & MODE_STEP) && !t->shadow && !t->narrow &&
+	       ((target ^ t->start) & PAGE_MASK) == 0;
 }
 
 /* A JMP or Jcc rel32 is to lead to `target`: its field is `from`. */
@@ -25,7 +44,8 @@ static void side_exit(struct trans *t, u8 *from, u64 target, u32 mode)
 {
 	struct cold *c = &t->cold[t->cold_count++];
 
-	*c = (struct cold){ .from = from, .kind = COLD_LINK, .insn = (u16)(t->insn_count - 1), .target = target };
+	*c = (struct cold){ .from = from, .kind = COLD_LINK, .insn = (u16)(t->insn_count - 1),
+			    .target = target, .narrow = t->narrow };
 	if (linkable(t, target)) {
 		struct jit_link *link = jit_meta_alloc(t->jit, sizeof(*link));
 
@@ -33,7 +53,8 @@ static void side_exit(struct trans *t, u8 *from, u64 target, u32 mode)
 			t->e.full = true;
 			return;
 		}
-		*link = (struct jit_link){ .site = from, .target = target, .from = t->block,
+		*link = (struct jit_link){ .site = from, .target = t->relative ? target & ~PAGE_MASK : target,
+					   .from = t->block,
 					   .next_out = t->block->out, .mode = mode };
 		t->block->out = link;
 		if (mode != t->mode) {
@@ -51,7 +72,9 @@ void jit_emit_goto(struct trans *t, u64 target)
 		side_exit(t, t->e.p, target, t->mode);
 		emit32(&t->e, 0);
 	} else {
-		emit_mov_imm(&t->e, REG_A, target);
+		jit_emit_rip(t, REG_A, target);
+		if (t->narrow)
+			emit_zext16(&t->e, REG_A, REG_A);
 		jit_emit_goto_a(t);
 	}
 	t->ended = true;
@@ -80,7 +103,7 @@ static u64 branch_target(const struct trans *t)
 	u64 target = t->next_pc + (u64)t->in.raw.imm[0].value.s;
 
 	if (t->in.operand_width == 16)
-		return (u16)target;
+		return t->narrow ? target : (u16)target;
 	return t->mode & MODE_LONG ? target : (u32)target;
 }
 
@@ -166,7 +189,10 @@ static void emit_call(struct trans *t)
 		emit_load(e, size, REG_T, REG_A, REG_B);
 		emit_gs_store(e, REG_T, SCRATCH(10));
 	}
-	emit_mov_imm(e, REG_T, size == 8 ? t->next_pc : size == 4 ? (u32)t->next_pc : (u16)t->next_pc);
+	if (t->relative)
+		jit_emit_rip(t, REG_T, t->next_pc);
+	else
+		emit_mov_imm(e, REG_T, size == 8 ? t->next_pc : size == 4 ? (u32)t->next_pc : (u16)t->next_pc);
 	emit_store(e, size, REG_T, REG_A, REG_B);
 	jit_emit_sp_add(t, -(int)size);
 	jit_access_end(t, c);
@@ -229,6 +255,15 @@ static void emit_jmp(struct trans *t)
 
 bool jit_emit_flow(struct trans *t)
 {
+	switch (t->in.meta.category) {
+	case ZYDIS_CATEGORY_COND_BR:
+	case ZYDIS_CATEGORY_UNCOND_BR:
+	case ZYDIS_CATEGORY_CALL:
+		t->narrow = t->relative && t->in.operand_width == 16;
+		break;
+	default:
+		break;
+	}
 	switch (t->in.meta.category) {
 	case ZYDIS_CATEGORY_COND_BR:
 		if (t->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && t->in.opcode >= 0xe0 && t->in.opcode <= 0xe3)

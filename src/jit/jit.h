@@ -24,6 +24,16 @@ void jit_flush(struct cpu *cpu);
 void jit_invalidate(struct cpu *cpu, u64 gpa, unsigned n);
 /** Empties the jump caches (all views): linear addresses may mean other code now. */
 void jit_jump_cache_flush(struct cpu *cpu);
+/** Likewise, of addresses that no global translation covers. */
+void jit_jump_cache_flush_local(struct cpu *cpu);
+/** Likewise, of the addresses in one aligned region of 1 << shift bytes. */
+void jit_jump_cache_flush_page(struct cpu *cpu, u64 page, unsigned shift);
+
+/**
+ * The client may have changed guest memory behind the vCPU's back (KVM_RUN begins): code is compared
+ * before it runs again. vCPU thread.
+ */
+void jit_client_wrote(struct cpu *cpu);
 
 /**
  * Installs the handlers for SIGSEGV, SIGBUS, SIGFPE, SIGILL and SIGTRAP, once per process. Faults

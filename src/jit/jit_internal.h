@@ -19,6 +19,7 @@
 #include "cpu/mode.h"
 #include "jit/emit.h"
 #include "jit/jit.h"
+#include "mmu/mmu.h"
 
 #define REG_A H_R10
 #define REG_B H_R11
@@ -50,10 +51,28 @@ struct jit_mark {
 	u16 len;   /* guest bytes of the instruction */
 };
 
+/* A guest page that blocks were translated from (page.c). */
+struct jit_page {
+	struct jit_page *next;
+	u64 gfn;
+	u64 epoch;         /* in which its bytes were last compared */
+	u64 chunks;        /* those that code was read from: sum[] is known */
+	struct jit_block *blocks;
+	bool busy;         /* being translated from: stays tracked without blocks */
+	u64 sum[PAGE_SIZE / 64];
+};
+
+/*
+ * A block of user code is position-independent: it is found by its guest-physical address alone,
+ * has rip 0, and takes the linear address of its page from cpu->code_base. Its entry for
+ * computed jumps sets that; jumps within the page enter behind it.
+ */
 struct jit_block {
 	u64 gpa, rip;
 	u32 mode, guest_len;
 	u8 *code;          /* entry, writable view */
+	u8 *body;          /* entry of jumps within the page */
+	struct jit_page *page;
 	u32 host_len;
 	u32 mark_count;
 	struct jit_mark *mark;
@@ -68,7 +87,7 @@ struct jit_block {
 struct jit_link {
 	u8 *site;               /* the rel32 field, writable view */
 	u8 *stub;               /* where it leads while unpatched */
-	u64 target;             /* guest RIP */
+	u64 target;             /* guest RIP; its offset in the page when position-independent */
 	struct jit_block *from, *to;
 	struct jit_link *next_out;
 	u32 mode;               /* of the block it leads to */
@@ -77,15 +96,23 @@ struct jit_link {
 };
 
 /*
- * Jump cache: 12 bits of RIP make the index. No RIP has the empty tag: it would be 1 + 2^62.
- * Skipping bits 11 and 12 keeps functions at like offsets of neighbouring pages apart.
+ * Jump cache: JIT_JC_BITS bits of RIP make the index. A kernel has some ten thousand targets, and
+ * they should not fight for slots. 0 is the empty tag: it stands for RIP 1, which only slot 0 could
+ * hold; that slot has a tag of its own when empty (1 + 2^62, no RIP).
  */
-#define JIT_JC_MASK 0x67feull
-#define JIT_JC_EMPTY (1ull << 62)
+#define JIT_JC_MASK 0x1fffeull
+#define JIT_JC_EMPTY(slot) ((slot) ? 0 : 1ull << 62)
 
 #define JIT_HASH_BITS 18
 #define JIT_HASH_SIZE (1u << JIT_HASH_BITS)
 #define JIT_PAGE_HASH_SIZE 4096u
+
+/* Which slots of a jump cache are filled. */
+struct jit_jump_log {
+	u32 local_count, global_count;
+	u16 local[JIT_JC_SIZE], global[JIT_JC_SIZE];
+	u8 state[JIT_JC_SIZE];
+};
 
 struct jit {
 	u8 *rw, *rx;           /* the cache, two views of one memfd */
@@ -96,7 +123,7 @@ struct jit {
 	struct jit_block **by_address;     /* ascending host address, for lookups by host PC */
 	u32 block_count, block_max;
 	struct jit_block **hash;           /* JIT_HASH_SIZE, by gpa, rip, mode */
-	struct jit_block **page;           /* JIT_PAGE_HASH_SIZE, by gfn */
+	struct jit_page **page;            /* JIT_PAGE_HASH_SIZE, by gfn */
 	struct jit_block *crossing;        /* blocks that reach into a second page */
 	ZydisDecoder decoder[4];           /* 64-bit, 32-bit, 16-bit protected, real mode */
 	struct jit_link *mode_links;
@@ -112,8 +139,9 @@ struct jit {
 	u8 bounce[192] __attribute__((aligned(64))); /* a bounced access at its own alignment */
 	u8 *bounce_at;
 	u32 bounce_size;
-	u32 jc_log_count[MMU_TLB_COUNT];
-	u16 jc_log[MMU_TLB_COUNT][JIT_JC_SIZE];
+	struct jit_jump_log jc_log[MMU_TLB_COUNT];
+	u64 client_events;     /* mmu_vm.client_events that the jump caches have seen */
+	u64 stat_client_writes;
 	u64 stat_blocks, stat_insns, stat_flushes, stat_links, stat_dispatch, stat_cinsn[CPU_OP_COUNT];
 };
 
@@ -131,6 +159,7 @@ struct cold {
 	enum { COLD_ACCESS, COLD_LINK, COLD_POLL, COLD_TARGET, COLD_INSN } kind;
 	struct jit_link *link;
 	u64 target;    /* COLD_LINK: guest RIP; COLD_INSN: struct cpu_insn */
+	bool narrow;   /* COLD_LINK: likewise */
 	u64 rip;       /* COLD_INSN */
 };
 
@@ -140,7 +169,10 @@ struct trans {
 	struct jit *jit;
 	struct jit_block *block;
 	u32 mode;
+	u64 start;                   /* guest RIP of the block */
 	u64 pc, next_pc;             /* of the current instruction */
+	bool relative;               /* the block is position-independent */
+	bool narrow;                 /* this branch cuts its target to 16 bits when it runs */
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	const u8 *bytes;             /* of the current instruction */
@@ -171,6 +203,25 @@ static inline u64 jit_exec(const struct jit *jit, const u8 *p)
 	return (u64)(p - jit->rw + jit->rx);
 }
 
+/** True when blocks of this mode are position-independent: code that processes share. */
+static inline bool jit_mode_relative(u32 mode)
+{
+	return (mode & (MODE_LONG | MODE_CPL)) == (MODE_LONG | 3u << MODE_CPL_SHIFT);
+}
+
+/* jump_cache.c */
+u32 jit_jc_index(u64 rip);
+void jit_jc_fill(struct cpu *cpu, unsigned view, u64 rip, const struct jit_block *b, bool global);
+void jit_jc_flush_view(struct cpu *cpu, unsigned view);
+void jit_jc_drop_block(struct cpu *cpu, const struct jit_block *b);
+void jit_jc_take(struct cpu *cpu, unsigned view, u32 mode);
+
+/* page.c */
+struct jit_page *jit_page_find(struct jit *jit, u64 gfn);
+struct jit_page *jit_page_get(struct cpu *cpu, u64 gfn, const u8 *host);
+void jit_page_check(struct cpu *cpu, struct jit_page *p, const u8 *host);
+int jit_page_read(struct cpu *cpu, struct jit_page *p, const u8 *host, unsigned k, u8 *to);
+
 /* thunks.c */
 void jit_thunks_emit(struct cpu *cpu);
 
@@ -181,7 +232,7 @@ void jit_signal_leave(void);
 struct cpu *jit_signal_running(void);
 
 /* translate.c: returns the block, or NULL with *ret CPU_EXC/CPU_EXIT, or cache full (*ret CPU_OK). */
-struct jit_block *jit_translate(struct cpu *cpu, u64 gpa, const u8 *host, u64 rip, u32 mode, int *ret);
+struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u64 rip, u32 mode, int *ret);
 
 /* classify.c: CPU_OP_NONE: an ordinary instruction, to be copied. */
 unsigned jit_classify(struct trans *t, struct cpu_insn *out);
@@ -246,6 +297,8 @@ void jit_emit_jump_cache(struct trans *t);
 void jit_emit_sp_address(struct trans *t, int disp, u64 *desc);
 void jit_emit_sp_add(struct trans *t, int n);
 void jit_emit_store_rip(struct trans *t, u64 rip);
+/** reg = a guest RIP near this block. */
+void jit_emit_rip(struct trans *t, unsigned reg, u64 rip);
 
 /* resolve.c: called from thunks */
 u64 jit_resolve(struct cpu *cpu, u64 lin, u64 desc);

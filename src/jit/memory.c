@@ -92,8 +92,13 @@ void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra,
 	unsigned scale = op->mem.scale == 8 ? 3 : op->mem.scale == 4 ? 2 : op->mem.scale == 2 ? 1 : 0;
 
 	if (op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP) {
-		disp += (s64)t->next_pc;
-	} else if (op->mem.base != ZYDIS_REGISTER_NONE) {
+		jit_emit_rip(t, REG_A, t->next_pc + (u64)disp);
+		if (!w)
+			emit_mov(e, false, REG_A, REG_A);
+		jit_emit_segment(t, op, desc);
+		return;
+	}
+	 if (op->mem.base != ZYDIS_REGISTER_NONE) {
 		unsigned g = jit_gpr_index(op->mem.base);
 
 		base = jit_home[g];

@@ -60,6 +60,7 @@ static void emit_enter(struct emit *e)
 	emit_gs_load(e, H_R14, GS_GPR(RSP));
 	emit_gs_load(e, H_R15, GS_GPR(RCX));
 	restore_flags(e);
+	emit_gs_load(e, REG_A, GS(rip)); /* as a computed jump would come */
 	BYTES(e, "\x65\xff");                                         /* jmp *%gs:scratch4 */
 	emit_mem(e, 4, -1, -1, 0, (s32)SCRATCH(4));
 }

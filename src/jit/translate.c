@@ -5,8 +5,8 @@
  * until something leaves it for good, the page ends, or it is long enough. An instruction that
  * crosses into the next page is a block of its own, checked against both pages at every entry.
  *
- * Code bytes are tracked for stores before they are read (mmu_code_add), 64 at a time, so that a
- * store by another vCPU either comes before the read or is reported.
+ * User code is position-independent: its blocks are shared by all processes that map the page,
+ * wherever they have it.
  *
  * This runs with the guest's FPU state saved: Zydis and libc use vector registers.
  */
@@ -20,26 +20,18 @@
 struct fetch {
 	struct cpu *cpu;
 	const u8 *host; /* of the first byte of the page */
-	u64 gpa;        /* likewise */
-	u32 end;        /* page[] is filled up to here */
+	struct jit_page *record, *record2; /* record2: of an instruction that crosses */
+	u32 end;        /* page[] is filled from the block's first chunk up to here */
 	u8 page[PAGE_SIZE];
 };
 
 static int fetch_more(struct fetch *f)
 {
-	u32 next = MIN((f->end & ~63u) + 64, (u32)PAGE_SIZE);
+	int ret = jit_page_read(f->cpu, f->record, f->host, f->end / 64, f->page + f->end);
 
-	mmu_code_add(f->cpu, f->gpa + f->end, next - f->end);
-	if (hostmem_copy(f->page + f->end, f->host + f->end, next - f->end) < 0) {
-		f->cpu->exit.reason = CPU_EXIT_MEMFAULT;
-		f->cpu->exit.mem.gpa = f->gpa + f->end;
-		f->cpu->exit.mem.size = PAGE_SIZE;
-		f->cpu->exit.mem.write = false;
-		f->cpu->exit.mem.exec = true;
-		return CPU_EXIT;
-	}
-	f->end = next;
-	return CPU_OK;
+	if (ret == CPU_OK)
+		f->end += 64;
+	return ret;
 }
 
 /* Without its CPUID bit, F3 in front of BSF and BSR means nothing. */
@@ -156,7 +148,9 @@ static void emit_cold(struct trans *t)
 				emit_mov_imm(e, REG_A, (u64)c->link);
 				emit_rel32(e, 0xe9, t->jit->thunk.link);
 			} else {
-				emit_mov_imm(e, REG_A, c->target);
+				jit_emit_rip(t, REG_A, c->target);
+				if (c->narrow)
+					emit_zext16(e, REG_A, REG_A);
 				if ((t->mode & MODE_FLAT) && !(t->mode & MODE_STEP))
 					cold_jump(t, c);
 				else
@@ -224,23 +218,25 @@ static int decode_crossing(struct trans *t, struct fetch *f, u32 off, u8 *bytes,
 {
 	u32 first = (u32)PAGE_SIZE - off;
 	u64 lin = t->pc + (t->mode & MODE_LONG ? 0 : t->cpu->seg[SEG_CS].base) + first;
-	const u8 *host;
-	u64 gpa2;
-	int ret = mmu_fetch(t->cpu, t->mode & MODE_LONG ? lin : (u32)lin, &gpa2, &host);
+	u8 chunk[64];
+	struct mmu_fetched at;
+	int ret = mmu_fetch(t->cpu, t->mode & MODE_LONG ? lin : (u32)lin, &at);
 
 	if (ret)
 		return ret;
-	mmu_code_add(t->cpu, gpa2, 15 - first);
-	memcpy(bytes, f->page + off, first);
-	if (hostmem_copy(bytes + first, host, 15 - first) < 0) {
-		t->cpu->exit.reason = CPU_EXIT_MEMFAULT;
-		t->cpu->exit.mem.gpa = gpa2;
-		t->cpu->exit.mem.size = PAGE_SIZE;
-		t->cpu->exit.mem.exec = true;
-		return CPU_EXIT;
+	f->record2 = jit_page_get(t->cpu, at.gpa >> PAGE_SHIFT, at.host);
+	if (!f->record2) {
+		t->e.full = true;
+		return CPU_OK;
 	}
+	f->record2->busy = true;
+	ret = jit_page_read(t->cpu, f->record2, at.host, 0, chunk);
+	if (ret)
+		return ret;
+	memcpy(bytes, f->page + off, first);
+	memcpy(bytes + first, chunk, 15 - first);
 	*status = decode_bytes(t, bytes, 15);
-	t->block->gpa2 = gpa2;
+	t->block->gpa2 = at.gpa;
 	return CPU_OK;
 }
 
@@ -293,44 +289,72 @@ static int translate_insn(struct trans *t, struct fetch *f, u32 off, bool *stop)
 	return CPU_OK;
 }
 
-struct jit_block *jit_translate(struct cpu *cpu, u64 gpa, const u8 *host, u64 rip, u32 mode, int *ret)
+static void translate_insns(struct trans *t, struct fetch *f, u32 off, int *ret)
+{
+	unsigned limit = t->mode & MODE_STEP ? 1 : JIT_BLOCK_INSNS;
+
+	while (!t->ended && t->insn_count < limit && t->cold_count < JIT_COLD_MAX / 2 &&
+	       off + t->block->guest_len < PAGE_SIZE) {
+		bool stop = false;
+
+		t->narrow = false;
+		*ret = translate_insn(t, f, off + t->block->guest_len, &stop);
+		if (*ret || stop || t->e.full)
+			break;
+		t->pc = t->next_pc;
+	}
+	t->narrow = false;
+	if (*ret == CPU_EXC && t->insn_count)
+		*ret = CPU_OK; /* the fault comes when its instruction does */
+}
+
+/* Where computed jumps arrive: A is the block's address. */
+static void emit_entry(struct trans *t, u32 off)
+{
+	if (t->relative) {
+		emit_lea(&t->e, true, REG_A, REG_A, -1, 0, -(s32)off);
+		emit_gs_store(&t->e, REG_A, GS(code_base));
+	}
+	t->block->body = t->e.p;
+}
+
+struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u64 rip, u32 mode, int *ret)
 {
 	struct jit *jit = cpu->jit;
 	struct jit_block *b = jit_meta_alloc(jit, sizeof(*b));
-	u32 off = (u32)(gpa & ~PAGE_MASK);
-	unsigned limit = mode & MODE_STEP ? 1 : JIT_BLOCK_INSNS;
+	u32 off = (u32)(at->gpa & ~PAGE_MASK);
 	struct fetch f;
 	struct trans t;
 
 	*ret = CPU_OK;
 	if (!b || jit->block_count == jit->block_max)
 		return NULL;
-	*b = (struct jit_block){ .gpa = gpa, .rip = rip, .mode = mode, .code = jit->code_next, .gpa2 = ~0ull };
 	f.cpu = cpu;
-	f.host = host - off;
-	f.gpa = gpa - off;
-	f.end = off;
-	t.e = (struct emit){ .p = b->code, .end = jit->rw + jit->size };
+	f.host = at->host - off;
+	f.record = jit_page_get(cpu, at->gpa >> PAGE_SHIFT, f.host);
+	f.record2 = NULL;
+	f.end = off & ~63u;
+	if (!f.record)
+		return NULL;
+	t.e = (struct emit){ .p = jit->code_next, .end = jit->rw + jit->size };
 	t.cpu = cpu;
 	t.jit = jit;
 	t.block = b;
 	t.mode = mode;
-	t.pc = rip;
+	t.relative = jit_mode_relative(mode);
+	t.start = t.pc = rip;
 	t.cold_count = t.insn_count = t.mark_count = 0;
-	t.ended = t.sti = false;
-	while (!t.ended && t.insn_count < limit && t.cold_count < JIT_COLD_MAX / 2 && off + b->guest_len < PAGE_SIZE) {
-		bool stop = false;
-
-		*ret = translate_insn(&t, &f, off + b->guest_len, &stop);
-		if (*ret && !t.insn_count)
-			return NULL;
-		if (*ret || stop || t.e.full)
-			break;
-		t.pc = t.next_pc;
-	}
-	if (*ret == CPU_EXIT)
+	t.ended = t.sti = t.narrow = false;
+	*b = (struct jit_block){ .gpa = at->gpa, .rip = t.relative ? 0 : rip, .mode = mode,
+				 .code = jit->code_next, .page = f.record, .gpa2 = ~0ull };
+	emit_entry(&t, off);
+	f.record->busy = true;
+	translate_insns(&t, &f, off, ret);
+	f.record->busy = false;
+	if (f.record2)
+		f.record2->busy = false;
+	if (*ret || t.e.full)
 		return NULL;
-	*ret = CPU_OK;
 	if (!t.ended)
 		jit_emit_goto(&t, t.pc);
 	t.mark_count = t.insn_count;

@@ -5,15 +5,15 @@
 unsigned emulate_fetch(struct vcpu *vcpu, u8 *bytes)
 {
 	struct cpu *cpu = &vcpu->cpu;
-	u64 lin = cpu->seg[SEG_CS].base + cpu->rip, gpa;
+	u64 lin = cpu->seg[SEG_CS].base + cpu->rip;
 	unsigned n = (unsigned)MIN((u64)EMULATE_BYTES, PAGE_SIZE - (lin & ~PAGE_MASK));
 	struct mmu_fault fault;
 	struct mmu_slot *slot;
 	struct mmu_walk w;
-	const u8 *host;
+	struct mmu_fetched at;
 
 	/* The instruction is running, so its first page can be fetched. */
-	if (mmu_fetch(cpu, lin, &gpa, &host) || hostmem_copy(bytes, host, n))
+	if (mmu_fetch(cpu, lin, &at) || hostmem_copy(bytes, at.host, n))
 		return 0;
 	if (n == EMULATE_BYTES || mmu_walk(cpu, lin + n, MMU_EXEC, true, &w, &fault))
 		return n;

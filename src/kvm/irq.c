@@ -56,6 +56,7 @@ int vm_irq_line(struct vm *vm, void *data, unsigned long arg)
 
 	if (!vm_irqchip(vm))
 		return -ENXIO;
+	mmu_client_event(&vm->mem);
 	irqchip_set_irq(vm_irqchip(vm), IRQCHIP_SOURCE_USER, l->irq, l->level, false);
 	return 0;
 }
@@ -67,6 +68,7 @@ int vm_irq_line_status(struct vm *vm, void *data, unsigned long arg)
 
 	if (!vm_irqchip(vm))
 		return -ENXIO;
+	mmu_client_event(&vm->mem);
 	l->status = irqchip_set_irq(vm_irqchip(vm), IRQCHIP_SOURCE_USER, irq, level, true);
 	return 0;
 }
@@ -92,7 +94,10 @@ int vm_set_gsi_routing(struct vm *vm, void *data, unsigned long arg)
 
 int vm_signal_msi(struct vm *vm, void *data, unsigned long arg)
 {
-	return vm_irqchip(vm) ? irqchip_send_msi(vm_irqchip(vm), data) : -EINVAL;
+	if (!vm_irqchip(vm))
+		return -EINVAL;
+	mmu_client_event(&vm->mem);
+	return irqchip_send_msi(vm_irqchip(vm), data);
 }
 
 /* --- PIT --------------------------------------------------------------------------------------------- */

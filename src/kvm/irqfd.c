@@ -51,6 +51,7 @@ static void irqfd_raise(struct irqfd *f)
 
 	if (read(f->fd, &count, sizeof(count)) != sizeof(count))
 		return;
+	mmu_client_event(&f->set->vm->mem);
 	if (f->resample_fd >= 0)
 		irqchip_set_irq(chip, IRQCHIP_SOURCE_RESAMPLE, f->gsi, true, false);
 	else

@@ -381,6 +381,7 @@ int vcpu_run(struct vcpu *vcpu)
 	vcpu_section_enter(vcpu);
 	cpu_fpu_load(&vcpu->cpu);
 	pv_steal_resume(vcpu);
+	jit_client_wrote(&vcpu->cpu);
 	ret = run_prepared(vcpu);
 	pv_steal_suspend(vcpu);
 	cpu_fpu_save(&vcpu->cpu);

@@ -6,21 +6,70 @@
  * flush sends every following indirect jump here once, and kernel pages are still known then.
  */
 #include "mmu/mmu_internal.h"
+#include "mmu/translator.h"
 
-static void note_fetched(struct mmu_cpu *mc, u64 page, u64 page_size)
+static void note_fetched(struct fetch_log *log, u64 page, u64 page_size)
 {
 	unsigned h = (page >> PAGE_SHIFT) & 511;
 
-	mc->exec_bloom[h >> 6] |= BIT64(h & 63);
+	log->bloom[h >> 6] |= BIT64(h & 63);
 	if (page_size > PAGE_SIZE) {
 		if (page_size > (4u << 20))
-			region_add(&mc->exec_huge, page, REGION_HUGE);
+			region_add(&log->huge, page, REGION_HUGE);
 		else
-			region_add(&mc->exec_large, page, REGION_LARGE);
+			region_add(&log->large, page, REGION_LARGE);
 	}
 }
 
-int mmu_fetch(struct cpu *cpu, u64 lin, u64 *gpa, const u8 **host)
+static bool was_fetched(const struct fetch_log *log, u64 page)
+{
+	unsigned h = (page >> PAGE_SHIFT) & 511;
+
+	return log->bloom[h >> 6] >> (h & 63) & 1;
+}
+
+void fetch_flush(struct cpu *cpu, bool global)
+{
+	struct mmu_cpu *mc = cpu->mmu;
+
+	mc->itlb_gen++;
+	mc->psc_gen++;
+	mc->fetched[0] = (struct fetch_log){0};
+	if (global) {
+		mc->itlb_global_gen++;
+		mc->fetched[1] = (struct fetch_log){0};
+		jit_jump_cache_flush(cpu);
+	} else {
+		jit_jump_cache_flush_local(cpu);
+	}
+}
+
+void fetch_flush_page(struct cpu *cpu, u64 page)
+{
+	struct mmu_cpu *mc = cpu->mmu;
+	unsigned shift = 0;
+
+	for (unsigned g = 0; g < 2; g++) {
+		struct fetch_log *log = &mc->fetched[g];
+
+		if (region_may_have(&log->huge, page, REGION_HUGE))
+			shift = REGION_HUGE;
+		else if (region_may_have(&log->large, page, REGION_LARGE))
+			shift = MAX(shift, (unsigned)REGION_LARGE);
+		/* An instruction of the page before may reach into this one. */
+		else if (was_fetched(log, page) || was_fetched(log, page - PAGE_SIZE))
+			shift = MAX(shift, (unsigned)PAGE_SHIFT);
+	}
+	if (!shift)
+		return;
+	for (unsigned user = 0; user < 2; user++)
+		for (unsigned i = 0; i < ITLB_SIZE; i++)
+			if (!((mc->itlb[user][i].page ^ page) >> shift))
+				mc->itlb[user][i].gen = 0;
+	jit_jump_cache_flush_page(cpu, page, shift);
+}
+
+int mmu_fetch(struct cpu *cpu, u64 lin, struct mmu_fetched *out)
 {
 	struct mmu_cpu *mc = cpu->mmu;
 	unsigned view = cpu_mode_view(cpu);
@@ -49,11 +98,11 @@ int mmu_fetch(struct cpu *cpu, u64 lin, u64 *gpa, const u8 **host)
 		e->gpa = w.gpa & PAGE_MASK;
 		e->host = slot->hva + (e->gpa - slot->gpa);
 		e->global = w.global;
-		e->page_size = w.page_size;
 		e->gen = w.global ? mc->itlb_global_gen : mc->itlb_gen;
+		note_fetched(&mc->fetched[w.global], page, w.page_size);
 	}
-	note_fetched(mc, page, e->page_size);
-	*gpa = e->gpa + off;
-	*host = e->host + off;
+	out->gpa = e->gpa + off;
+	out->host = e->host + off;
+	out->global = e->global;
 	return CPU_OK;
 }

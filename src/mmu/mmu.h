@@ -71,6 +71,8 @@ struct mmu_vm {
 	struct futex_lock cpu_lock; /* protects cpus[]; a vCPU's message lock may be taken inside */
 	struct cpu **cpus;
 	unsigned cpu_count, cpu_room;
+	u64 client_epoch;  /* moved whenever the client may have changed code (jit/page.c) */
+	u64 client_events; /* … and another thread told so: vCPUs look before they enter the guest */
 	struct futex_lock split_lock; /* held by a locked access that crosses a page */
 	/* Called on the vCPU's thread for each first write to a page of a slot with a dirty log. */
 	void (*page_dirtied)(struct cpu *cpu, struct mmu_slot *slot, u64 page_index);
@@ -195,10 +197,16 @@ int mmu_bounce_commit(struct cpu *cpu);
 /* --- instruction fetch ------------------------------------------------------------------------ */
 
 /**
- * Translates a code address. CPU_OK with the guest-physical address and a host pointer to that
- * byte (valid to the end of its page), CPU_EXC (#PF with the fetch bits), CPU_EXIT (MMIO).
+ * Translates a code address. CPU_OK with the guest-physical address, a host pointer to that byte
+ * (valid to the end of its page) and whether the translation is global; CPU_EXC (#PF with the
+ * fetch bits), CPU_EXIT (MMIO).
  */
-int mmu_fetch(struct cpu *cpu, u64 lin, u64 *gpa, const u8 **host);
+struct mmu_fetched {
+	u64 gpa;
+	const u8 *host;
+	bool global;
+};
+int mmu_fetch(struct cpu *cpu, u64 lin, struct mmu_fetched *out);
 
 /* --- invalidation ------------------------------------------------------------------------------ */
 
@@ -213,6 +221,20 @@ void mmu_flush_page_pcid(struct cpu *cpu, u64 lin, unsigned pcid);
 void mmu_set_cr3(struct cpu *cpu, u64 value);
 /** Drops write permission of all cached pages (dirty log enabled or read out). vCPU thread only. */
 void mmu_flush_write(struct cpu *cpu);
+
+/* --- code written by the client --------------------------------------------------------------- */
+
+/** A vCPU comes from the client, which may have changed code. */
+static inline void mmu_client_wrote(struct mmu_vm *vm)
+{
+	__atomic_fetch_add(&vm->client_epoch, 1, __ATOMIC_SEQ_CST);
+}
+/** The client makes an interrupt: by it the guest may learn of changed code. Before it is sent. */
+static inline void mmu_client_event(struct mmu_vm *vm)
+{
+	mmu_client_wrote(vm);
+	__atomic_fetch_add(&vm->client_events, 1, __ATOMIC_SEQ_CST);
+}
 
 /* --- self-modifying code ---------------------------------------------------------------------- */
 

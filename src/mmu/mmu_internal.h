@@ -110,7 +110,12 @@ struct itlb_entry {
 	const u8 *host;
 	u64 gen; /* 0: empty */
 	bool global;
-	u64 page_size;
+};
+
+/* A superset of the pages that code was fetched from. */
+struct fetch_log {
+	u64 bloom[8];
+	struct region_set large, huge;
 };
 
 /* --- paging-structure cache (walk.c) ---------------------------------------------------------- */
@@ -187,8 +192,7 @@ struct mmu_cpu {
 	u64 itlb_gen, itlb_global_gen; /* entries of other generations are dead */
 	u64 psc_gen;
 	struct psc_entry psc[PSC_SIZE];
-	u64 exec_bloom[8]; /* pages fetched since the jump caches were emptied */
-	struct region_set exec_large, exec_huge;
+	struct fetch_log fetched[2]; /* by local and by global translations, since each was flushed */
 
 	bool mmio_asked, mmio_allowed; /* mmu_vm.mmio_ask */
 
@@ -349,6 +353,12 @@ ALWAYS_INLINE bool code_settle(struct cpu *cpu)
 	code_poll_writes(cpu);
 	return true;
 }
+
+/* fetch.c */
+/** Drops what was fetched through non-global translations, or (global) all. */
+void fetch_flush(struct cpu *cpu, bool global);
+/** Drops what was fetched through the translation of one page. */
+void fetch_flush_page(struct cpu *cpu, u64 page);
 
 /* watch.c: data breakpoints (DR7 or guest debug); called when cpu->mode has MODE_WATCH */
 /** DR6 bits of the breakpoints that an access hits. */

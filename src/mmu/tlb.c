@@ -100,26 +100,11 @@ static void view_flush_global(struct cpu *cpu, unsigned view)
 	log->large = log->huge = (struct region_set){0};
 }
 
-/* Linear addresses may mean other code now. */
-static void flush_code_paths(struct cpu *cpu, bool global)
-{
-	struct mmu_cpu *mc = cpu->mmu;
-
-	mc->itlb_gen++;
-	mc->psc_gen++;
-	if (global)
-		mc->itlb_global_gen++;
-	for (unsigned i = 0; i < ARRAY_SIZE(mc->exec_bloom); i++)
-		mc->exec_bloom[i] = 0;
-	mc->exec_large = mc->exec_huge = (struct region_set){0};
-	jit_jump_cache_flush(cpu);
-}
-
 void tlb_flush_local(struct cpu *cpu)
 {
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
 		view_flush_local(cpu, v);
-	flush_code_paths(cpu, false);
+	fetch_flush(cpu, false);
 }
 
 unsigned tlb_copy_local(struct cpu *cpu, struct stash_entry *to, unsigned max)
@@ -182,7 +167,7 @@ void mmu_flush_all(struct cpu *cpu)
 		view_flush_local(cpu, v);
 		view_flush_global(cpu, v);
 	}
-	flush_code_paths(cpu, true);
+	fetch_flush(cpu, true);
 }
 
 void mmu_flush_nonglobal(struct cpu *cpu)
@@ -218,16 +203,6 @@ static void view_drop_page(struct cpu *cpu, unsigned view, u64 page)
 	}
 }
 
-/* True when code may have been fetched from the page since the jump caches were emptied. */
-static bool page_was_fetched(struct mmu_cpu *mc, u64 page)
-{
-	unsigned h = (page >> PAGE_SHIFT) & 511;
-
-	return (mc->exec_bloom[h >> 6] >> (h & 63) & 1) ||
-	       region_may_have(&mc->exec_large, page, REGION_LARGE) ||
-	       region_may_have(&mc->exec_huge, page, REGION_HUGE);
-}
-
 void mmu_flush_page(struct cpu *cpu, u64 lin)
 {
 	u64 page = lin_wrap(cpu, lin) & PAGE_MASK;
@@ -236,8 +211,7 @@ void mmu_flush_page(struct cpu *cpu, u64 lin)
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
 		view_drop_page(cpu, v, page);
 	cpu->mmu->psc_gen++;
-	if (page_was_fetched(cpu->mmu, page))
-		flush_code_paths(cpu, true);
+	fetch_flush_page(cpu, page);
 }
 
 static unsigned current_pcid(const struct cpu *cpu)

@@ -29,7 +29,7 @@ enum {
 
 #define MMU_TLB_BITS 12
 #define MMU_TLB_SIZE (1u << MMU_TLB_BITS)
-#define JIT_JC_BITS 12
+#define JIT_JC_BITS 16
 #define JIT_JC_SIZE (1u << JIT_JC_BITS)
 
 struct mmu_tlb {

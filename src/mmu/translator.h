@@ -12,6 +12,8 @@
 void jit_flush(struct cpu *cpu);
 void jit_invalidate(struct cpu *cpu, u64 gpa, unsigned n);
 void jit_jump_cache_flush(struct cpu *cpu);
+void jit_jump_cache_flush_local(struct cpu *cpu);
+void jit_jump_cache_flush_page(struct cpu *cpu, u64 page, unsigned shift);
 u64 jit_guest_pc(struct cpu *cpu, u64 host_pc);
 
 #endif

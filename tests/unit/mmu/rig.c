@@ -44,6 +44,16 @@ void jit_jump_cache_flush(struct cpu *cpu)
 	rig.jc_flushes++;
 }
 
+void jit_jump_cache_flush_local(struct cpu *cpu)
+{
+	rig.jc_flushes++;
+}
+
+void jit_jump_cache_flush_page(struct cpu *cpu, u64 page, unsigned shift)
+{
+	rig.jc_flushes++;
+}
+
 static bool device_read(struct cpu *cpu, u64 gpa, unsigned len, void *data)
 {
 	if (!rig.device_inside || gpa - RIG_DEVICE >= 0x100)

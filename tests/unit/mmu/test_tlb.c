@@ -149,27 +149,26 @@ static void tlb_invlpg(void **state)
 static void tlb_jump_caches(void **state)
 {
 	struct cpu *cpu = start();
-	const u8 *host;
-	u64 gpa;
+	struct mmu_fetched at;
 
 	rig_map(cpu, 0x200000, 0x5000, PAGE_SIZE, P | W);
-	rig_map(cpu, 0x201000, 0x6000, PAGE_SIZE, P | W);
-	assert_int_equal(mmu_fetch(cpu, 0x200123, &gpa, &host), CPU_OK);
-	assert_int_equal(gpa, 0x5123);
-	assert_ptr_equal(host, rig.ram + 0x5123);
+	rig_map(cpu, 0x202000, 0x6000, PAGE_SIZE, P | W);
+	assert_int_equal(mmu_fetch(cpu, 0x200123, &at), CPU_OK);
+	assert_int_equal(at.gpa, 0x5123);
+	assert_ptr_equal(at.host, rig.ram + 0x5123);
 	rig.jc_flushes = 0;
-	mmu_flush_page(cpu, 0x201000); /* never executed */
+	mmu_flush_page(cpu, 0x202000); /* never executed */
 	assert_int_equal(rig.jc_flushes, 0);
 	*rig_pte(cpu, 0x200000) = 0x7000 | P;
-	assert_int_equal(mmu_fetch(cpu, 0x200123, &gpa, &host), CPU_OK);
-	assert_int_equal(gpa, 0x5123); /* no INVLPG yet */
+	assert_int_equal(mmu_fetch(cpu, 0x200123, &at), CPU_OK);
+	assert_int_equal(at.gpa, 0x5123); /* no INVLPG yet */
 	mmu_flush_page(cpu, 0x200000);
 	assert_int_equal(rig.jc_flushes, 1);
-	assert_int_equal(mmu_fetch(cpu, 0x200123, &gpa, &host), CPU_OK);
-	assert_int_equal(gpa, 0x7123);
+	assert_int_equal(mmu_fetch(cpu, 0x200123, &at), CPU_OK);
+	assert_int_equal(at.gpa, 0x7123);
 	*rig_pte(cpu, 0x200000) = 0x7000 | P | NX;
 	mmu_flush_nonglobal(cpu);
-	assert_int_equal(mmu_fetch(cpu, 0x200123, &gpa, &host), CPU_EXC);
+	assert_int_equal(mmu_fetch(cpu, 0x200123, &at), CPU_EXC);
 	assert_int_equal(cpu->exc.error, 0x11);
 	rig_free();
 }

@@ -1,0 +1,136 @@
+/*
+ * jump_cache.c - where computed jumps lead
+ *
+ * One direct-mapped table a view, from linear address to host address, looked up by generated
+ * code. An entry holds while its linear address means the same code: it is dropped when a
+ * translation of the page is (CR3, INVLPG …), when its block is, and when a new epoch begins
+ * (page.c). Two logs of filled slots, for pages that are global and others, make a flush cost what
+ * was filled. A slot can be in both; what counts then is its JC_GLOBAL bit.
+ */
+#include "jit/jit_internal.h"
+#include "mmu/mmu.h"
+
+enum { JC_IN_LOCAL = 1, JC_IN_GLOBAL = 2, JC_GLOBAL = 4 };
+
+/* Bytes before a page in which a block may begin whose one instruction ends in the page. */
+#define CROSS 14u
+
+u32 jit_jc_index(u64 rip)
+{
+	u64 i;
+
+	__asm__("pext %2, %1, %0" : "=r"(i) : "r"(rip), "r"(JIT_JC_MASK));
+	return (u32)i;
+}
+
+/** Enters a block for the jumps to a linear address. `global`: of the page's translation. */
+void jit_jc_fill(struct cpu *cpu, unsigned view, u64 rip, const struct jit_block *b, bool global)
+{
+	struct jit_jump_log *log = &cpu->jit->jc_log[view];
+	struct jit_jump_cache *jc = &cpu->jc[view];
+	u32 i = jit_jc_index(rip);
+	u8 state = log->state[i] & (u8)~JC_GLOBAL;
+
+	if (global) {
+		if (!(state & JC_IN_GLOBAL))
+			log->global[log->global_count++] = (u16)i;
+		state |= JC_GLOBAL | JC_IN_GLOBAL;
+	} else {
+		if (!(state & JC_IN_LOCAL))
+			log->local[log->local_count++] = (u16)i;
+		state |= JC_IN_LOCAL;
+	}
+	log->state[i] = state;
+	jc->ntag[i] = 1 - rip;
+	jc->code[i] = jit_exec(cpu->jit, b->code);
+}
+
+static void flush_local(struct cpu *cpu, unsigned view)
+{
+	struct jit_jump_log *log = &cpu->jit->jc_log[view];
+	struct jit_jump_cache *jc = &cpu->jc[view];
+
+	for (u32 k = 0; k < log->local_count; k++) {
+		u32 i = log->local[k];
+
+		log->state[i] &= (u8)~JC_IN_LOCAL;
+		if (!(log->state[i] & JC_GLOBAL))
+			jc->ntag[i] = JIT_JC_EMPTY(i);
+	}
+	log->local_count = 0;
+}
+
+/** Empties the jump cache of one view. */
+void jit_jc_flush_view(struct cpu *cpu, unsigned view)
+{
+	struct jit_jump_log *log = &cpu->jit->jc_log[view];
+	struct jit_jump_cache *jc = &cpu->jc[view];
+
+	flush_local(cpu, view);
+	for (u32 k = 0; k < log->global_count; k++) {
+		u32 i = log->global[k];
+
+		log->state[i] = 0;
+		jc->ntag[i] = JIT_JC_EMPTY(i);
+	}
+	log->global_count = 0;
+}
+
+void jit_jump_cache_flush(struct cpu *cpu)
+{
+	if (!cpu->jit)
+		return;
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
+		jit_jc_flush_view(cpu, v);
+}
+
+void jit_jump_cache_flush_local(struct cpu *cpu)
+{
+	if (!cpu->jit)
+		return;
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
+		flush_local(cpu, v);
+}
+
+static void drop_page(struct jit_jump_cache *jc, const u16 *list, u32 count, u64 page, unsigned shift)
+{
+	for (u32 k = 0; k < count; k++) {
+		u64 rip = 1 - jc->ntag[list[k]];
+
+		if (!((rip ^ page) >> shift) || !(((rip + CROSS) ^ page) >> shift))
+			jc->ntag[list[k]] = JIT_JC_EMPTY(list[k]);
+	}
+}
+
+void jit_jump_cache_flush_page(struct cpu *cpu, u64 page, unsigned shift)
+{
+	if (!cpu->jit)
+		return;
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
+		const struct jit_jump_log *log = &cpu->jit->jc_log[v];
+
+		drop_page(&cpu->jc[v], log->local, log->local_count, page, shift);
+		drop_page(&cpu->jc[v], log->global, log->global_count, page, shift);
+	}
+}
+
+/** A block is gone: no jump leads to it any more. */
+void jit_jc_drop_block(struct cpu *cpu, const struct jit_block *b)
+{
+	unsigned view = (b->mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
+	struct jit_jump_cache *jc = &cpu->jc[view];
+	u32 i = jit_jc_index(b->rip);
+
+	if (jit_mode_relative(b->mode))
+		jit_jc_flush_view(cpu, view); /* it may be there for several addresses */
+	else if (jc->code[i] == jit_exec(cpu->jit, b->code))
+		jc->ntag[i] = JIT_JC_EMPTY(i);
+}
+
+/** The jump cache of a view changes hands: jumps from other modes relied on who had it. */
+void jit_jc_take(struct cpu *cpu, unsigned view, u32 mode)
+{
+	jit_jc_flush_view(cpu, view);
+	jit_mode_links_drop(cpu->jit);
+	cpu->jit->jc_mode[view] = mode;
+}

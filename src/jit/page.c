@@ -1,0 +1,141 @@
+/*
+ * page.c - the guest pages that blocks come from, and whether the client changed them
+ *
+ * Stores by the guest's processors to translated code are seen by the software TLB (mmu/code.c).
+ * The client writes guest memory too - a disk's DMA, a loader, a debugger - and nothing tells
+ * when. What the engine knows is when a guest could learn of it: after an exit to the client, and
+ * after an interrupt that the client made. Each of these begins a new epoch (mmu_client_wrote()),
+ * and in a new epoch
+ *
+ * - the jump caches are empty, so that every way into a page leads through the dispatcher once
+ *   (links stay within a page),
+ * - the dispatcher compares the page's code, before a block of it runs for the first time, with
+ *   sums of the bytes it was translated from, a sum for each 64-byte chunk.
+ *
+ * A chunk that differs is dropped with its blocks. The cost is some 5 ns a chunk, once for each
+ * page and epoch in which it is entered.
+ */
+#include "jit/jit_internal.h"
+#include "mmu/hostmem.h"
+#include "mmu/mmu.h"
+
+#define CHUNK 64u
+
+static u64 fold(u64 a, u64 b)
+{
+	unsigned __int128 p = (unsigned __int128)a * b;
+
+	return (u64)p ^ (u64)(p >> 64);
+}
+
+static u64 sum_of(const u64 q[8])
+{
+	return fold(q[0] ^ 0x8ebc6af09c88c6e3ull, q[1] ^ 0x589965cc75374cc3ull) +
+	       fold(q[2] ^ 0x1d8e4e27c47d124full, q[3] ^ 0xeb44accab455d165ull) * 3 +
+	       fold(q[4] ^ 0xa0761d6478bd642full, q[5] ^ 0xe7037ed1a0b428dbull) * 5 +
+	       fold(q[6] ^ 0x2d358dccaa6c78a5ull, q[7] ^ 0x8bb84b93962eacc9ull) * 7;
+}
+
+/* True when the chunk at `host` still has this sum. */
+static bool chunk_same(const u8 *host, u64 sum)
+{
+	u64 q[8];
+
+	for (unsigned i = 0; i < 8; i++)
+		if (!hostmem_load64(host + 8 * i, &q[i]))
+			return false;
+	return sum_of(q) == sum;
+}
+
+static struct jit_page **bucket(struct jit *jit, u64 gfn)
+{
+	return &jit->page[(u32)(gfn * 0x9e3779b1u) % JIT_PAGE_HASH_SIZE];
+}
+
+struct jit_page *jit_page_find(struct jit *jit, u64 gfn)
+{
+	struct jit_page *p = *bucket(jit, gfn);
+
+	while (p && p->gfn != gfn)
+		p = p->next;
+	return p;
+}
+
+static u64 epoch_now(const struct cpu *cpu)
+{
+	return __atomic_load_n(&cpu->mem->client_epoch, __ATOMIC_ACQUIRE);
+}
+
+/** The record of a page, made when there is none. `host`: the page. NULL: the cache is full. */
+struct jit_page *jit_page_get(struct cpu *cpu, u64 gfn, const u8 *host)
+{
+	struct jit *jit = cpu->jit;
+	struct jit_page *p = jit_page_find(jit, gfn), **head = bucket(jit, gfn);
+
+	if (p) {
+		jit_page_check(cpu, p, host);
+		return p;
+	}
+	p = jit_meta_alloc(jit, sizeof(*p));
+	if (!p)
+		return NULL;
+	p->gfn = gfn;
+	p->epoch = epoch_now(cpu);
+	p->chunks = 0;
+	p->busy = false;
+	p->blocks = NULL;
+	p->next = *head;
+	*head = p;
+	return p;
+}
+
+/** Compares a page's code with what was translated, once in an epoch. */
+void jit_page_check(struct cpu *cpu, struct jit_page *p, const u8 *host)
+{
+	u64 epoch = epoch_now(cpu);
+
+	if (LIKELY(p->epoch == epoch))
+		return;
+	p->epoch = epoch;
+	for (u64 m = p->chunks; m; m &= m - 1) {
+		unsigned k = (unsigned)__builtin_ctzll(m);
+
+		if (UNLIKELY(!chunk_same(host + k * CHUNK, p->sum[k]))) {
+			cpu->jit->stat_client_writes++;
+			jit_invalidate(cpu, (p->gfn << PAGE_SHIFT) + k * CHUNK, CHUNK);
+		}
+	}
+}
+
+/**
+ * Reads a chunk to translate from: 64 bytes into `to`. Its stores are tracked before it is read,
+ * so that a store by another vCPU either comes before the read or is reported.
+ * CPU_OK, or CPU_EXIT when the client's mapping refused.
+ */
+int jit_page_read(struct cpu *cpu, struct jit_page *p, const u8 *host, unsigned k, u8 *to)
+{
+	u64 gpa = (p->gfn << PAGE_SHIFT) + k * CHUNK, bit = BIT64(k), q[8], sum;
+
+	mmu_code_add(cpu, gpa, CHUNK);
+	if (hostmem_copy(q, host + k * CHUNK, CHUNK) < 0) {
+		cpu->exit.reason = CPU_EXIT_MEMFAULT;
+		cpu->exit.mem.gpa = gpa;
+		cpu->exit.mem.size = PAGE_SIZE;
+		cpu->exit.mem.write = false;
+		cpu->exit.mem.exec = true;
+		return CPU_EXIT;
+	}
+	sum = sum_of(q);
+	if (UNLIKELY((p->chunks & bit) && p->sum[k] != sum))
+		jit_invalidate(cpu, gpa, CHUNK); /* the client wrote after the page was checked */
+	p->sum[k] = sum;
+	p->chunks |= bit;
+	mem_copy(to, q, CHUNK);
+	return CPU_OK;
+}
+
+void jit_client_wrote(struct cpu *cpu)
+{
+	mmu_client_wrote(cpu->mem);
+	jit_jump_cache_flush(cpu);
+}
