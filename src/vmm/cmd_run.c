@@ -12,6 +12,7 @@
 #include "vmm/cmd.h"
 #include "vmm/error.h"
 #include "vmm/profile.h"
+#include "vmm/gdb.h"
 #include "vmm/stats.h"
 #include "vmm/terminal.h"
 
@@ -165,6 +166,11 @@ static bool backends_open(struct backends *back, const struct run_config *cfg, G
 		if (!back->net)
 			return false;
 	}
+	if (cfg->gdb) {
+		back->gdb = gdb_new(cfg->gdb, error);
+		if (!back->gdb)
+			return false;
+	}
 	if (!memory_init(&back->mem, cfg->memory, error))
 		return false;
 	/* The terminal's handlers come before libanykvm's, which pass on what is not theirs. */
@@ -179,6 +185,7 @@ static bool backends_open(struct backends *back, const struct run_config *cfg, G
 
 static void backends_close(struct backends *back)
 {
+	gdb_free(back->gdb);
 	console_free(back->console);
 	terminal_restore();
 	net_user_free(back->net);
@@ -231,6 +238,7 @@ static int run_machines(struct run *run, GString *say, GError **error)
 	struct profile *profile = NULL;
 	enum power_end end;
 	int status, result;
+	bool again;
 
 	do {
 		struct machine *m = machine_new(cfg, &run->back, error);
@@ -250,6 +258,9 @@ static int run_machines(struct run *run, GString *say, GError **error)
 			machine_end(m, POWER_SIGNAL, run->signal);
 		end = machine_run(m, &status);
 		run->machine = NULL;
+		/* A command whose guest reboots has failed; it must not start over. */
+		again = end == POWER_RESET && !cfg->no_reboot && !cfg->command;
+		gdb_machine_ended(run->back.gdb, again, end == POWER_EXIT ? status : 0);
 		result = conclude(run, end, status, m->vcpus.crash, say);
 		if (cfg->stats) {
 			g_autofree char *stats = vcpu_set_stats(&m->vcpus);
@@ -260,8 +271,7 @@ static int run_machines(struct run *run, GString *say, GError **error)
 		}
 		machine_free(m);
 		memory_clear(&run->back.mem);
-		/* A command whose guest reboots has failed; it must not start over. */
-	} while (end == POWER_RESET && !cfg->no_reboot && !cfg->command);
+	} while (again);
 	if (profile) {
 		g_autofree char *text = profile_text(profile);
 

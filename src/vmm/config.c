@@ -23,6 +23,7 @@ enum option_id {
 	OPT_ENTRY,
 	OPT_ACCEL,
 	OPT_CPU,
+	OPT_GDB,
 	OPT_NO_REBOOT,
 	OPT_TIMEOUT,
 	OPT_STATS,
@@ -61,6 +62,9 @@ static const struct option_row rows[] = {
 	 "what runs the CPUs: anykvm's own processor (default),\n"
 	 "the host's /dev/kvm, or the latter if there is one"},
 	{OPT_CPU, "cpu", 0, "intel|amd|host", "vendor of the guest's CPU (default intel)"},
+	{OPT_GDB, "gdb", 0, "tcp:HOST:PORT|unix:PATH[,wait]",
+	 "gdb server for the guest's CPUs; with 'wait' the guest\n"
+	 "starts when the debugger lets it, e.g. --gdb tcp::1234,wait"},
 	{OPT_NO_REBOOT, "no-reboot", 0, NULL, "end when the guest reboots"},
 	{OPT_TIMEOUT, "timeout", 't', "SECONDS", "end with status 124 after this time"},
 	{OPT_STATS, "stats", 0, NULL, "print counts of exits and of what the processor did"},
@@ -386,6 +390,9 @@ static bool apply_option(struct run_config *cfg, const struct option_row *row, c
 			return false;
 		set_string(&cfg->vendor, n == 2 ? config_host_vendor() : arg);
 		return true;
+	case OPT_GDB:
+		set_string(&cfg->gdb, arg);
+		return true;
 	case OPT_HELP:
 		break;
 	}
@@ -485,6 +492,7 @@ void config_free(struct run_config *cfg)
 	g_free(cfg->append);
 	g_free(cfg->accel);
 	g_free(cfg->vendor);
+	g_free(cfg->gdb);
 	g_strfreev(cfg->command);
 	g_free(cfg);
 }

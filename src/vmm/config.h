@@ -41,6 +41,7 @@ struct run_config {
 	enum config_console console;
 	enum config_entry entry;
 	char *accel;
+	char *gdb; /* where the gdb server listens, NULL for none */
 	char *vendor; /* "intel", "amd" or NULL for the accelerator's own choice */
 	bool stats, profile, perf_map;
 	bool no_reboot;

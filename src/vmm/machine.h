@@ -30,6 +30,7 @@ struct backends {
 	struct disk *disks[CONFIG_DISKS_MAX];
 	unsigned disk_count;
 	struct net_user *net;
+	struct gdb *gdb;
 };
 
 #define MACHINE_DEVICES_MAX (CONFIG_DISKS_MAX + 8)
@@ -53,7 +54,7 @@ struct machine {
 	struct acpi_pm *pm;
 	struct machine_device devices[MACHINE_DEVICES_MAX];
 	unsigned device_count;
-	bool paused; /* by the monitor */
+	bool paused; /* by the monitor or the debugger */
 
 	GMutex lock;
 	enum power_end end; /* lock: why the machine ended, POWER_ON while it runs */

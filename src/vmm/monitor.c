@@ -1,6 +1,7 @@
 /* The monitor: one command line in, text out. Runs in the main thread. */
 #include <string.h>
 
+#include "vmm/gdb.h"
 #include "vmm/machine.h"
 
 #define DUMP_MAX  4096u /* bytes of one x or xp */
@@ -112,7 +113,10 @@ static void cmd_stop(struct machine *m, char **words, GString *out)
 static void cmd_cont(struct machine *m, char **words, GString *out)
 {
 	(void)words;
-	(void)out;
+	if (gdb_holds(m->back->gdb)) {
+		g_string_append(out, "the debugger holds the machine; continue there\n");
+		return;
+	}
 	m->paused = false;
 	vcpu_set_resume(&m->vcpus);
 }
