@@ -130,7 +130,7 @@ static int far_code(struct cpu *cpu, const struct cpu_insn *in, const struct far
 		return cpu_raise_err(cpu, EXC_GP, error);
 	if (!(d->attr & SEG_ATTR_P))
 		return cpu_raise_err(cpu, EXC_NP, error);
-	return far_same(cpu, in, t->sel, d, t->off, call, pointer_size(cpu, in));
+	return far_same(cpu, in, t->sel, d, t->off, call, in->opsize);
 }
 
 /* CALL through a gate to an inner ring. */

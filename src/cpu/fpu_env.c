@@ -35,16 +35,21 @@ static unsigned env_bytes(const struct cpu_insn *in)
 	return in->opsize == 2 ? 14 : 28;
 }
 
-/* Also #AC, by the size of the fields. */
 static int env_check(struct cpu *cpu, const struct cpu_insn *in)
 {
-	u64 lin;
-	int ret;
-
 	if (!in->mem || (in->prefix & CPU_PREFIX_LOCK))
 		return cpu_raise(cpu, EXC_UD);
 	if (cpu->cr0 & (CR0_EM | CR0_TS))
 		return cpu_raise(cpu, EXC_NM);
+	return CPU_OK;
+}
+
+/* #AC goes by the size of the fields. */
+static int env_aligned(struct cpu *cpu, const struct cpu_insn *in)
+{
+	u64 lin;
+	int ret;
+
 	if (LIKELY(!(cpu->mode & MODE_ALIGN)))
 		return CPU_OK;
 	ret = cpu_linear(cpu, in->seg, cpu_insn_offset(cpu, in), 1, MMU_READ, &lin);
@@ -153,6 +158,8 @@ int insn_fnstenv(struct cpu *cpu, const struct cpu_insn *in)
 	struct env e;
 	int ret = env_check(cpu, in);
 
+	if (!ret)
+		ret = env_aligned(cpu, in);
 	if (ret)
 		return ret;
 	env_read(cpu, &e, image);
@@ -173,6 +180,8 @@ int insn_fnsave(struct cpu *cpu, const struct cpu_insn *in)
 	struct env e;
 	int ret = env_check(cpu, in);
 
+	if (!ret)
+		ret = env_aligned(cpu, in);
 	if (ret)
 		return ret;
 	env_read(cpu, &e, image);
@@ -205,6 +214,9 @@ static int env_load(struct cpu *cpu, const struct cpu_insn *in, unsigned regs)
 		return ret;
 	if (host_fsw() & FSW_ES)
 		return cpu_raise(cpu, EXC_MF);
+	ret = env_aligned(cpu, in);
+	if (ret)
+		return ret;
 	/* the beginning faults before the end is found to be beyond the segment */
 	ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), guest, 2);
 	if (!ret)

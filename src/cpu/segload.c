@@ -167,8 +167,11 @@ int insn_lar(struct cpu *cpu, const struct cpu_insn *in)
 	if (ret)
 		return ret;
 	ok = ok && system_type_ok(cpu, d.attr, LAR_TYPES, LAR_TYPES_LONG);
+	/* the limit's upper bits are left undefined by the manuals, and shown by AMD's processors */
 	if (ok)
-		cpu_reg_write(cpu, in->reg, d.lo >> 32 & 0x00f0ff00, in->opsize, true);
+		cpu_reg_write(cpu, in->reg,
+			      d.lo >> 32 & (cpu->vendor == CPU_VENDOR_AMD ? 0x00ffff00 : 0x00f0ff00),
+			      in->opsize, true);
 	zf_set(cpu, ok);
 	cpu_insn_done(cpu, in);
 	return CPU_OK;

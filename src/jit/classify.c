@@ -4,6 +4,7 @@
  * Returns an enum cpu_op with *out filled for those that C executes, CPU_OP_NONE for those that
  * are copied, jumps or stack operations.
  */
+#include "cpu/branch.h"
 #include "cpu/gather.h"
 #include "jit/jit_internal.h"
 
@@ -16,6 +17,55 @@ static const u16 table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
 static bool is_class(ZydisRegister r, ZydisRegisterClass c)
 {
 	return ZydisRegisterGetClass(r) == c;
+}
+
+/*
+ * Operand size of a near branch. Only AMD's processors heed 66 in 64-bit mode; Zydis' idea of it is
+ * not used, as it differs between the forms.
+ */
+static unsigned branch_size(const struct trans *t)
+{
+	bool prefix = false;
+
+	for (unsigned i = 0; i < t->in.raw.prefix_count; i++)
+		prefix |= t->in.raw.prefixes[i].value == 0x66;
+	if (t->mode & MODE_LONG)
+		return prefix && !t->in.raw.rex.W && t->cpu->vendor == CPU_VENDOR_AMD ? 2 : 8;
+	return prefix ^ !!(t->mode & MODE_CS32) ? 4 : 2;
+}
+
+/* BRANCH_*, or -1: no near branch. */
+static int branch_kind(const struct trans *t)
+{
+	const ZydisDecodedInstruction *in = &t->in;
+
+	switch (in->meta.category) {
+	case ZYDIS_CATEGORY_COND_BR:
+		return in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && in->opcode >= 0xe0 ? BRANCH_COUNT
+										       : BRANCH_CONDITION;
+	case ZYDIS_CATEGORY_UNCOND_BR:
+		return in->mnemonic == ZYDIS_MNEMONIC_JMP ? BRANCH_JMP : -1;
+	case ZYDIS_CATEGORY_CALL:
+		return in->mnemonic == ZYDIS_MNEMONIC_CALL ? BRANCH_CALL : -1;
+	case ZYDIS_CATEGORY_RET:
+		return in->mnemonic == ZYDIS_MNEMONIC_RET ? BRANCH_RET : -1;
+	default:
+		return -1;
+	}
+}
+
+/* Near branches that C does: see branch.c. */
+static bool special_branch(const struct trans *t)
+{
+	int kind = branch_kind(t);
+	bool direct = t->op[0].type == ZYDIS_OPERAND_TYPE_IMMEDIATE && kind != BRANCH_RET;
+
+	if (kind < 0)
+		return false;
+	if (t->mode & MODE_LONG)
+		return branch_size(t) != 8 ||
+		       (direct && !cpu_is_canonical(t->cpu, t->next_pc + (u64)t->in.raw.imm[0].value.s));
+	return branch_size(t) != (t->mode & MODE_CS32 ? 4 : 2) || (!direct && !(t->mode & MODE_FLAT));
 }
 
 /* Mnemonics of which only some forms are special. */
@@ -60,14 +110,21 @@ static unsigned special_form(const struct trans *t)
 	case ZYDIS_MNEMONIC_CMPSD:
 		return in->meta.category == ZYDIS_CATEGORY_STRINGOP ? CPU_OP_CMPS : CPU_OP_NONE;
 	case ZYDIS_MNEMONIC_JMP:
-		return in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ? CPU_OP_JMP_FAR : CPU_OP_NONE;
+		if (in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+			return CPU_OP_JMP_FAR;
+		break;
 	case ZYDIS_MNEMONIC_CALL:
-		return in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ? CPU_OP_CALL_FAR : CPU_OP_NONE;
+		if (in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+			return CPU_OP_CALL_FAR;
+		break;
 	case ZYDIS_MNEMONIC_RET:
-		return in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR ? CPU_OP_RET_FAR : CPU_OP_NONE;
+		if (in->meta.branch_type == ZYDIS_BRANCH_TYPE_FAR)
+			return CPU_OP_RET_FAR;
+		break;
 	default:
-		return CPU_OP_NONE;
+		break;
 	}
+	return special_branch(t) ? CPU_OP_BRANCH : CPU_OP_NONE;
 }
 
 static unsigned segment_of(ZydisRegister r)
@@ -160,6 +217,10 @@ static void fill_extra(const struct trans *t, struct cpu_insn *out)
 			out->imm = t->op[0].ptr.offset;
 			out->imm2 = t->op[0].ptr.segment;
 		}
+		break;
+	case CPU_OP_BRANCH:
+		out->imm2 = (u16)branch_kind(t);
+		out->opsize = (u8)branch_size(t);
 		break;
 	case CPU_OP_CLZERO:
 		out->seg = override_by_prefix(t);

@@ -47,6 +47,34 @@ void gen_item(struct insn_item *it, const u8 *bytes, unsigned len)
 	item_set(it, bytes, len, 0, 0);
 }
 
+/* Near branches with 66: IP may lose its upper half. */
+static unsigned other_size(struct rng *r, struct insn_case *c, struct insn_item *it, unsigned to)
+{
+	/* AMD's processors heed the prefix in 64-bit mode too: a displacement of 16 bits. */
+	unsigned wide = c->mode == INSN_SEG16 ? 4 : 2;
+	u8 cc = rng_below(r, 16);
+
+	c->wild = true;
+	switch (rng_below(r, 5)) {
+	case 0:
+		item_set(it, (u8[]){0x66, 0x70 | cc, 0}, 3, 1, to);
+		break;
+	case 1:
+		item_set(it, (u8[]){0x66, 0x0f, 0x80 | cc, 0, 0, 0, 0}, 3 + wide, wide, to);
+		break;
+	case 2:
+		item_set(it, (u8[]){0x66, cc & 1 ? 0xe8 : 0xe9, 0, 0, 0, 0}, 2 + wide, wide, to);
+		break;
+	case 3:
+		item_set(it, (u8[]){0x66, 0xe0 | (cc & 3), 0}, 3, 1, to);
+		break;
+	default:
+		item_set(it, (u8[]){0x66, 0xc3}, 2, 0, 0);
+		break;
+	}
+	return 1;
+}
+
 /* A forward branch or call, RET, or an indirect jump over LEA. Returns the number of items. */
 static unsigned control_flow(struct rng *r, struct insn_case *c, unsigned i, unsigned count)
 {
@@ -54,6 +82,9 @@ static unsigned control_flow(struct rng *r, struct insn_case *c, unsigned i, uns
 	u8 reg = rng_below(r, c->mode == INSN_LONG ? 16 : 8), cc = rng_below(r, 16);
 	struct insn_item *it = &c->item[i];
 	u8 modrm = 5 | (reg & 7) << 3, wide = c->mode == INSN_SEG16 ? 2 : 4;
+
+	if (rng_percent(r, 4))
+		return other_size(r, c, it, to);
 
 	switch (rng_below(r, 12)) {
 	case 0:
@@ -228,7 +259,9 @@ static void sequence(struct rng *r, struct insn_case *c)
 		}
 		/* No flags that are not compared: something could go on with them. */
 		if (gen_insn_masked(r, c, pick_template(r, GEN_SEQ, c->mode), mask, &c->item[i]) &&
-		    !compare_undefined(c->item[i].mnemonic))
+		    !compare_undefined(c->item[i].mnemonic) &&
+		    /* excluded outside 64-bit mode, to which a far transfer may have led */
+		    !(c->far && c->item[i].mnemonic == ZYDIS_MNEMONIC_KMOVQ))
 			i++;
 	}
 	if (loop && i > loop_at)
@@ -369,7 +402,7 @@ void gen_layout(struct insn_case *c, u64 va)
 			u64 to = item_va(c, va, it->link) + it->abs_add;
 
 			to += it->abs_size == 8 ? INSN_ALIAS_VA - INSN_CODE_VA : c->ip - va;
-			memcpy(p + it->len - it->abs_size, &to, it->abs_size);
+			memcpy(p + it->len - it->abs_tail - it->abs_size, &to, it->abs_size);
 		}
 		if (it->rip_off) {
 			d = (it->rip_link ? item_va(c, va, it->link) : it->rip_target) - next;

@@ -69,6 +69,7 @@ struct insn_item {
 	u8 link;      /* index of the target item, INSN_ITEM_MAX+: the end */
 	u8 abs_size; /* 2 or 4: the last bytes are the offset in CS of item `link`; 8: its writable alias */
 	u8 abs_add;    /* … plus this */
+	u8 abs_tail;   /* bytes behind it */
 	u8 rip_off;    /* offset of a disp32 that shall reach rip_target (RIP-relative); 0: none */
 	bool rip_link; /* rip_target is an item (LEA of a code address) */
 	u16 mnemonic;
