@@ -86,13 +86,14 @@ int cpu_write(struct cpu *cpu, unsigned seg, u64 offset, const void *buf, unsign
 int cpu_read_far(struct cpu *cpu, const struct cpu_insn *in, u8 *buf, unsigned size)
 {
 	u64 off = cpu_insn_offset(cpu, in);
-	int ret;
+	unsigned part = MIN(size, 4u);
+	int ret = CPU_OK;
 
-	/* #AC goes by the halves; it does not apply to the six- and ten-byte forms */
-	if (size != 2 || LIKELY(!(cpu->mode & MODE_ALIGN)))
+	if (LIKELY(!(cpu->mode & MODE_ALIGN)))
 		return cpu_read(cpu, in->seg, off, buf, size + 2);
-	ret = cpu_read(cpu, in->seg, off, buf, 2);
-	return ret ? ret : cpu_read(cpu, in->seg, off + 2, buf + 2, 2);
+	for (unsigned i = 0; i < size && !ret; i += part)
+		ret = cpu_read(cpu, in->seg, off + i, buf + i, part);
+	return ret ? ret : cpu_read(cpu, in->seg, off + size, buf + size, 2);
 }
 
 u64 cpu_reg_read(const struct cpu *cpu, unsigned reg, unsigned size, bool rex)
