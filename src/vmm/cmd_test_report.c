@@ -56,7 +56,8 @@ static void read_line(struct test_job *job, GPtrArray *deviations, char *line, i
 	if (!failed && !g_str_has_prefix(line, "ok "))
 		return;
 	name = line + (failed ? 7 : 3);
-	name += strspn(name, "0123456789 -");
+	name += strspn(name, "0123456789");
+	name += strspn(name, " -");
 	directive = strstr(name, " # ");
 	if (directive) {
 		*directive = 0;
