@@ -614,6 +614,8 @@ int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
 	decoders_init(cpu);
 	jit_thunks_emit(cpu);
 	jit->code_next = jit->code_start;
+	jit->code_end = jit->rw + align_up(jit->size / 2, 64);
+	jit->cold_next = jit->code_end;
 	return 0;
 }
 

@@ -46,7 +46,7 @@ struct jit_link;
 
 /* One host address range ↔ one guest instruction, for faults and stops in its middle. */
 struct jit_mark {
-	u32 host;  /* offset from the block's entry; hot marks ascend, cold ones follow, ascending */
+	u32 host;  /* offset from the block's entry, or from its first stub; each group ascends */
 	u16 guest; /* offset from the block's first byte */
 	u16 len;   /* guest bytes of the instruction */
 };
@@ -73,8 +73,9 @@ struct jit_block {
 	u8 *code;          /* entry, writable view */
 	u8 *body;          /* entry of jumps within the page */
 	struct jit_page *page;
-	u32 host_len;
-	u32 mark_count;
+	u8 *cold;          /* its stubs, in the cold half of the cache */
+	u32 host_len, cold_len;
+	u32 hot_marks, mark_count;
 	struct jit_mark *mark;
 	struct jit_link *in;        /* patched jumps that lead here */
 	struct jit_link *out;       /* this block's links */
@@ -117,8 +118,9 @@ struct jit_jump_log {
 struct jit {
 	u8 *rw, *rx;           /* the cache, two views of one memfd */
 	size_t size;
-	u8 *code_start;        /* behind the thunks */
-	u8 *code_next;
+	u8 *code_start;        /* behind the thunks; what runs is together, misses and exits apart */
+	u8 *code_next, *code_end;
+	u8 *cold_next;         /* from code_end to the end of the cache */
 	u8 *meta, *meta_next, *meta_end;   /* blocks, links, marks, insns: reset with the cache */
 	struct jit_block **by_address;     /* ascending host address, for lookups by host PC */
 	u32 block_count, block_max;

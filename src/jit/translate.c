@@ -114,7 +114,7 @@ static void emit_cold(struct trans *t)
 		struct cold *c = &t->cold[i];
 
 		t->mark[t->mark_count] = t->mark[c->insn];
-		t->mark[t->mark_count++].host = (u32)(e->p - t->block->code);
+		t->mark[t->mark_count++].host = (u32)(e->p - t->block->cold);
 		emit_patch_rel32(c->from, e->p);
 		switch (c->kind) {
 		case COLD_ACCESS: {
@@ -325,6 +325,7 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	u32 off = (u32)(at->gpa & ~PAGE_MASK);
 	struct fetch f;
 	struct trans t;
+	u8 *hot_end;
 
 	*ret = CPU_OK;
 	if (!b || jit->block_count == jit->block_max)
@@ -336,7 +337,7 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	f.end = off & ~63u;
 	if (!f.record)
 		return NULL;
-	t.e = (struct emit){ .p = jit->code_next, .end = jit->rw + jit->size };
+	t.e = (struct emit){ .p = jit->code_next, .end = jit->code_end };
 	t.cpu = cpu;
 	t.jit = jit;
 	t.block = b;
@@ -346,7 +347,7 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	t.cold_count = t.insn_count = t.mark_count = 0;
 	t.ended = t.sti = t.narrow = false;
 	*b = (struct jit_block){ .gpa = at->gpa, .rip = t.relative ? 0 : rip, .mode = mode,
-				 .code = jit->code_next, .page = f.record, .gpa2 = ~0ull };
+				 .code = jit->code_next, .cold = jit->cold_next, .page = f.record, .gpa2 = ~0ull };
 	emit_entry(&t, off);
 	f.record->busy = true;
 	translate_insns(&t, &f, off, ret);
@@ -357,15 +358,20 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 		return NULL;
 	if (!t.ended)
 		jit_emit_goto(&t, t.pc);
-	t.mark_count = t.insn_count;
+	hot_end = t.e.p;
+	b->hot_marks = t.mark_count = t.insn_count;
+	t.e.p = jit->cold_next;
+	t.e.end = jit->rw + jit->size;
 	emit_cold(&t);
 	b->mark = jit_meta_alloc(jit, t.mark_count * sizeof(*b->mark));
 	if (t.e.full || !b->mark)
 		return NULL;
 	memcpy(b->mark, t.mark, t.mark_count * sizeof(*b->mark));
 	b->mark_count = t.mark_count;
-	b->host_len = (u32)(t.e.p - b->code);
-	jit->code_next = (u8 *)align_up((u64)t.e.p, 16);
+	b->host_len = (u32)(hot_end - b->code);
+	b->cold_len = (u32)(t.e.p - b->cold);
+	jit->code_next = (u8 *)align_up((u64)hot_end, 16);
+	jit->cold_next = t.e.p;
 	jit_block_add(jit, b);
 	if (b->gpa2 != ~0ull) {
 		b->cross_next = jit->crossing;
