@@ -254,6 +254,56 @@ static void ipis(void)
 		smp_wait(i);
 }
 
+/* ---- x2APIC on all CPUs: physical, cluster and broadcast destinations ---- */
+
+static volatile u32 x2_fail;
+static void to_x2(void *arg)
+{
+	if (!apic_enable_x2() || apic_id() != this_cpu()->apic_id)
+		x2_fail++;
+}
+static void from_x2(void *arg)
+{
+	apic_disable_x2();
+}
+
+static void x2_smp(void)
+{
+	volatile u32 stop = 0;
+	u32 all = 0, cluster = 0;
+
+	if (cpu_count < 2 || !HAS(X2APIC))
+		return;
+	smp_all(to_x2, NULL);
+	report_eq(x2_fail, 0, "x2APIC on all CPUs");
+	memset((void *)hits, 0, sizeof(hits));
+	for (unsigned i = 1; i < cpu_count; i++)
+		smp_post(i, nap, (void *)&stop);
+	for (unsigned i = 1; i < cpu_count; i++) {
+		u32 old = hits[i];
+
+		apic_icr(ICR_ASSERT | 0x99, cpus[i]->apic_id);
+		report(wait_change(&hits[i], old, 2000) && hits[i] == 1, "x2APIC: IPI to CPU %u", i);
+		cluster |= 1u << (cpus[i]->apic_id & 15);
+	}
+	memset((void *)hits, 0, sizeof(hits));
+	apic_icr(ICR_LOGICAL | ICR_ASSERT | 0x99, cluster);
+	for (unsigned i = 1; i < cpu_count; i++)
+		all += wait_change(&hits[i], 0, 2000);
+	report(all == cpu_count - 1 && !hits[0], "x2APIC: a cluster");
+	memset((void *)hits, 0, sizeof(hits));
+	sti();
+	apic_icr(ICR_ASSERT | 0x99, 0xffffffff);
+	for (unsigned i = all = 0; i < cpu_count; i++)
+		all += wait_change(&hits[i], 0, 2000);
+	cli();
+	report_eq(all, cpu_count, "x2APIC: the broadcast id");
+	stop = 1;
+	for (unsigned i = 1; i < cpu_count; i++)
+		smp_wait(i);
+	smp_all(from_x2, NULL);
+}
+
 /* ---- I/O APIC: the PIT on pin 2 (edge), a level pin by a mask of its own ---- */
 
 static void ioapic(void)
@@ -364,6 +414,7 @@ void test_main(void)
 	disabled();
 	ipis();
 	modes();
+	x2_smp();
 	ioapic();
 	pic();
 	pit_counter();

@@ -3,6 +3,7 @@
  * Source: SDM "Programming with the x87 FPU", "... SSE", "Managing State Using the XSAVE Feature Set".
  */
 #include "x86/cpu.h"
+#include "x86/paging.h"
 
 static u8 area[4096] __attribute__((aligned(64))), area2[4096] __attribute__((aligned(64)));
 
@@ -189,10 +190,181 @@ static void xsave(void)
 	xsetbv(1);
 }
 
+/* ---- the rest of the XSAVE family ---- */
+
+static const u32 ones[4] = {0x1111, 0x2222, 0x3333, 0x4444};
+static const u32 zeros[4];
+
+USER static void user_xsaves(void *p)
+{
+	__asm__ volatile("xsaves (%0)" : : "r"(p), "a"(3), "d"(0) : "memory");
+}
+
+static bool xmm2_is(const u32 *want)
+{
+	u32 out[4];
+
+	__asm__ volatile("movups %%xmm2, %0" : "=m"(out));
+	return !memcmp(out, want, 16);
+}
+
+static void xsave_family(void)
+{
+	u64 *header = (u64 *)(area + 512);
+
+	if (!HAS(XSAVE))
+		return;
+	xsetbv(3);
+	if (HAS(XSAVEOPT)) {
+		memset(area, 0, sizeof(area));
+		__asm__ volatile("movups %1, %%xmm2; xsaveopt (%0)" : : "r"(area), "m"(ones), "a"(2), "d"(0) : "memory");
+		report(!memcmp(area + 192, ones, 16) && header[0] & 2, "XSAVEOPT stores what has changed");
+	}
+	if (HAS(XGETBV1)) {
+		u32 lo;
+
+		memset(header, 0, 64);
+		__asm__ volatile("xrstor (%0)" : : "r"(area), "a"(2), "d"(0) : "memory");
+		__asm__ volatile("xgetbv" : "=a"(lo) : "c"(1) : "edx");
+		/* The manuals let a processor call it in use all the same. */
+		note("XGETBV 1: SSE in its initial state is %s", lo & 2 ? "in use" : "not in use");
+		__asm__ volatile("movups %1, %%xmm2; xgetbv" : "=a"(lo) : "m"(ones), "c"(1) : "edx");
+		report_eq(lo & 2, 2, "XGETBV 1: SSE in use");
+	}
+	if (HAS(XSAVEC)) {
+		memset(area, 0xcc, sizeof(area));
+		memset(header, 0, 64);
+		__asm__ volatile("movups %1, %%xmm2; xsavec (%0)" : : "r"(area), "m"(ones), "a"(3), "d"(0) : "memory");
+		report_eq(header[1], BIT64(63) | 3, "XSAVEC: XCOMP_BV");
+		report(!memcmp(area + 192, ones, 16), "XSAVEC stores");
+		__asm__ volatile("xorps %%xmm2, %%xmm2; xrstor (%0)" : : "r"(area), "a"(2), "d"(0) : "memory");
+		report(xmm2_is(ones), "XRSTOR of the compacted form");
+		header[1] |= BIT64(30);
+		trap_clear();
+		__asm__ volatile(TRY("xrstor (%0)") : : "r"(area), "a"(2), "d"(0) : "memory");
+		report_eq(trap_vector(), EXC_GP, "XRSTOR: XCOMP_BV beyond XCR0");
+		header[1] = BIT64(63) | 1;
+		header[0] = 3;
+		trap_clear();
+		__asm__ volatile(TRY("xrstor (%0)") : : "r"(area), "a"(2), "d"(0) : "memory");
+		report_eq(trap_vector(), EXC_GP, "XRSTOR: XSTATE_BV beyond XCOMP_BV");
+	}
+	if (HAS(XSAVES)) {
+		memset(area, 0, sizeof(area));
+		wrmsr(0xda0, 0);
+		__asm__ volatile("movups %1, %%xmm2; xsaves (%0)" : : "r"(area), "m"(ones), "a"(3), "d"(0) : "memory");
+		report(header[1] >> 63 && !memcmp(area + 192, ones, 16), "XSAVES");
+		__asm__ volatile("movups %1, %%xmm2; xrstors (%0)" : : "r"(area), "m"(zeros), "a"(3), "d"(0) : "memory");
+		report(xmm2_is(ones), "XRSTORS");
+		header[1] = 0;
+		trap_clear();
+		__asm__ volatile(TRY("xrstors (%0)") : : "r"(area), "a"(3), "d"(0) : "memory");
+		report_eq(trap_vector(), EXC_GP, "XRSTORS of the standard form");
+		trap_user(user_xsaves, area);
+		report_eq(trap_vector(), EXC_GP, "XSAVES at level 3");
+	}
+	xsetbv(1);
+}
+
+/* ---- the six exceptions of SSE and x87, masked and not ---- */
+
+enum { IE = 1, DE = 2, ZE = 4, OE = 8, UE = 16, PE = 32 };
+
+static const struct {
+	const char *name;
+	u32 a, b;
+	char op;
+	u32 flags;
+} sums[] = {
+	{"0 / 0: invalid", 0, 0, '/', IE},
+	{"infinity - infinity: invalid", 0x7f800000, 0x7f800000, '-', IE},
+	{"a signaling NaN: invalid", 0x7f800001, 0x3f800000, '+', IE},
+	{"a denormal operand", 0x00000001, 0x3f800000, '*', DE},
+	{"1 / 0: division by zero", 0x3f800000, 0, '/', ZE},
+	{"overflow", 0x7f7fffff, 0x7f7fffff, '+', OE | PE},
+	{"underflow", 0x00800001, 0x3f000001, '*', UE | PE},
+	{"inexact", 0x3f800000, 0x40400000, '/', PE},
+	{"nothing", 0x3f800000, 0x3f800000, '+', 0},
+};
+
+static void sse_op(u32 csr, u32 a, u32 b, char op)
+{
+	__asm__ volatile("ldmxcsr %0; movd %1, %%xmm0; movd %2, %%xmm1" : : "m"(csr), "r"(a), "r"(b));
+	trap_clear();
+	switch (op) {
+	case '+':
+		__asm__ volatile(TRY("addss %%xmm1, %%xmm0") : : : "memory");
+		break;
+	case '-':
+		__asm__ volatile(TRY("subss %%xmm1, %%xmm0") : : : "memory");
+		break;
+	case '*':
+		__asm__ volatile(TRY("mulss %%xmm1, %%xmm0") : : : "memory");
+		break;
+	default:
+		__asm__ volatile(TRY("divss %%xmm1, %%xmm0") : : : "memory");
+	}
+}
+
+static void simd_exceptions(void)
+{
+	u32 csr, old = 0x1f80;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(sums); i++) {
+		u32 first = sums[i].flags & -sums[i].flags, open = 0x1f80;
+
+		sse_op(0x1f80, sums[i].a, sums[i].b, sums[i].op);
+		__asm__ volatile("stmxcsr %0" : "=m"(csr));
+		report_eq(trap_vector() == -1 ? csr & 0x3f : 0x100, sums[i].flags, "SSE flags: %s", sums[i].name);
+		if (!first)
+			continue;
+		open &= ~(first << 7);
+		sse_op(open, sums[i].a, sums[i].b, sums[i].op);
+		__asm__ volatile("stmxcsr %0" : "=m"(csr));
+		report(trap_vector() == EXC_XM && csr & first, "SSE unmasked: %s", sums[i].name);
+		__asm__ volatile("movd %%xmm0, %0" : "=r"(csr));
+		report_eq(csr, sums[i].a, "SSE unmasked: the register stays: %s", sums[i].name);
+	}
+	__asm__ volatile("ldmxcsr %0" : : "m"(old));
+}
+
+static void x87_exceptions(void)
+{
+	u16 sw;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(sums); i++) {
+		u32 first = sums[i].flags & -sums[i].flags;
+		u16 cw = 0x37f;
+
+		/* Registers have more range and precision than the others need; loads see NaNs first. */
+		if ((first != IE && first != ZE) || sums[i].a == 0x7f800001)
+			continue;
+		for (unsigned open = 0; open < 2; open++) {
+			cw = (u16)(0x37f & ~(open ? first : 0));
+			__asm__ volatile("fninit; fldcw %2; flds %0; flds %1" : : "m"(sums[i].a), "m"(sums[i].b), "m"(cw));
+			if (sums[i].op == '/')
+				__asm__ volatile("fdivrp %st, %st(1)");
+			else if (sums[i].op == '*')
+				__asm__ volatile("fmulp %st, %st(1)");
+			else if (sums[i].op == '-')
+				__asm__ volatile("fsubrp %st, %st(1)");
+			else
+				__asm__ volatile("faddp %st, %st(1)");
+			__asm__ volatile("fnstsw %0" : "=m"(sw));
+			report(sw & first && !!(sw & 0x80) == open, "x87 %s: %s", open ? "unmasked" : "flags", sums[i].name);
+			__asm__ volatile("fnclex; fninit");
+		}
+	}
+}
+
 void test_main(void)
 {
 	write_cr0((read_cr0() & ~(ulong)(CR0_EM | CR0_TS)) | CR0_MP | CR0_NE);
 	write_cr4(read_cr4() | CR4_OSFXSR | CR4_OSXMMEXCPT);
+	user_map();
 	basic();
 	xsave();
+	xsave_family();
+	simd_exceptions();
+	x87_exceptions();
 }

@@ -200,6 +200,67 @@ static void virtual8086(void)
 	report_eq(V86(0xa1, 0xff, 0xff), EXC_GP, "v8086: a word at 0xffff");
 }
 
+/* ---- virtual-8086 mode extensions: VIF instead of IF, and INT by the redirection map ---- */
+
+static struct regs vme_seen;
+static void vme_hook(struct regs *r)
+{
+	vme_seen = *r;
+}
+
+static void vme(void)
+{
+	struct tss *tss = &this_cpu()->tss;
+	volatile u16 *frame = (u16 *)(0x21000 + 0xfea);
+	u8 *map = tss->io + 32; /* below the I/O map that we say begins 64 bytes in */
+	u16 iomap = tss->iomap;
+
+	if (!HAS(VME)) {
+		report_skip("VME");
+		return;
+	}
+	report_eq(V86(0xfb, 0xf4), EXC_GP, "without CR4.VME: STI with IOPL 0");
+	report_eq(trap_last()->ip, 0, "without CR4.VME: it faults");
+	write_cr4(read_cr4() | CR4_VME);
+	tss->iomap = offsetof(struct tss, io) + 64;
+	memset(map, 0, 32);
+	this_cpu()->hook = vme_hook;
+	report(V86(0xfb, 0xf4) == EXC_GP && vme_seen.ip == 1, "VME: STI with IOPL 0");
+	report((vme_seen.flags & (FL_VIF | FL_IF)) == FL_VIF, "VME: it sets VIF, not IF");
+	report(V86(0xfb, 0xfa, 0xf4) == EXC_GP && vme_seen.ip == 2 && !(vme_seen.flags & FL_VIF), "VME: CLI clears VIF");
+	report(v86((const u8[]){0xfb, 0xf4}, 2, FL_VIP) == EXC_GP && vme_seen.ip == 0, "VME: STI with VIP faults");
+	report(v86((const u8[]){0xfa, 0xf4}, 2, FL_VIP) == EXC_GP && vme_seen.ip == 1, "VME: CLI with VIP does not");
+	report(V86(0xfb, 0x9c, 0x58, 0xf4) == EXC_GP && vme_seen.ip == 3, "VME: PUSHF with IOPL 0");
+	report_eq(vme_seen.ax & (FL_IF | FL_IOPL), FL_IF | FL_IOPL, "VME: it shows VIF as IF, and IOPL 3");
+	report(V86(0x66, 0x9c, 0xf4) == EXC_GP && vme_seen.ip == 0, "VME: PUSHFD faults");
+	report(V86(0x68, 0x02, 0x02, 0x9d, 0xf4) == EXC_GP && vme_seen.ip == 4 && (vme_seen.flags & (FL_VIF | FL_IF)) == FL_VIF,
+	       "VME: POPF sets VIF");
+	report(V86(0xfb, 0x68, 0x02, 0x00, 0x9d, 0xf4) == EXC_GP && vme_seen.ip == 5 && !(vme_seen.flags & FL_VIF),
+	       "VME: POPF clears VIF");
+	report(V86(0x68, 0x02, 0x03, 0x9d, 0xf4) == EXC_GP && vme_seen.ip == 3, "VME: POPF of TF faults");
+	report(v86((const u8[]){0x68, 0x02, 0x02, 0x9d, 0xf4}, 5, FL_VIP) == EXC_GP && vme_seen.ip == 3,
+	       "VME: POPF of IF with VIP faults");
+
+	*(volatile u16 *)(0x21 * 4) = 0x100;
+	*(volatile u16 *)(0x21 * 4 + 2) = 0x2000;
+	*(volatile u8 *)0x20100 = 0xf4;
+	report(V86(0xfb, 0xcd, 0x21) == EXC_GP && vme_seen.ip == 0x100 && vme_seen.cs == 0x2000,
+	       "VME: INT goes by the interrupt vector table");
+	report(frame[0] == 3 && frame[1] == 0x2000, "VME: its return address");
+	report_eq(frame[2] & (FL_IF | FL_IOPL), FL_IF | FL_IOPL, "VME: its flags show VIF and IOPL 3");
+	report(!(vme_seen.flags & FL_VIF), "VME: VIF is clear in the handler");
+	map[0x21 / 8] = 1 << (0x21 % 8);
+	report(V86(0xcd, 0x21) == EXC_GP && vme_seen.ip == 0 && !vme_seen.error, "VME: INT that the map keeps back, IOPL 0");
+	report(V86_IOPL(0xcd, 0x21) == EXC_GP && vme_seen.ip == 0 && vme_seen.error == 0x21 * 8 + 2,
+	       "VME: the same with IOPL 3: by the IDT");
+	map[0x21 / 8] = 0;
+	report(V86_IOPL(0xcd, 0x21) == EXC_GP && vme_seen.ip == 0x100, "VME: by the table with IOPL 3");
+	this_cpu()->hook = NULL;
+	tss->iomap = iomap;
+	memset(map, 0xff, 32);
+	write_cr4(read_cr4() & ~(ulong)CR4_VME);
+}
+
 /* ---- real mode: a trip and back ---- */
 
 __asm__(".text\n"
@@ -255,5 +316,6 @@ void test_main(void)
 	gates();
 	tasks();
 	virtual8086();
+	vme();
 	real_mode();
 }

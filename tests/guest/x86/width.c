@@ -64,6 +64,8 @@ CODE32(c_wrmsr, "mov $0xc0000103, %ecx; rdmsr; wrmsr")
 CODE32(c_bt, "bt %ecx, (%ebx); setc %al; movzx %al, %eax")
 CODE32(c_str, "str %eax")
 CODE32(c_smsw, "smsw %eax")
+CODE32(c_vmcall, "vmcall")
+CODE32(c_vmmcall, "vmmcall")
 CODE32(c_in, "in $0x61, %al; movzx %al, %eax")
 
 static struct state go(void *code, ulong ax, ulong bx, ulong cx, ulong si, ulong di)
@@ -123,6 +125,12 @@ static void compat(void)
 	report_eq((u32)go(c_leave, 0, 0, 0, 0, 0).ax, 0, "ENTER, LEAVE");
 	report_eq((u32)go(c_wrap, 0, 0xfffffff0 + p, 0, 0, 0).ax, 10, "displacement wraps");
 	report_eq((u32)go(c_bt, 0, p, 33, 0, 0).ax, (cells[1] >> 1) & 1, "BT with a bit offset");
+	if (cpu_has_kvm()) {
+		void *call = cpu_is_intel() ? c_vmcall : c_vmmcall;
+
+		report_eq(go(call, 1, 0, 0, 0, 0).ax, 0, "hypercall: the number is EAX");
+		report_eq(go(call, 99, 0, 0, 0, 0).ax, 0xfffffc18, "hypercall: the result is EAX");
+	}
 	report_eq((u32)go(c_str, 0, 0, 0, 0, 0).ax, SEL_TSS, "STR");
 	report_eq((u32)go(c_smsw, 0, 0, 0, 0, 0).ax, (u32)cr0, "SMSW");
 	if (HAS(RDTSCP)) {
