@@ -43,12 +43,12 @@ fuzz:
 # ASan and UBSan, TSan, a compile by clang: each in a build folder of its own.
 asan:
 	@scripts/setup build test
-	@scripts/build build-asan -Db_sanitize=address,undefined -Db_lundef=false
+	@scripts/build build-asan -Db_sanitize=address,undefined -Db_lundef=false -Doptimization=1
 	@scripts/test build-asan unit api -- --no-suite no-asan
 
 tsan:
 	@scripts/setup build test
-	@scripts/build build-tsan -Db_sanitize=thread -Db_lundef=false
+	@scripts/build build-tsan -Db_sanitize=thread -Db_lundef=false -Doptimization=1
 	@scripts/test build-tsan unit api -- --no-suite no-tsan
 
 clang:

@@ -114,6 +114,7 @@ struct cpu_exc {
 	u32 error;
 	u64 payload; /* CR2 of a #PF; the DR6 bits of a #DB */
 	u8 insn_len; /* of INT n, INT3, INTO, INT1 */
+	bool injected; /* by the client: a debugger does not get it once more */
 };
 
 /*

@@ -206,6 +206,8 @@ static bool debug_exit(struct cpu *cpu)
 	const struct cpu_exc *exc = &cpu->exc;
 	bool wanted = false;
 
+	if (exc->injected)
+		return false;
 	if (exc->vector == EXC_BP && exc->kind != EVENT_INTR)
 		wanted = cpu->guest_debug & KVM_GUESTDBG_USE_SW_BP;
 	else if (exc->vector == EXC_DB && exc->kind != EVENT_INTR && exc->kind != EVENT_SW_INT)

@@ -22,6 +22,12 @@ int vcpu_set_guest_debug(struct vcpu *vcpu, void *data, unsigned long arg)
 			cpu_raise(cpu, EXC_DB);
 		else
 			cpu_raise(cpu, EXC_BP);
+		cpu->exc.injected = true;
+		/* RIP is at the INT3 that KVM_EXIT_DEBUG told of; the guest's handler returns behind. */
+		if (cpu->exc.vector == EXC_BP) {
+			cpu->exc.kind = EVENT_SW_EXC;
+			cpu->exc.insn_len = 1;
+		}
 	}
 	vcpu->debug = *d;
 	if (!(d->control & KVM_GUESTDBG_ENABLE))

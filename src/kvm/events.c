@@ -106,6 +106,7 @@ static void events_set_exception(struct vcpu *vcpu, const struct kvm_vcpu_events
 		.error = e->exception.error_code,
 		/* An injected #PF has its address in CR2 already. */
 		.payload = e->exception.nr == EXC_PF ? cpu->cr2 : 0,
+		.injected = e->exception.injected,
 	};
 	if (payload && e->exception_has_payload)
 		cpu->exc.payload = e->exception_payload;

@@ -174,11 +174,17 @@ static gboolean on_connection(gint listen_fd, GIOCondition cond, gpointer opaque
 {
 	struct gdb *gdb = opaque;
 	struct timeval patience = {.tv_sec = SEND_SECONDS};
+	char byte;
 	int one = 1, fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
 
 	(void)cond;
 	if (fd < 0)
 		return G_SOURCE_CONTINUE;
+	errno = 0;
+	/* The end of the one before may be on its way to on_readable(). */
+	if (gdb->fd >= 0 && recv(gdb->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0 &&
+	    errno != EAGAIN)
+		gdb_disconnect(gdb);
 	if (gdb->fd >= 0) { /* one debugger at a time */
 		close(fd);
 		return G_SOURCE_CONTINUE;

@@ -24,13 +24,14 @@ static struct gdb_break *break_at(const struct gdb *gdb, unsigned i)
 /* By the current vCPU's page tables, else by any other's: user pages differ, the kernel's do not. */
 static bool translate(struct gdb *gdb, u64 va, u64 *pa)
 {
+	const struct guest_memory *mem = &gdb->m->back->mem;
 	struct vcpu_set *set = &gdb->m->vcpus;
 
 	*pa = va;
-	if (gdb->physical || vcpu_virt_to_phys(&set->vcpus[gdb->thread], va, pa))
+	if (gdb->physical || vcpu_virt_to_phys(&set->vcpus[gdb->thread], mem, va, pa))
 		return true;
 	for (unsigned i = 0; i < set->count; i++)
-		if (i != gdb->thread && vcpu_virt_to_phys(&set->vcpus[i], va, pa))
+		if (i != gdb->thread && vcpu_virt_to_phys(&set->vcpus[i], mem, va, pa))
 			return true;
 	return false;
 }

@@ -115,6 +115,7 @@ static void give_back(struct gdb *gdb, struct vcpu *vcpu)
 	struct kvm_debugregs regs;
 	u8 code;
 
+	gdb->thread = vcpu->id; /* whose memory is looked at */
 	if (vcpu->debug_exit.exception == 3) {
 		if (gdb_memory_read(gdb, vcpu->debug_exit.pc, &code, 1) && code == 0xcc)
 			gdb_break_apply(gdb, vcpu, step, KVM_GUESTDBG_INJECT_BP);

@@ -196,7 +196,7 @@ static void dump_memory(struct machine *m, bool virtual, u64 addr, unsigned coun
 		if (i % per_line == 0)
 			g_string_append_printf(out, "%s%016" G_GINT64_MODIFIER "x:", i ? "\n" : "",
 					       addr);
-		if ((virtual && !vcpu_virt_to_phys(&m->vcpus.vcpus[0], addr, &pa)) ||
+		if ((virtual && !vcpu_virt_to_phys(&m->vcpus.vcpus[0], &m->back->mem, addr, &pa)) ||
 		    !memory_read(&m->back->mem, pa, &v, unit)) {
 			g_string_append(out, " not memory");
 			break;

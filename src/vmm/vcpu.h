@@ -13,6 +13,7 @@
 #include "vmm/accel.h"
 #include "vmm/boot.h"
 #include "vmm/bus.h"
+#include "vmm/memory.h"
 #include "vmm/power.h"
 
 #define VCPU_EXITS_MAX 48 /* exit reasons that are counted one by one */
@@ -81,8 +82,8 @@ char *vcpu_dump(const struct vcpu *vcpu);
 /** Its local APIC. */
 char *vcpu_dump_lapic(const struct vcpu *vcpu);
 
-/** Guest-virtual to guest-physical by the vCPU's page tables; false when not mapped. */
-bool vcpu_virt_to_phys(const struct vcpu *vcpu, u64 va, u64 *pa);
+/** Guest-virtual to guest-physical by the tables of a vCPU not in KVM_RUN; false: not mapped. */
+bool vcpu_virt_to_phys(const struct vcpu *vcpu, const struct guest_memory *mem, u64 va, u64 *pa);
 
 /* cpuid.c: the CPUID table of one vCPU from what the accelerator supports. */
 struct kvm_cpuid2 *cpuid_supported(const struct accel *accel, GError **error);

@@ -98,13 +98,3 @@ char *vcpu_dump_lapic(const struct vcpu *vcpu)
 	dump_vectors(s, "requested ", &l, 0x200);
 	return g_string_free(s, FALSE);
 }
-
-bool vcpu_virt_to_phys(const struct vcpu *vcpu, u64 va, u64 *pa)
-{
-	struct kvm_translation t = {.linear_address = va};
-
-	if (accel_ioctl(vcpu->set->accel, vcpu->fd, KVM_TRANSLATE, &t) < 0 || !t.valid)
-		return false;
-	*pa = t.physical_address;
-	return true;
-}
