@@ -373,9 +373,66 @@ void catalog_probe(const struct engine_ops *engine)
 	index_build();
 }
 
+u32 catalog_usable(const u32 *hits, u32 *missed)
+{
+	u32 n = 0;
+
+	*missed = 0;
+	for (u32 i = 0; i < catalog.count; i++) {
+		const struct tmpl *t = &catalog.tmpl[i];
+
+		if (t->excluded || t->unsupported || t->masked)
+			continue;
+		n++;
+		*missed += !hits[i];
+	}
+	return n;
+}
+
+void catalog_coverage(const u32 *hits, const u64 *mnemonic)
+{
+	u32 executed = 0, missing = 0, absent = 0;
+
+	printf("# %-16s %-18s %9s %9s %12s\n", "mnemonic", "instruction set", "encodings", "covered",
+	       "cases");
+	for (unsigned m = 1; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++) {
+		const struct tmpl *first = NULL;
+		u32 n = 0, covered = 0;
+
+		for (u32 i = 0; i < catalog.count; i++) {
+			const struct tmpl *t = &catalog.tmpl[i];
+
+			if (t->mnemonic != m)
+				continue;
+			if (!t->excluded && !t->unsupported && !t->masked) {
+				n++;
+				covered += hits[i] != 0;
+			}
+			if (!first || (first->unsupported && !t->unsupported))
+				first = t;
+		}
+		if (!first)
+			continue;
+		if (first->unsupported) {
+			absent++;
+			continue;
+		}
+		executed += mnemonic[m] != 0;
+		missing += !mnemonic[m];
+		printf("# %-16s %-18s %9u %9u %12llu%s%s\n", ZydisMnemonicGetString(m),
+		       ZydisISASetGetString(first->isa_set), n, covered,
+		       (unsigned long long)mnemonic[m], mnemonic[m] ? "" : "  ",
+		       mnemonic[m]	? ""
+		       : first->reason	? first->reason
+					: "NOT COVERED");
+	}
+	printf("# mnemonics: %u executed, %u not (reasons above), %u not on this host\n", executed,
+	       missing, absent);
+}
+
 void catalog_report(const u32 *hits, bool verbose)
 {
-	u32 n = 0, covered = 0, left_out = 0, unsupported = 0, mnemonics = 0;
+	u32 missed, n = catalog_usable(hits, &missed), left_out = 0, unsupported = 0, mnemonics = 0;
 
 	for (u32 i = 0; i < catalog.count; i++) {
 		const struct tmpl *t = &catalog.tmpl[i];
@@ -384,10 +441,6 @@ void catalog_report(const u32 *hits, bool verbose)
 			left_out++;
 		else if (t->unsupported || t->masked)
 			unsupported++;
-		else {
-			n++;
-			covered += hits[i] != 0;
-		}
 		if (verbose && !hits[i] && (t->reason || !t->unsupported))
 			printf("# %-14s mode %u enc %u map %u pp %u W%u L%u b%u op %02x /%d rm %d mod3 %d: %s\n",
 			       ZydisMnemonicGetString(t->mnemonic), t->mode, t->enc, t->map, t->pp,
@@ -397,5 +450,5 @@ void catalog_report(const u32 *hits, bool verbose)
 	for (unsigned c = 0; c < CLASS_COUNT; c++)
 		mnemonics += catalog.cls[INSN_LONG][c].count;
 	printf("# encodings: %u of %u on this host covered (%u mnemonics); %u not comparable, %u not on this host or masked\n",
-	       covered, n, mnemonics, left_out, unsupported);
+	       n - missed, n, mnemonics, left_out, unsupported);
 }

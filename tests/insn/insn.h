@@ -195,6 +195,10 @@ const char *catalog_excluded(const ZydisDecodedInstruction *in);
 void catalog_probe(const struct engine_ops *engine);
 /** Prints what was covered (hits per template) and what was not. */
 void catalog_report(const u32 *hits, bool verbose);
+/** Prints a line for every mnemonic: encodings, covered ones, cases, or why there are none. */
+void catalog_coverage(const u32 *hits, const u64 *mnemonic);
+/** Encodings that this host has, and those of them that were not covered. */
+u32 catalog_usable(const u32 *hits, u32 *missed);
 
 /* --- gen.c: cases -------------------------------------------------------------------------------------- */
 

@@ -72,7 +72,8 @@ static int by_count(const void *a, const void *b)
 static void results(const struct run_options *o, struct run_shared *sh, bool verbose,
 		    double seconds)
 {
-	u64 total = 0, skipped = 0, faults = 0;
+	u64 total = 0, skipped = 0, faults = 0, enumerated = 0;
+	u32 usable, missed;
 	char text[200];
 
 	for (unsigned m = 0; m < GEN_COUNT; m++) {
@@ -83,6 +84,8 @@ static void results(const struct run_options *o, struct run_shared *sh, bool ver
 			differences += sh->job[n].differences[m];
 		}
 		total += cases;
+		if (m == GEN_ENUM)
+			enumerated = cases;
 		if (!(o->modes >> m & 1))
 			continue;
 		snprintf(text, sizeof(text), "%s %s: %llu cases, %llu differences", o->engine->name,
@@ -95,6 +98,19 @@ static void results(const struct run_options *o, struct run_shared *sh, bool ver
 	}
 	snprintf(text, sizeof(text), "%s: no crash", o->engine->name);
 	tap(!sh->crashes, text);
+	if (o->count && !o->seconds && !o->stop) {
+		snprintf(text, sizeof(text), "%s: all %llu cases were run", o->engine->name,
+			 (unsigned long long)o->count);
+		tap(total >= o->count, text);
+	}
+	snprintf(text, sizeof(text), "%s: hardly a case is not comparable", o->engine->name);
+	tap(skipped <= total / 200, text);
+	usable = catalog_usable(sh->hits, &missed);
+	/* the enumeration went round all encodings, and again for those that a fault hid */
+	if (enumerated > 8 * (u64)catalog.count) {
+		snprintf(text, sizeof(text), "%s: all %u encodings of this host", o->engine->name, usable);
+		tap(!missed, text);
+	}
 	printf("# %llu cases in %.1f s (%.0f a second), %llu ended with a fault, %llu not comparable\n",
 	       (unsigned long long)total, seconds, total / seconds, (unsigned long long)faults,
 	       (unsigned long long)skipped);
@@ -102,6 +118,8 @@ static void results(const struct run_options *o, struct run_shared *sh, bool ver
 	for (unsigned i = 0; i < RUN_CLASSES && sh->cls[i].count; i++)
 		printf("# %8llu x %s (--case %#llx)\n", (unsigned long long)sh->cls[i].count,
 		       sh->cls[i].key, (unsigned long long)sh->cls[i].example);
+	if (o->coverage)
+		catalog_coverage(sh->hits, sh->mnemonic);
 	catalog_report(sh->hits, verbose);
 }
 
@@ -118,6 +136,7 @@ static void usage(void)
 	       "  --mode LIST    enum,random,seq,ud\n"
 	       "  --reports N    differences a job reduces (one report a class is printed)\n"
 	       "  --stop         at the first difference\n"
+	       "  --coverage     a table of all mnemonics: encodings, cases, or why there are none\n"
 	       "  --uncovered    lists the encodings that were not tested, with the reason\n");
 }
 
@@ -134,6 +153,7 @@ int main(int argc, char **argv)
 		{"mode", required_argument, NULL, 'm'},
 		{"reports", required_argument, NULL, 'r'},
 		{"stop", no_argument, NULL, 'x'},
+		{"coverage", no_argument, NULL, 'C'},
 		{"uncovered", no_argument, NULL, 'u'},
 		{"help", no_argument, NULL, 'h'},
 		{0},
@@ -187,6 +207,9 @@ int main(int argc, char **argv)
 			break;
 		case 'x':
 			o.stop = true;
+			break;
+		case 'C':
+			o.coverage = true;
 			break;
 		case 'u':
 			verbose = true;

@@ -224,6 +224,32 @@ static enum gen_mode chunk_mode(unsigned modes, u64 k, u64 *index)
 	return list[k % n];
 }
 
+/* Counts the instructions that a case reached. */
+static void reached(const struct run_options *o, struct run_shared *sh, const struct insn_case *c,
+		    const struct insn_result *nat)
+{
+	u64 at = 0, end = nat->regs.rip - c->ip;
+	bool all = nat->vector == INSN_VEC_DONE || end > c->code_len;
+
+	for (unsigned k = 0; k < c->count; at += c->item[k++].len) {
+		const struct insn_item *it = &c->item[k];
+		unsigned mnemonic = it->mnemonic;
+		ZydisDecodedInstruction in;
+
+		if (!all && (at > end || (at == end && nat->vector == 6)))
+			break;
+		if (it->tmpl != ~0u)
+			sh->hits[it->tmpl]++;
+		if (!o->coverage)
+			continue;
+		if (it->tmpl == ~0u &&
+		    ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&insn_decoder[c->mode], NULL, it->bytes,
+							       it->len, &in)))
+			mnemonic = in.mnemonic;
+		sh->mnemonic[mnemonic]++;
+	}
+}
+
 static void job_run(const struct run_options *o, struct run_shared *sh, unsigned n, u64 deadline)
 {
 	static struct insn_case c;
@@ -252,10 +278,8 @@ static void job_run(const struct run_options *o, struct run_shared *sh, unsigned
 			job->cases[mode]++;
 			job->skipped += skipped;
 			job->faults += nat.vector < 32;
-			if (nat.vector != 6)
-				for (unsigned k = 0; k < c.count; k++)
-					if (c.item[k].tmpl != ~0u)
-						sh->hits[c.item[k].tmpl]++;
+			if (!skipped)
+				reached(o, sh, &c, &nat);
 			if (!what)
 				continue;
 			job->differences[mode]++;

@@ -17,6 +17,7 @@ struct run_options {
 	unsigned modes;	  /* bit mask over enum gen_mode */
 	unsigned reports; /* differences reduced at most, per job; one report a class is printed */
 	bool stop;	  /* at the first difference */
+	bool coverage;	  /* count mnemonics */
 };
 
 /* Shared between the jobs. */
@@ -34,7 +35,8 @@ struct run_shared {
 	} cls[RUN_CLASSES];
 	int lock;
 	u64 crashes;
-	u32 hits[];
+	u64 mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1]; /* cases that reached one */
+	u32 hits[];				    /* the same by template */
 };
 
 /** Starts the engine in this process. 0 or -1. */
