@@ -60,8 +60,9 @@ ANYKVM_API int anykvm_open(const char *options);
  * As ioctl(2).
  *
  * @arg: a value or a pointer, as the request says; a bad pointer gives EFAULT.
- * Returns 0 or more, or -1 and errno. EBADF: not a descriptor of ours; ENOTTY: the request does
- * not belong to this kind of descriptor, or is not there.
+ * Returns 0 or more, or -1 and errno. EBADF: not a descriptor of ours; EINVAL (system and vCPU
+ * descriptors) or ENOTTY (all others): the request does not belong to this kind of descriptor, or
+ * is not there.
  *
  * KVM_RUN returns EAGAIN, as in the kernel, once a waiting application processor was woken by
  * INIT and SIPI: call it again.

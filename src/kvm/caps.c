@@ -70,7 +70,7 @@ static int enable_split_irqchip(struct vm *vm, u64 reserved_pins)
 	if (vm->irqchip)
 		return -EEXIST;
 	if (vm->vcpu_count)
-		return -EINVAL;
+		return -EEXIST; /* as the kernel has it */
 	ret = vm_irqchip_create(vm, IRQCHIP_SPLIT);
 	if (!ret)
 		ret = irqchip_set_reserved_routes(vm->irqchip, (u32)reserved_pins);

@@ -11,6 +11,7 @@
 #define RATIO_ONE BIT64(48)
 /* A client may ask for a rate up to this far from the host's in thousandths without scaling. */
 #define RATIO_MAX_SHIFT 16 /* highest scaling: 65536 times */
+#define KHZ_END 0x7fffffffu
 
 u64 clock_host_ns(void)
 {
@@ -247,7 +248,8 @@ int vm_set_clock(struct vm *vm, void *data, unsigned long arg)
 	struct timespec real;
 	u64 value = d->clock;
 
-	if (d->flags & ~(u32)KVM_CLOCK_REALTIME)
+	/* Only one of them is used, but what KVM_GET_CLOCK gave may come back. */
+	if (d->flags & ~(u32)(KVM_CLOCK_TSC_STABLE | KVM_CLOCK_REALTIME | KVM_CLOCK_HOST_TSC))
 		return -EINVAL;
 	if (d->flags & KVM_CLOCK_REALTIME) {
 		u64 now;
@@ -266,9 +268,9 @@ int vm_set_clock(struct vm *vm, void *data, unsigned long arg)
 
 int vm_set_tsc_khz(struct vm *vm, void *data, unsigned long arg)
 {
-	u64 khz = arg ? arg : vm->sys->tsc_khz;
+	u64 khz = (u32)arg ? (u32)arg : vm->sys->tsc_khz; /* 32 bits, as in the kernel */
 
-	if (khz >> 32 || ((u128)khz << 48) / vm->sys->tsc_khz >> (48 + RATIO_MAX_SHIFT))
+	if (khz >= KHZ_END || ((u128)khz << 48) / vm->sys->tsc_khz >> (48 + RATIO_MAX_SHIFT))
 		return -EINVAL;
 	vm->default_tsc_khz = khz;
 	return 0;
@@ -281,9 +283,7 @@ int vm_get_tsc_khz(struct vm *vm, void *data, unsigned long arg)
 
 int vcpu_set_tsc_khz(struct vcpu *vcpu, void *data, unsigned long arg)
 {
-	if (arg >> 32)
-		return -EINVAL;
-	return clock_set_tsc_khz(vcpu, arg);
+	return (u32)arg >= KHZ_END ? -EINVAL : clock_set_tsc_khz(vcpu, (u32)arg);
 }
 
 int vcpu_get_tsc_khz(struct vcpu *vcpu, void *data, unsigned long arg)

@@ -120,8 +120,11 @@ int dirty_ring_enable(struct vm *vm, u64 bytes)
 {
 	int ret = 0;
 
-	if (!bytes || (bytes & (bytes - 1)) || bytes < PAGE_SIZE || bytes > RING_MAX_BYTES)
-		return bytes > RING_MAX_BYTES ? -E2BIG : -EINVAL;
+	bytes = (u32)bytes;
+	if (!bytes || (bytes & (bytes - 1)) || bytes < PAGE_SIZE)
+		return -EINVAL;
+	if (bytes > RING_MAX_BYTES)
+		return -E2BIG;
 	pthread_mutex_lock(&vm->lock);
 	if (vm->dirty_ring_bytes || vm->vcpu_count)
 		ret = -EINVAL;

@@ -1,6 +1,7 @@
 /*
  * Dispatch: a request is looked up in the rows of its kind of descriptor, its argument is copied
- * in, the handler runs, the argument is copied out.
+ * in, the handler runs, the argument is copied out. One that is not there is -ENOTTY on a VM and
+ * -EINVAL on the other two, as in the kernel.
  */
 #include "kvm/ioctl.h"
 
@@ -138,7 +139,7 @@ static long ioctl_sys(struct fd_file *file, u32 req, unsigned long arg)
 {
 	const struct row *row = find_sys(req);
 
-	return row ? row_call(row, file->object, NULL, arg) : -ENOTTY;
+	return row ? row_call(row, file->object, NULL, arg) : -EINVAL;
 }
 
 static long ioctl_vm(struct fd_file *file, u32 req, unsigned long arg)
@@ -180,7 +181,7 @@ static long ioctl_vcpu(struct fd_file *file, u32 req, unsigned long arg)
 	if (LIKELY(req == (u32)KVM_RUN))
 		return arg ? -EINVAL : run_vcpu(vcpu);
 	row = find_vcpu(req);
-	return row ? row_call(row, vcpu, vcpu, arg) : -ENOTTY;
+	return row ? row_call(row, vcpu, vcpu, arg) : -EINVAL;
 }
 
 int vcpu_ioctl_run(struct vcpu *vcpu, void *data, unsigned long arg)

@@ -170,11 +170,14 @@ int vcpu_get_lapic(struct vcpu *vcpu, void *data, unsigned long arg)
 
 int vcpu_set_lapic(struct vcpu *vcpu, void *data, unsigned long arg)
 {
+	struct kvm_lapic_state state;
 	int ret;
 
 	if (!vcpu->apic)
 		return -EINVAL;
-	ret = lapic_set_state(vcpu->apic, data);
+	if (user_copy_in(&state, arg, sizeof(state)))
+		return -EFAULT;
+	ret = lapic_set_state(vcpu->apic, &state);
 	vcpu_request(vcpu, BIT64(REQ_EVENT));
 	return ret;
 }

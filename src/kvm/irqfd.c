@@ -285,7 +285,7 @@ int vm_irqfd(struct vm *vm, void *data, unsigned long arg)
 	if (a->flags & ~(u32)(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE))
 		return -EINVAL;
 	if (!vm_irqchip(vm))
-		return -EAGAIN;
+		return -EINVAL;
 	if (a->gsi >= KVM_ABI_MAX_IRQ_ROUTES)
 		return -EINVAL;
 	pthread_mutex_lock(&vm->slots_lock);

@@ -134,9 +134,13 @@ int vcpu_tpr_reporting(struct vcpu *vcpu, void *data, unsigned long arg)
 
 int vcpu_set_vapic_addr(struct vcpu *vcpu, void *data, unsigned long arg)
 {
+	struct kvm_vapic_addr addr;
+
 	if (!vcpu->apic)
 		return -EINVAL;
-	vcpu->vapic_addr = ((const struct kvm_vapic_addr *)data)->vapic_addr;
+	if (user_copy_in(&addr, arg, sizeof(addr)))
+		return -EFAULT;
+	vcpu->vapic_addr = addr.vapic_addr;
 	return 0;
 }
 

@@ -229,7 +229,7 @@ static int batch(unsigned long arg, int (*one)(void *ctx, struct kvm_msr_entry *
 
 	if (user_copy_in(&head, arg, sizeof(head)))
 		return -EFAULT;
-	ret = user_array_in(&p, arg + sizeof(head), head.nmsrs, sizeof(*entries), 256);
+	ret = user_array_in(&p, arg + sizeof(head), head.nmsrs, sizeof(*entries), 255);
 	if (ret)
 		return ret;
 	entries = p;

@@ -10,6 +10,7 @@
 #include "kvm/memslot.h"
 #include "kvm/msr.h"
 #include "kvm/request.h"
+#include "kvm/user.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -182,13 +183,16 @@ int vm_set_tss_addr(struct vm *vm, void *data, unsigned long arg)
 
 int vm_set_identity_map_addr(struct vm *vm, void *data, unsigned long arg)
 {
+	u64 addr;
 	int ret = 0;
 
 	pthread_mutex_lock(&vm->lock);
 	if (vm->vcpu_count)
 		ret = -EINVAL;
 	else
-		vm->identity_map_addr = *(u64 *)data ? *(u64 *)data : IDENTITY_MAP_DEFAULT;
+		ret = user_copy_in(&addr, arg, sizeof(addr));
+	if (!ret)
+		vm->identity_map_addr = addr ? addr : IDENTITY_MAP_DEFAULT;
 	pthread_mutex_unlock(&vm->lock);
 	return ret;
 }
@@ -200,7 +204,7 @@ int vm_set_boot_cpu_id(struct vm *vm, void *data, unsigned long arg)
 	pthread_mutex_lock(&vm->lock);
 	if (vm->vcpu_count)
 		ret = -EBUSY;
-	else if (arg >= KVM_ABI_MAX_VCPU_IDS || (vm->max_vcpu_id && arg >= vm->max_vcpu_id))
+	else if (arg > KVM_ABI_MAX_VCPU_IDS || (vm->max_vcpu_id && arg > vm->max_vcpu_id))
 		ret = -EINVAL;
 	else
 		vm->bsp_id = (u32)arg;
@@ -212,9 +216,4 @@ int vm_set_boot_cpu_id(struct vm *vm, void *data, unsigned long arg)
 int vm_create_device(struct vm *vm, void *data, unsigned long arg)
 {
 	return -ENODEV;
-}
-
-int vm_has_device_attr(struct vm *vm, void *data, unsigned long arg)
-{
-	return -ENXIO;
 }

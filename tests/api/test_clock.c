@@ -25,7 +25,7 @@ static void clock_data(void **state)
 	api_ioctl(t.vm, KVM_GET_CLOCK, &d);
 	assert_in_range(d.clock, 3600000000000ull, 3660000000000ull);
 	d.flags = KVM_CLOCK_HOST_TSC;
-	assert_errno(api_ioctl(t.vm, KVM_SET_CLOCK, &d), EINVAL);
+	assert_int_equal(api_ioctl(t.vm, KVM_SET_CLOCK, &d), 0); /* has no meaning, may come back */
 	d.flags = 1u << 20;
 	assert_errno(api_ioctl(t.vm, KVM_SET_CLOCK, &d), EINVAL);
 	api_vm_free(&t);
@@ -83,7 +83,7 @@ static void tsc_scaling(void **state)
 	ns = (u64)(b.tv_sec - a.tv_sec) * 1000000000u + (u64)b.tv_nsec - (u64)a.tv_nsec;
 	ticks = api_regs(&t, 0).rax;
 	assert_in_range(ticks, 50 * khz, ns * khz / 1000000 * 13 / 10 + khz);
-	assert_errno(api_ioctl_value(t.vcpu[0], KVM_SET_TSC_KHZ, 1ull << 40), EINVAL);
+	assert_errno(api_ioctl_value(t.vcpu[0], KVM_SET_TSC_KHZ, 0x7fffffff), EINVAL);
 	api_vm_free(&t);
 }
 

@@ -34,7 +34,7 @@ static void order_of_creation(void **state)
 
 	api_vm_make(&t, 1, 0);
 	assert_errno(api_ioctl_value(t.vm, KVM_CREATE_IRQCHIP, 0), EINVAL); /* a vCPU exists */
-	assert_errno(api_ioctl(t.vm, KVM_ENABLE_CAP, &split), EINVAL);
+	assert_errno(api_ioctl(t.vm, KVM_ENABLE_CAP, &split), EEXIST);
 	assert_errno(api_ioctl(t.vm, KVM_CREATE_PIT2, &pit), ENOENT);
 	assert_errno(api_ioctl(t.vm, KVM_IRQ_LINE, &line), ENXIO);
 	assert_errno(api_ioctl(t.vcpu[0], KVM_GET_LAPIC, &lapic), EINVAL);

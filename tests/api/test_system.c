@@ -46,11 +46,11 @@ static void wrong_descriptor(void **state)
 
 	assert_errno(api_ioctl_value(-1, KVM_GET_API_VERSION, 0), EBADF);
 	assert_errno(api_ioctl_value(other, KVM_GET_API_VERSION, 0), EBADF);
-	assert_errno(api_ioctl_value(kvm, KVM_RUN, 0), ENOTTY);
+	assert_errno(api_ioctl_value(kvm, KVM_RUN, 0), EINVAL);
 	assert_errno(api_ioctl_value(vm, KVM_RUN, 0), ENOTTY);
 	assert_errno(api_ioctl_value(vm, KVM_GET_API_VERSION, 0), ENOTTY);
-	assert_errno(api_ioctl_value(vcpu, KVM_CREATE_VCPU, 1), ENOTTY);
-	assert_errno(api_ioctl_value(vcpu, 0xdeadbeef, 0), ENOTTY);
+	assert_errno(api_ioctl_value(vcpu, KVM_CREATE_VCPU, 1), EINVAL);
+	assert_errno(api_ioctl_value(vcpu, 0xdeadbeef, 0), EINVAL);
 	assert_errno(api_ioctl_value(vcpu, KVM_RUN, 1), EINVAL);
 	close(other);
 	anykvm_close(vcpu);
