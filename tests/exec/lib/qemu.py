@@ -26,6 +26,7 @@ PROMPT = "anykvm guest:"
 WARNINGS = (
     r"recommended cpus|deprecated|kernel-irqchip",
     r"terminating on signal",
+    r"requested feature: CPUID.07H:EBX.(hle|rtm) ",     # TSX
 )
 
 
