@@ -23,6 +23,7 @@
 #define CPU_CPU_H
 
 #include "base/types.h"
+#include "cpu/pmu.h"
 #include "mmu/tlb.h"
 
 /* General registers by their encoding. */
@@ -172,6 +173,10 @@ struct cpu_ops {
 	int (*hypercall)(struct cpu *cpu);
 	/* The guest left SMM, changed a mode that the layer above mirrors, hit CR writes, …*/
 	void (*smm_changed)(struct cpu *cpu, bool in_smm);
+	/* Performance counters; any may be NULL. fixed: number, or -1 for an event by selector. */
+	bool (*pmu_allowed)(struct cpu *cpu, int fixed, u64 sel);
+	void (*pmu_interrupt)(struct cpu *cpu);
+	void (*pmu_changed)(struct cpu *cpu); /* cpu_pmu_next() may have another answer */
 	/* An interrupt window opened (IF became 1) while cpu->irq_window was 0. */
 };
 
@@ -283,6 +288,7 @@ struct cpu {
 	u16 host_fcw;
 
 	/* --- owners ---------------------------------------------------------------------------- */
+	struct cpu_pmu pmu;
 	const struct cpu_ops *ops;
 	void *owner;          /* the layer above's vCPU */
 	struct mmu_vm *mem;   /* guest-physical memory */

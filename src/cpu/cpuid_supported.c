@@ -293,7 +293,8 @@ static void add_basic(struct list *l)
 	LEAF_INDEX(l, 7, 1, WORD_OF(l, 7_1_EAX), 0, 0, WORD_OF(l, 7_1_EDX));
 	LEAF_INDEX(l, 7, 2, 0, 0, 0, WORD_OF(l, 7_2_EDX));
 	if (intel)
-		LEAF(l, 0xa, 0); /* no performance counters */
+		LEAF(l, 0xa, 2 | PMU_GP_MAX << 8 | PMU_WIDTH << 16 | PMU_EVENTS_INTEL << 24,
+		     PMU_EVENTS_MISSING, 0, PMU_FIXED_MAX | PMU_WIDTH << 5 | BIT(15));
 	LEAF_INDEX(l, 0xb, 0, 0);
 	add_xsave(l);
 	if (!intel)

@@ -124,5 +124,7 @@ void cpu_mode_update(struct cpu *cpu)
 		m |= MODE_STEP;
 	if (UNLIKELY((cpu->dr7 & 0xff) | cpu->guest_debug))
 		m |= debug_bits(cpu);
+	if (UNLIKELY(cpu->pmu.on))
+		m |= cpu_pmu_mode(cpu);
 	cpu->mode = m;
 }

@@ -210,6 +210,8 @@ static u64 row_reset_value(const struct msr_row *r, enum cpu_vendor vendor)
 {
 	if (r->offset == offsetof(struct cpu, ucode_rev) && vendor == CPU_VENDOR_AMD)
 		return UCODE_REV_AMD;
+	if (r->offset == offsetof(struct cpu, pmu.caps) && vendor == CPU_VENDOR_AMD)
+		return 0;
 	return r->value;
 }
 
@@ -231,6 +233,9 @@ void cpu_msr_reset(struct cpu *cpu)
 		if (rows[i].kind == KIND_FIELD)
 			*row_field(cpu, &rows[i]) = row_reset_value(&rows[i], cpu->vendor);
 	cpu->efer = efer; /* cpu_reset()'s business */
+	if (!cpu->pmu.enabled)
+		cpu->pmu.caps = 0;
+	cpu_pmu_reset(cpu);
 	cpu->pat = 0x0007040600070406ull;
 	cpu->tsc_aux = cpu->tsc_adjust = 0;
 	cpu->misc_enable = 0x1801; /* fast strings; no BTS, no PEBS */

@@ -58,14 +58,15 @@ int insn_rdpid(struct cpu *cpu, const struct cpu_insn *in)
 	return CPU_OK;
 }
 
-/* No performance counters are offered; AMD's four legacy ones exist on every AMD and stand still. */
 int insn_rdpmc(struct cpu *cpu, const struct cpu_insn *in)
 {
+	u64 value;
+
 	if (cpu->cpl && !(cpu->cr4 & CR4_PCE) && (cpu->cr0 & CR0_PE))
 		return cpu_raise_err(cpu, EXC_GP, 0);
-	if (cpu->vendor != CPU_VENDOR_AMD || (u32)cpu->gpr[RCX] > 3)
+	if (cpu_pmu_rdpmc(cpu, (u32)cpu->gpr[RCX], &value))
 		return cpu_raise_err(cpu, EXC_GP, 0);
-	set_edx_eax(cpu, 0);
+	set_edx_eax(cpu, value);
 	cpu_insn_done(cpu, in);
 	return CPU_OK;
 }

@@ -11,7 +11,7 @@ struct parameter {
 };
 
 static const struct parameter parameters[] = {
-	{"kvm", "enable_pmu", "N\n"},
+	{"kvm", "enable_pmu", "Y\n"},
 	{"kvm", "enable_vmware_backdoor", "N\n"},
 	{"kvm", "force_emulation_prefix", "0\n"},
 	{"kvm", "halt_poll_ns", "0\n"},

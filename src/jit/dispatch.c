@@ -357,7 +357,8 @@ static enum outcome run_step(struct cpu *cpu)
 			  (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_ENABLE);
 	u64 rf = cpu->rflags & FLAG_RF, rip = cpu->rip;
 	struct jit_link *link = NULL;
-	u8 shadow = cpu->shadow;
+	u8 shadow = cpu->shadow, retires;
+	u64 counters = cpu->pmu.by_insn;
 	enum outcome out;
 	struct found f;
 
@@ -372,6 +373,7 @@ static enum outcome run_step(struct cpu *cpu)
 	f = find_block(cpu, cpu->mode | MODE_STEP);
 	if (!f.block)
 		return f.ret == CPU_EXIT ? OUT_EXIT : OUT_AGAIN;
+	retires = f.block->retires;
 	cpu->mmu_stepping = true;
 	out = enter_code(cpu, jit_exec(cpu->jit, f.block->code), &link);
 	cpu->mmu_stepping = false;
@@ -379,6 +381,8 @@ static enum outcome run_step(struct cpu *cpu)
 		cpu->pending_db = 0;
 		return out;
 	}
+	if (UNLIKELY(counters))
+		cpu_pmu_retired(cpu, counters, retires);
 	if (rf && cpu->rip != rip)
 		cpu->rflags &= ~FLAG_RF;
 	after_step(cpu, tf, shadow);

@@ -83,6 +83,7 @@ struct jit_block {
 	u64 gpa2;          /* second page of a block whose only instruction crosses pages, or ~0 */
 	s32 rsp_change;    /* what the computed jump that ends the block did to RSP */
 	bool dead;
+	u8 retires;        /* PMU_INSN_* of a block of one instruction */
 };
 
 struct jit_link {

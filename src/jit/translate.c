@@ -14,6 +14,7 @@
 #include "cpu/feature.h"
 #include "jit/jit_internal.h"
 #include "jit/perfmap.h"
+#include "jit/retire.h"
 #include "mmu/mmu.h"
 
 /* Code bytes as they are read, a chunk at a time. */
@@ -379,6 +380,8 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	}
 	jit->stat_blocks++;
 	jit->stat_insns += t.insn_count;
+	if (mode & MODE_STEP)
+		b->retires = jit_retire_class(&t);
 	if (UNLIKELY(jit->perfmap))
 		jit_perfmap_add(cpu, b);
 	return b;

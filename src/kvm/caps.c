@@ -157,6 +157,11 @@ static int enable_locked(struct vm *vm, const struct kvm_enable_cap *cap)
 	case KVM_CAP_X86_TRIPLE_FAULT_EVENT:
 		vm->triple_fault_event = a;
 		return 0;
+	case KVM_CAP_PMU_CAPABILITY:
+		if (a & ~(u64)KVM_PMU_CAP_DISABLE || vm->vcpu_count)
+			return -EINVAL;
+		vm->pmu_disabled = a & KVM_PMU_CAP_DISABLE;
+		return 0;
 	case KVM_CAP_MSR_PLATFORM_INFO:
 		vm->platform_info_hidden = !a;
 		return 0;

@@ -4,6 +4,7 @@
 #include "cpu/feature.h"
 #include "cpu/mode.h"
 #include "kvm/ioctl.h"
+#include "kvm/pmu.h"
 #include "kvm/request.h"
 #include "kvm/user.h"
 
@@ -157,6 +158,9 @@ static int cpuid_apply(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entries, u32 
 	vcpu->cpuid = entries;
 	vcpu->cpuid_count = n;
 	cpuid_update_dynamic(vcpu);
+	ret = pmu_cpuid_changed(vcpu);
+	if (ret)
+		return ret;
 	/* MAXPHYADDR and features decide what translations and translated code may do. */
 	vcpu_request(vcpu, BIT64(REQ_MEMORY));
 	vcpu_state_changed(vcpu);

@@ -14,6 +14,7 @@
 
 #define MSR_TSC_ADJUST 0x3bu
 #define MSR_PLATFORM_INFO 0xceu
+#define MSR_PERF_CAPABILITIES 0x345u
 #define MSR_X2APIC_LAST 0x8ffu
 #define MSR_LIST_MAX 1024u
 
@@ -100,6 +101,10 @@ static int own_set(struct vcpu *vcpu, u32 index, u64 value, bool host)
 			return MSR_REFUSED;
 		vcpu->cpu.platform_info = value;
 		return MSR_OK;
+	case MSR_PERF_CAPABILITIES: /* a fact about the processor, once the guest could see it */
+		if (!host || (vcpu->ran && value != vcpu->cpu.pmu.caps))
+			return MSR_REFUSED;
+		return MSR_NOT_OURS;
 	case MSR_IA32_TSC:
 		if (host)
 			clock_tsc_write_host(vcpu, value);

@@ -5,6 +5,7 @@
 #include "kvm/coalesced.h"
 #include "kvm/ioeventfd.h"
 #include "kvm/msr.h"
+#include "kvm/pmu.h"
 #include "kvm/pv.h"
 #include "kvm/regs.h"
 #include "kvm/request.h"
@@ -97,6 +98,9 @@ const struct cpu_ops kvm_cpu_ops = {
 	.cr8_write = ops_cr8_write,
 	.hypercall = pv_hypercall,
 	.smm_changed = ops_smm_changed,
+	.pmu_allowed = pmu_ops_allowed,
+	.pmu_interrupt = pmu_ops_interrupt,
+	.pmu_changed = pmu_ops_changed,
 };
 
 /* --- what the interrupt controllers ask for ---------------------------------------------------------- */

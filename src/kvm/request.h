@@ -35,6 +35,7 @@ enum vcpu_request_bit {
 	REQ_CLOCK,	  /* update the kvmclock page */
 	REQ_STEAL,	  /* update the steal-time record */
 	REQ_TRIPLE_FAULT,
+	REQ_PMU,	  /* a performance counter's time, or another event filter */
 	REQ_PUBLISH,	  /* nothing to do but to notice */
 	REQ_COUNT,
 };

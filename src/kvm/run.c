@@ -13,6 +13,7 @@
 #include "jit/jit.h"
 #include "kvm/clock.h"
 #include "kvm/dirty.h"
+#include "kvm/pmu.h"
 #include "kvm/pv.h"
 #include "kvm/regs.h"
 #include "kvm/request.h"
@@ -61,7 +62,7 @@ static int end_interrupted(struct vcpu *vcpu)
 static int handle_requests(struct vcpu *vcpu)
 {
 	const u64 mine = BIT64(REQ_EVENT) | BIT64(REQ_SMI) | BIT64(REQ_CLOCK) | BIT64(REQ_STEAL) |
-			 BIT64(REQ_TRIPLE_FAULT);
+			 BIT64(REQ_TRIPLE_FAULT) | BIT64(REQ_PMU);
 	u64 got;
 
 	vcpu_handle_memory_requests(vcpu);
@@ -71,6 +72,8 @@ static int handle_requests(struct vcpu *vcpu)
 	got = __atomic_fetch_and(&vcpu->latch.requests, ~mine, __ATOMIC_SEQ_CST);
 	if (got & BIT64(REQ_SMI))
 		vcpu->cpu.smi_pending = true;
+	if (UNLIKELY(got & BIT64(REQ_PMU)))
+		pmu_handle_request(vcpu);
 	if (got & BIT64(REQ_CLOCK))
 		pv_clock_update(vcpu);
 	if (got & BIT64(REQ_STEAL))

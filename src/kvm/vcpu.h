@@ -99,6 +99,8 @@ struct vcpu {
 	bool sigmask_set;
 	sigset_t sigmask;
 	struct timer signal_timer; /* wakes guest code to look for signals */
+	struct timer pmu_timer;	   /* a counter of cycles overflows */
+	bool pmu_filter_changed;   /* atomic */
 	bool interrupt_injected; /* user space's controller: KVM_INTERRUPT */
 	bool interrupt_soft;
 	u8 interrupt_vector;

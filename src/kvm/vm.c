@@ -9,6 +9,7 @@
 #include "kvm/irqfd.h"
 #include "kvm/memslot.h"
 #include "kvm/msr.h"
+#include "kvm/pmu.h"
 #include "kvm/request.h"
 #include "kvm/user.h"
 
@@ -26,6 +27,7 @@ static void vm_destroy(struct vm *vm)
 	/* No timer callback may look at a vCPU that is being freed. */
 	for (u32 i = 0; i < count; i++) {
 		timer_destroy(&vm->vcpus[i]->signal_timer);
+		timer_destroy(&vm->vcpus[i]->pmu_timer);
 		if (vm->vcpus[i]->apic)
 			lapic_destroy(vm->vcpus[i]->apic);
 	}
@@ -37,6 +39,7 @@ static void vm_destroy(struct vm *vm)
 	ioeventfd_destroy_all(vm);
 	coalesced_destroy(vm);
 	msr_filter_destroy(vm);
+	pmu_filter_destroy(vm);
 	memslot_destroy_all(vm);
 	mmu_vm_destroy(&vm->mem);
 	if (vm->coalesced_page)

@@ -24,6 +24,7 @@ struct ioeventfd_set;
 struct irqfd_set;
 struct coalesced;
 struct msr_filter;
+struct pmu_filter;
 
 /* Settings of anykvm_open(), copied into every VM. */
 struct system {
@@ -101,6 +102,8 @@ struct vm {
 	u64 disabled_quirks;
 	u64 user_msr_mask;		/* KVM_CAP_X86_USER_SPACE_MSR */
 	struct msr_filter *msr_filter;	/* atomic; lock to write */
+	struct pmu_filter *pmu_filter;	/* likewise */
+	bool pmu_disabled;		/* KVM_CAP_PMU_CAPABILITY */
 	u64 hypercall_exits;		/* KVM_CAP_EXIT_HYPERCALL */
 	u64 disabled_exits;		/* KVM_CAP_X86_DISABLE_EXITS */
 	bool exception_payload, triple_fault_event;

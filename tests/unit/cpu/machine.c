@@ -9,6 +9,12 @@ static struct machine *of(struct cpu *cpu)
 	return CONTAINER_OF(cpu, struct machine, cpu);
 }
 
+/* No counters. */
+u32 cpu_pmu_mode(struct cpu *cpu)
+{
+	return 0;
+}
+
 /* --- memory ------------------------------------------------------------------------------------ */
 
 static int check(struct cpu *cpu, u64 lin, unsigned n, unsigned access)
