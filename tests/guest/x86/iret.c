@@ -257,15 +257,26 @@ static void on_nmi(struct regs *r)
 	nmis++;
 	nmi_does = NULL;
 	if (fn) {
+		nmis_inside = 0;
 		fn();
-		nmis_inside = nmis;
+		if (!nmis_inside)
+			nmis_inside = nmis;
 	}
 }
 
-/* An IRET that faults is an IRET: NMIs are open when its handler begins. */
+/* An IRET that faults is an IRET: NMIs are open when the handler of its fault begins. */
+static volatile u32 at_entry;
+static void in_handler(struct regs *r)
+{
+	this_cpu()->hook = NULL;
+	at_entry = nmis;
+	nmi_self();
+	nmis_inside = nmis;
+}
 static void faulting_iret(void)
 {
 	trap_clear();
+	this_cpu()->hook = in_handler;
 #if IS64
 	__asm__ volatile("mov %%rsp, %%rcx; pushq $0; pushq %%rcx; pushq $2; pushq $0; pushq $0\n"
 			 TRY("iretq") "mov %%rcx, %%rsp" : : : "rcx", "memory");
@@ -273,7 +284,6 @@ static void faulting_iret(void)
 	__asm__ volatile("mov %%esp, %%ecx; pushl $2; pushl $0; pushl $0\n"
 			 TRY("iret") "mov %%ecx, %%esp" : : : "ecx", "memory");
 #endif
-	nmi_self();
 }
 static void no_iret(void)
 {
@@ -300,20 +310,11 @@ static void nmi_with(void (*fn)(void), unsigned inside, const char *name)
 		note("%u inside the handler, %u in all", nmis_inside, nmis);
 }
 
-/* A second one that waits is taken as soon as the faulting IRET has opened the door. */
-static volatile u32 waiting_seen;
+/* One that waits is taken as soon as the faulting IRET has opened the door. */
 static void pending_then_fault(void)
 {
 	nmi_self();
-	trap_clear();
-#if IS64
-	__asm__ volatile("mov %%rsp, %%rcx; pushq $0; pushq %%rcx; pushq $2; pushq $0; pushq $0\n"
-			 TRY("iretq") "mov %%rcx, %%rsp" : : : "rcx", "memory");
-#else
-	__asm__ volatile("mov %%esp, %%ecx; pushl $2; pushl $0; pushl $0\n"
-			 TRY("iret") "mov %%ecx, %%esp" : : : "ecx", "memory");
-#endif
-	waiting_seen = nmis;
+	faulting_iret();
 }
 
 static void nmi(void)
@@ -322,10 +323,10 @@ static void nmi(void)
 	nmi_with(no_iret, 1, "inside an NMI: after its IRET");
 	nmi_with(plain_iret, 2, "after an IRET inside the handler");
 	nmi_with(faulting_iret, 2, "after an IRET that faulted");
-	nmi_does = pending_then_fault;
 	nmis = 0;
+	nmi_does = pending_then_fault;
 	nmi_self();
-	report_eq(waiting_seen, 2, "a waiting NMI comes with the fault of an IRET");
+	report_eq(at_entry, 2, "a waiting NMI comes with the fault of an IRET");
 }
 
 #if !IS64

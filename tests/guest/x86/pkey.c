@@ -4,6 +4,8 @@
  * reads, writes and fetches of both privileges, in 4 KiB, 2 MiB and 1 GiB pages; and the
  * instructions and registers around them.
  *
+ * The pages are dirty, so that nothing but the key keeps a write from being remembered as allowed.
+ *
  * Source: SDM "Protection Keys", "Page-Fault Exceptions". Keys are looked at without a flush, so
  * no case below invalidates anything after it changes rights.
  */
@@ -152,7 +154,7 @@ static void sweep_page(struct state *s, unsigned level)
 			s->page_w = wu & 1;
 			s->page_u = wu & 2;
 			*(volatile ulong *)leaf[level] = ((ulong)target & ~((1ul << (3 + 9 * level)) - 1)) |
-				PT_P | (level > 1 ? PT_PS : 0) | (wu & 1 ? PT_W : 0) |
+				PT_P | PT_A | PT_D | (level > 1 ? PT_PS : 0) | (wu & 1 ? PT_W : 0) |
 				(wu & 2 ? PT_U : 0) | (ulong)s->key << 59;
 			invlpg((void *)va[level]);
 			for (s->rights = 0; s->rights < 4; s->rights++) {

@@ -90,6 +90,11 @@ static void syscall(void)
 	wrmsr(MSR_STAR, 0);
 }
 
+static void far_sysret(void *arg)
+{
+	__asm__ volatile("mov $2, %%r11d; sysretq" : : "c"(1ul << 60) : "memory", "r11");
+}
+
 static void sysret_faults(void)
 {
 	trap_clear();
@@ -99,9 +104,9 @@ static void sysret_faults(void)
 	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SCE);
 	if (!cpu_is_intel())
 		return;
-	trap_clear();
-	__asm__ volatile("mov $2, %%r11d\n" TRY("sysretq") : : "c"(1ul << 60) : "memory", "r11");
-	report_eq(trap_vector(), EXC_GP, "SYSRET to a non-canonical address: Intel faults in the kernel");
+	trap_guard(far_sysret, NULL);
+	report(trap_vector() == EXC_GP && trap_last()->cs == SEL_KCODE,
+	       "SYSRET to a non-canonical address: Intel faults in the kernel");
 }
 
 static void sysenter(void)
@@ -140,7 +145,8 @@ __asm__(".text\n"
 	"sysexit\n"
 	".section .user, \"ax\"\n"
 	"sysenter32: mov %esp, %ecx; mov $1f, %edx; sysenter\n 1: ret\n .text\n");
-extern char senter[], sysenter32[];
+__asm__("taken: jmp *%ecx\n");
+extern char senter[], sysenter32[], taken[];
 
 static void syscall(void)
 {
@@ -153,6 +159,8 @@ static void syscall(void)
 	__asm__ volatile(TRY("syscall") : : : "ecx", "memory");
 	report_eq(trap_vector(), EXC_UD, "SYSCALL without EFER.SCE");
 	if (cpu_is_intel()) {
+		/* A processor that takes it comes back from here. */
+		wrmsr(MSR_STAR, (u64)SEL_KCODE << 32 | (u32)taken);
 		wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SCE);
 		trap_clear();
 		__asm__ volatile(TRY("syscall") : : : "ecx", "memory");

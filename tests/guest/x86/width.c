@@ -64,6 +64,13 @@ CODE32(c_wrmsr, "mov $0xc0000103, %ecx; rdmsr; wrmsr")
 CODE32(c_bt, "bt %ecx, (%ebx); setc %al; movzx %al, %eax")
 CODE32(c_str, "str %eax")
 CODE32(c_smsw, "smsw %eax")
+CODE32(c_tocr3, "mov %eax, %cr3")
+CODE32(c_tocr4, "mov %eax, %cr4")
+CODE32(c_tocr0, "mov %eax, %cr0")
+CODE32(c_tocr2, "mov %eax, %cr2")
+CODE32(c_todr7, "mov %eax, %dr7")
+CODE32(c_lmsw, "lmsw %ax")
+CODE32(c_fromcr, "mov %cr2, %eax")
 CODE32(c_vmcall, "vmcall")
 CODE32(c_vmmcall, "vmmcall")
 CODE32(c_in, "in $0x61, %al; movzx %al, %eax")
@@ -77,6 +84,27 @@ static struct state go(void *code, ulong ax, ulong bx, ulong cx, ulong si, ulong
 }
 
 static u32 cells[8] = {10, 11, 12, 13, 14, 15, 16, 17};
+
+/* The upper half of the register is not looked at. Last: a machine that does is lost. */
+static void upper_halves(void)
+{
+	ulong cr3 = read_cr3(), cr4 = read_cr4(), cr0 = read_cr0();
+
+	go(c_tocr3, cr3, 0, 0, 0, 0);
+	report_eq(read_cr3(), cr3, "MOV to CR3 takes EAX");
+	go(c_tocr4, cr4 | CR4_DE, 0, 0, 0, 0);
+	report_eq(read_cr4(), cr4 | CR4_DE, "MOV to CR4 takes EAX");
+	write_cr4(cr4);
+	go(c_tocr0, cr0 | CR0_AM, 0, 0, 0, 0);
+	report_eq(read_cr0(), cr0 | CR0_AM, "MOV to CR0 takes EAX");
+	write_cr0(cr0);
+	go(c_tocr2, 0x12345678, 0, 0, 0, 0);
+	report_eq(read_cr2(), 0x12345678, "MOV to CR2 takes EAX");
+	write_cr2(0x123456789abc);
+	report_eq(go(c_fromcr, 0, 0, 0, 0, 0).ax, 0x56789abc, "MOV from CR2 gives 32 bits");
+	go(c_lmsw, cr0 & 0xf, 0, 0, 0, 0);
+	report_eq(read_cr0(), cr0, "LMSW takes AX");
+}
 
 static void compat(void)
 {
@@ -200,6 +228,10 @@ void test_main(void)
 	compat();
 	long_mode();
 	report_eq((u32)go(c_dr7, 0, 0, 0, 0, 0).ax, 0x400, "DR7 in compatibility mode");
+	go(c_todr7, 0x402, 0, 0, 0, 0);
+	report_eq(read_dr7(), 0x402, "MOV to DR7 takes EAX");
+	write_dr7(0x400);
+	upper_halves();
 #else
 	u32 v;
 
