@@ -1,4 +1,5 @@
 # group: devices
+# quick: no
 # unit: MB/s
 # One request of 4 KiB after the other.
 [ -n "$BENCH_DISK" ] || exit 1

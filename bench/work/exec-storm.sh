@@ -1,4 +1,5 @@
 # group: negative
+# quick: no
 # Large programs that end at once, each at addresses of its own: nothing is used twice.
 cat >/tmp/x.sh <<'L'
 i=0

@@ -1,2 +1,3 @@
 # group: system
+# quick: no
 stress --futex 1 --futex-ops 20000

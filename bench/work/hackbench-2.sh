@@ -1,3 +1,4 @@
 # group: scaling
+# quick: no
 # cpus: 2
 seconds hackbench -g 2 -l 200

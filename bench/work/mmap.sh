@@ -1,2 +1,3 @@
 # group: system
+# quick: no
 stress --mmap 1 --mmap-bytes 16M --mmap-ops 4

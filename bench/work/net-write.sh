@@ -1,4 +1,5 @@
 # group: devices
+# quick: no
 # unit: MB/s
 [ -n "$BENCH_URL" ] || exit 1
 head -c 16000000 /dev/zero >/tmp/x.post

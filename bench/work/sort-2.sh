@@ -1,4 +1,5 @@
 # group: scaling
+# quick: no
 # cpus: 2
 # base: sort-1
 seq 1 400000 | awk '{ print ($1 * 7919) % 1000003 }' >/tmp/x.txt

@@ -1,4 +1,5 @@
 # group: scaling
+# quick: no
 # cpus: 2
 # Four streams of compression in one thread.
 i=0

@@ -1,4 +1,5 @@
 # group: scaling
+# quick: no
 # cpus: 2
 # base: threads-1
 # The same in two threads that share their memory.

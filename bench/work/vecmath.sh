@@ -1,2 +1,3 @@
 # group: vectors
+# quick: no
 stress --vecmath 1 --vecmath-ops 30

@@ -144,7 +144,7 @@ struct jit {
 	u32 bounce_size;
 	struct jit_jump_log jc_log[MMU_TLB_COUNT];
 	u64 client_events;     /* mmu_vm.client_events that the jump caches have seen */
-	u64 stat_client_writes;
+	u64 stat_client_writes, stat_jc_flushes, stat_jc_local_flushes;
 	u64 stat_blocks, stat_insns, stat_flushes, stat_links, stat_dispatch, stat_cinsn[CPU_OP_COUNT];
 };
 

@@ -80,6 +80,7 @@ void jit_jump_cache_flush(struct cpu *cpu)
 {
 	if (!cpu->jit)
 		return;
+	cpu->jit->stat_jc_flushes++;
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
 		jit_jc_flush_view(cpu, v);
 }
@@ -88,6 +89,7 @@ void jit_jump_cache_flush_local(struct cpu *cpu)
 {
 	if (!cpu->jit)
 		return;
+	cpu->jit->stat_jc_local_flushes++;
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
 		flush_local(cpu, v);
 }

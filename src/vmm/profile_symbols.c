@@ -18,6 +18,8 @@ static const struct {
 	{"jit_invalidate", PHASE_INVALIDATE},
 	{"jit_jump_cache_flush", PHASE_INVALIDATE},
 	{"jit_page_check", PHASE_INVALIDATE},
+	{"jit_jc_", PHASE_INVALIDATE},
+	{"fetch_flush", PHASE_INVALIDATE},
 	{"tlb_flush_", PHASE_INVALIDATE},
 	{"mmu_set_cr3", PHASE_INVALIDATE},
 	{"jit_resolve", PHASE_MISS},
