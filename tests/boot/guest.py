@@ -39,7 +39,8 @@ HARMLESS = re.compile(r"report a bug|IRQ affinity", re.I)
 ALLOWED_WARNINGS = re.compile(
     r"acpi PNP0A03:00: fail to add MMCONFIG information|"
     r"i8042: PNP: PS/2 appears to have AUX port disabled|"
-    r"hrtimer: interrupt took \d+ ns")
+    r"hrtimer: interrupt took \d+ ns|"
+    r"core: CPUID marked event: '.*' unavailable")
 
 
 class GuestError(Exception):
