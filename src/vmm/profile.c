@@ -55,12 +55,12 @@ static _Thread_local struct profile *current __attribute__((tls_model("initial-e
 static _Thread_local timer_t timer;
 static _Thread_local u64 stack_end;
 
-static void count(u64 *counter)
+static void count(u64 *counter, u64 periods)
 {
-	__atomic_fetch_add(counter, 1, __ATOMIC_RELAXED);
+	__atomic_fetch_add(counter, periods, __ATOMIC_RELAXED);
 }
 
-static void count_place(struct profile *p, u64 rip, bool user)
+static void count_place(struct profile *p, u64 rip, bool user, u64 periods)
 {
 	u64 at = rip / GRANULE * 2 + user, h = at * 0x9e3779b97f4a7c15ull >> 49;
 
@@ -72,22 +72,22 @@ static void count_place(struct profile *p, u64 rip, bool user)
 		    __atomic_compare_exchange_n(&place->at, &free_slot, at, false, __ATOMIC_RELAXED,
 						__ATOMIC_RELAXED) ||
 		    free_slot == at) {
-			count(&place->count);
+			count(&place->count, periods);
 			return;
 		}
 	}
-	count(&p->lost);
+	count(&p->lost, periods);
 }
 
 /* What the engine was doing: the innermost function on the stack whose name tells. */
-static unsigned phase_find(struct profile *p, unsigned leaf, const u64 *stack)
+static unsigned phase_find(struct profile *p, unsigned leaf, const u64 *stack, u64 periods)
 {
 	const struct symbols *s = &p->symbols;
 
 	for (unsigned i = 0, at = leaf; i <= STACK_WORDS; i++) {
 		if (at < s->count && s->all[at].phase) {
 			if (s->all[at].phase == PHASE_INSN)
-				count(&p->insn[at]);
+				count(&p->insn[at], periods);
 			return s->all[at].phase;
 		}
 		if (i == STACK_WORDS || (u64)(stack + i + 1) > stack_end)
@@ -105,26 +105,27 @@ static void on_sample(int sig, siginfo_t *info, void *context)
 	struct profile *p = current;
 	unsigned long rip;
 	unsigned cpl, leaf;
-	u64 pc;
+	u64 pc, periods;
 
 	(void)sig;
-	(void)info;
 	if (!p)
 		return;
+	/* Kernels look at such timers once a tick, which may be several periods. */
+	periods = info->si_code == SI_TIMER ? (u64)info->si_overrun + 1 : 1;
 	pc = (u64)regs[REG_RIP];
-	count(&p->total);
+	count(&p->total, periods);
 	switch (p->accel->ops->place(pc, &rip, &cpl)) {
 	case ANYKVM_PLACE_GUEST:
-		count(&p->time[cpl == 3 ? TIME_USER : TIME_KERNEL]);
-		count_place(p, rip, cpl == 3);
+		count(&p->time[cpl == 3 ? TIME_USER : TIME_KERNEL], periods);
+		count_place(p, rip, cpl == 3, periods);
 		break;
 	case ANYKVM_PLACE_GLUE:
-		count(&p->time[TIME_GLUE]);
+		count(&p->time[TIME_GLUE], periods);
 		break;
 	default:
 		leaf = symbols_find(&p->symbols, pc);
-		count(&p->leaf[leaf]);
-		count(&p->time[phase_find(p, leaf, (const u64 *)regs[REG_RSP])]);
+		count(&p->leaf[leaf], periods);
+		count(&p->time[phase_find(p, leaf, (const u64 *)regs[REG_RSP], periods)], periods);
 		break;
 	}
 }
@@ -265,7 +266,7 @@ char *profile_text(struct profile *p)
 					 p->places[i].at & 1 ? "user" : "kernel"));
 	g_string_append_printf(s,
 			       "profile of the vCPU threads, %" G_GUINT64_FORMAT
-			       " samples of 1 ms:\n",
+			       " ms of processor time:\n",
 			       p->total);
 	print(s, "where the time goes", times, p->total);
 	print(s, "instructions in C", by_symbol(p, p->insn), p->total);
