@@ -264,6 +264,7 @@ char *profile_text(struct profile *p)
 			 g_strdup_printf("0x%" G_GINT64_MODIFIER "x %s",
 					 p->places[i].at / 2 * GRANULE,
 					 p->places[i].at & 1 ? "user" : "kernel"));
+	line_add(places, p->lost, g_strdup("(more places than fit)"));
 	g_string_append_printf(s,
 			       "profile of the vCPU threads, %" G_GUINT64_FORMAT
 			       " ms of processor time:\n",
