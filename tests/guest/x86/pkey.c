@@ -209,6 +209,35 @@ static void tables(void)
 	leaf[3] = &pdpt[1];
 }
 
+/* A read remembers a translation; what it remembers about writes must know the key. Plain data. */
+static void write_after_read(void)
+{
+	ulong data = (ulong)page_alloc();
+
+	for (unsigned user = 0; user < 2; user++) {
+		if (!user && !HAS(PKS))
+			continue;
+		control(&(struct state){.wp = true, .pke = user, .pks = !user});
+		*(volatile ulong *)leaf[1] = data | PT_P | PT_W | PT_A | PT_D | (user ? PT_U : 0) | 3ul << 59;
+		invlpg((void *)va[1]);
+		if (user)
+			pkru_write(WD << 6, 0, 0);
+		else
+			wrmsr(MSR_PKRS, WD << 6);
+		access(READ, user, va[1], false);
+		report_eq((u64)(s64)trap_vector(), ~0ull, "WD: a read of %s page", user ? "a user" : "a supervisor");
+		access(WRITE, user, va[1], false);
+		report(trap_vector() == EXC_PF && trap_last()->error & PF_PK, "WD: then a write");
+		if (user)
+			pkru_write(0, 0, 0);
+		else
+			wrmsr(MSR_PKRS, 0);
+		access(WRITE, user, va[1], false);
+		report_eq((u64)(s64)trap_vector(), ~0ull, "and a write when it is allowed");
+	}
+	control(&(struct state){.wp = true});
+}
+
 /* ---- registers ---- */
 
 static void instructions(void)
@@ -300,6 +329,7 @@ void test_main(void)
 	for (unsigned level = 1; level <= 3; level++)
 		if (level < 3 || HAS(GBPAGES))
 			sweep(level);
+	write_after_read();
 	write_cr4(read_cr4() | CR4_PKE);
 	xsave();
 }
