@@ -83,10 +83,37 @@ def help_key():
         guest.wait(10)
 
 
+def monitor_key():
+    with Guest(["--cpus", "2", "--memory", "512M"]) as guest:
+        guest.boot()
+        guest.console.send("\x01c")
+        guest.console.send("info status\r")
+        guest.expect("running on .*, 2 vCPUs, 512 MiB")
+        guest.console.send("info registers 1\r")
+        guest.expect(r"vCPU 1[\s\S]*efer [0-9a-f]+")
+        guest.console.send("stop\rinfo status\r")
+        guest.expect("stopped on ")
+        guest.console.send("xp/4xw 0x100000\r")
+        guest.expect(r"0000000000100000: [0-9a-f]{8}")
+        guest.console.send("nonsense\r")
+        guest.expect("unknown command 'nonsense'")
+        guest.console.send("cont\r")
+        guest.expect(r"cont\r+\n")
+        guest.console.send("\x01c")
+        check_equal(guest.output("echo $((6 * 7))").split()[-1], "42", "the shell afterwards")
+        guest.console.send("\x01csystem_powerdown\r\x01c")
+        guest.console.send("\x01\x01")          # Ctrl-A itself reaches the guest
+        guest.console.send("\x01csystem_reset\r")
+        guest.expect(PROMPT)
+        guest.console.send("\x01x")
+        check_equal(guest.wait(10), 0, "status of Ctrl-A x")
+
+
 def ended_with(action, want):
     """Run under a shell that prints the terminal's settings before and after."""
     command = " ".join(shlex.quote(x) for x in [PROGRAM, "run", *kernel_options()])
-    child = pexpect.spawn("/bin/sh", ["-c", "echo before=$(stty -g)=; %s; s=$?; "
+    # A moment for the process that restores the terminal of a program that was killed.
+    child = pexpect.spawn("/bin/sh", ["-c", "echo before=$(stty -g)=; %s; s=$?; sleep 1; "
                                       "echo; echo after=$(stty -g)= status=$s=" % command],
                           timeout=TIMEOUT, encoding="latin1", dimensions=(24, 200))
     try:
@@ -131,7 +158,7 @@ def main():
     ends = [quit_key] + [
         (signal.Signals(n).name, send(n), lambda s: s != 0)
         for n in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGSEGV,
-                  signal.SIGABRT)]
+                  signal.SIGABRT, signal.SIGBUS, signal.SIGKILL)]
     cases = [
         ("a shell, and poweroff ends with status 0", shell_and_poweroff),
         ("poweroff by another process", poweroff_from_a_script),
@@ -141,6 +168,7 @@ def main():
         ("much output arrives whole", much_output),
         ("Ctrl-C reaches the guest", control_c),
         ("Ctrl-A h shows the keys", help_key),
+        ("Ctrl-A c is the monitor", monitor_key),
     ]
     cases += [("the terminal is restored after " + name,
                lambda a=action, w=want: ended_with(a, w)) for name, action, want in ends]

@@ -71,6 +71,10 @@ def main():
              ["99999"]),
             ("no such accelerator", [*good, "--accel", "warp"], ["warp"]),
             ("no such vendor", [*good, "--cpu", "z80"], ["z80"]),
+            ("a debugger's address that is none", [*good, "--gdb", "1234"], ["1234"]),
+            ("a debugger's port that is none", [*good, "--gdb", "tcp::99999"], ["99999"]),
+            ("a debugger's socket in no folder", [*good, "--gdb", "unix:%s/no/gdb" % work],
+             ["no/gdb"]),
             ("a time that is no number", [*good, "--timeout", "soon"], ["timeout"]),
         ]
         if not (os.path.exists("/dev/kvm") and os.access("/dev/kvm", os.R_OK | os.W_OK)):
