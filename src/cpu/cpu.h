@@ -255,6 +255,7 @@ struct cpu {
 	u64 smi_count;           /* SMIs taken, as MSR_SMI_COUNT shows */
 	bool smi_pending, nmi_pending; /* kept by the run loop */
 	u8 monitor_armed;
+	u8 trap_by_new_tf;  /* SYSCALL: its single-step trap goes by the RFLAGS.TF that it leaves */
 	u64 monitor_gpa;
 	struct cpu_exit exit;
 	struct cpu_mmio mmio;

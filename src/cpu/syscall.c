@@ -49,6 +49,7 @@ int insn_syscall(struct cpu *cpu, const struct cpu_insn *in)
 	set_flat(&cpu->seg[SEG_SS], sel + 8, ATTR_DATA);
 	cpu->cpl = 0;
 	cpu->shadow = 0;
+	cpu->trap_by_new_tf = 1;
 	cpu_mode_update(cpu);
 	return CPU_OK;
 }

@@ -352,9 +352,9 @@ static void after_step(struct cpu *cpu, bool tf, u8 shadow)
 /* The instruction at RIP alone, with everything that is looked at between instructions. */
 static enum outcome run_step(struct cpu *cpu)
 {
-	bool tf = (cpu->rflags & FLAG_TF) ||
-		  (cpu->guest_debug & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_ENABLE)) ==
-			  (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_ENABLE);
+	bool tf = cpu->rflags & FLAG_TF;
+	bool debug = (cpu->guest_debug & (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_ENABLE)) ==
+		     (KVM_GUESTDBG_SINGLESTEP | KVM_GUESTDBG_ENABLE);
 	u64 rf = cpu->rflags & FLAG_RF, rip = cpu->rip;
 	struct jit_link *link = NULL;
 	u8 shadow = cpu->shadow, retires;
@@ -375,8 +375,11 @@ static enum outcome run_step(struct cpu *cpu)
 		return f.ret == CPU_EXIT ? OUT_EXIT : OUT_AGAIN;
 	retires = f.block->retires;
 	cpu->mmu_stepping = true;
+	cpu->trap_by_new_tf = 0;
 	out = enter_code(cpu, jit_exec(cpu->jit, f.block->code), &link);
 	cpu->mmu_stepping = false;
+	if (UNLIKELY(cpu->trap_by_new_tf))
+		tf = cpu->rflags & FLAG_TF;
 	if (out != OUT_DONE) {
 		cpu->pending_db = 0;
 		return out;
@@ -385,7 +388,7 @@ static enum outcome run_step(struct cpu *cpu)
 		cpu_pmu_retired(cpu, counters, retires);
 	if (rf && cpu->rip != rip)
 		cpu->rflags &= ~FLAG_RF;
-	after_step(cpu, tf, shadow);
+	after_step(cpu, tf || debug, shadow);
 	if (cpu->irq_window == 0 && cpu->intf && !cpu->shadow)
 		__atomic_store_n(&cpu->poll, 0, __ATOMIC_RELAXED);
 	return out;

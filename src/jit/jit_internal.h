@@ -277,6 +277,7 @@ unsigned jit_gpr_index(ZydisRegister r);
 #define DESC_MASK_REG_SHIFT 36
 #define DESC_MASK_ELEMENT_SHIFT 40
 #define DESC_MASK_COUNT_SHIFT 44
+#define DESC_MASK_WRAP_SHIFT 52 /* element addresses wrap: 1 at 64 KiB, 2 at 4 GiB */
 #define DESC_CHECK BIT(21) /* A is an offset: C code checks the segment */
 
 /* mask.c */

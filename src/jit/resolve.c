@@ -51,6 +51,15 @@ static u64 address_raw(const struct cpu *cpu, const struct part *p, u64 at)
 	return at;
 }
 
+/* Element addresses that may wrap (VMASKMOV). */
+static u64 element_address(const struct part *p, u64 at)
+{
+	unsigned wrap = p->desc >> DESC_MASK_WRAP_SHIFT & 3;
+	u64 end = wrap == 1 ? 0x10000 : BIT64(32);
+
+	return (p->desc & DESC_MASK) && wrap && at >= end ? at - end : at;
+}
+
 /* A masked operand could not be accessed: raises what its first bad element does. */
 static int masked_fault(struct cpu *cpu, const struct part *p, u64 at)
 {
@@ -64,7 +73,7 @@ static int masked_fault(struct cpu *cpu, const struct part *p, u64 at)
 		if (!(p->active >> i & 1))
 			continue;
 		cpu->exc.pending = false;
-		ret = address_check(cpu, p, at + i * n, n, &lin);
+		ret = address_check(cpu, p, element_address(p, at + i * n), n, &lin);
 		if (!ret)
 			ret = mmu_probe(cpu, lin, n, p->access | MMU_AS_VIEW | MMU_UNALIGNED);
 		if (ret)
@@ -135,6 +144,7 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 		}
 		p.skip = (unsigned)__builtin_ctzll(p.active) << p.shift;
 		p.size = ((64 - (unsigned)__builtin_clzll(p.active)) << p.shift) - p.skip;
+		at = element_address(&p, at + p.skip) - p.skip;
 	}
 	if ((desc & DESC_ALIGN) && (address_raw(cpu, &p, at) & ((desc & DESC_SIZE) - 1))) {
 		cpu_raise_err(cpu, EXC_GP, 0);

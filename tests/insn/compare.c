@@ -22,7 +22,6 @@ static const struct {
 #define LOOSE_GPRS   8 /* all but RSP */
 #define LOOSE_VECTOR 16
 #define LOOSE_FAULT  32
-#define LOOSE_WRAP   64
 static const struct {
 	u16 mnemonic;
 	u32 what;
@@ -207,7 +206,7 @@ static bool other_fault(const struct insn_case *c, const struct insn_result *nat
 	if (nat->vector >= 32 || eng->vector >= 32 || nat->regs.rip != eng->regs.rip ||
 	    !(kinds >> nat->vector & 1) || !(kinds >> eng->vector & 1))
 		return false;
-	if (open & LOOSE_FAULT || (open & LOOSE_WRAP && mode_segmented(c->mode)))
+	if (open & LOOSE_FAULT)
 		return true;
 	return c->mode == INSN_LONG && !compare_strict && nat->vector == 13 && eng->vector == 14 &&
 	       !(eng->error & 1) && uses_fs_gs(c, nat->regs.rip);
