@@ -58,6 +58,35 @@ static int env_aligned(struct cpu *cpu, const struct cpu_insn *in)
 	return ret;
 }
 
+/*
+ * The image in memory, `regs` bytes of registers included. It is accessed by the field, and each of
+ * them has an address of the address size: an image may wrap.
+ */
+static int image_access(struct cpu *cpu, const struct cpu_insn *in, u8 *buf, unsigned regs, bool write)
+{
+	u64 off = cpu_insn_offset(cpu, in), mask = in->addrsize == 8 ? ~0ull : BIT64(8 * in->addrsize) - 1, lin;
+	unsigned n = env_bytes(in), size;
+	int ret = CPU_OK;
+
+	if (LIKELY(off + n + regs - 1 <= mask && off + n + regs > off))
+		return write ? cpu_write(cpu, in->seg, off, buf, n + regs)
+			     : cpu_read(cpu, in->seg, off, buf, n + regs);
+	for (unsigned pass = 0; pass < 1 + write && !ret; pass++)
+		for (unsigned i = 0; i < n + regs && !ret; i += size) {
+			/* ten bytes of a register are eight and two */
+			size = i < n ? (in->opsize == 2 ? 2 : 4) : (i - n) % 10 ? 2 : 8;
+			if (!write)
+				ret = cpu_read(cpu, in->seg, (off + i) & mask, buf + i, size);
+			else if (pass)
+				ret = cpu_write(cpu, in->seg, (off + i) & mask, buf + i, size);
+			else
+				ret = cpu_linear(cpu, in->seg, (off + i) & mask, size, MMU_WRITE, &lin);
+			if (!ret && write && !pass)
+				ret = mmu_probe(cpu, lin, size, MMU_WRITE | MMU_AS_VIEW);
+		}
+	return ret;
+}
+
 /* Unused upper halves of 32-bit layouts read as ones. */
 static void env_pack(const struct cpu *cpu, const struct cpu_insn *in, const struct env *e, u8 *p)
 {
@@ -164,7 +193,7 @@ int insn_fnstenv(struct cpu *cpu, const struct cpu_insn *in)
 		return ret;
 	env_read(cpu, &e, image);
 	env_pack(cpu, in, &e, out);
-	ret = cpu_write(cpu, in->seg, cpu_insn_offset(cpu, in), out, env_bytes(in));
+	ret = image_access(cpu, in, out, 0, true);
 	if (ret)
 		return ret;
 	__asm__ volatile("fnstenv %0" : "=m"(native));
@@ -188,7 +217,7 @@ int insn_fnsave(struct cpu *cpu, const struct cpu_insn *in)
 	env_pack(cpu, in, &e, out);
 	for (unsigned i = 0; i < 8; i++)
 		mem_copy(out + n + 10 * i, image->st[i], 10);
-	ret = cpu_write(cpu, in->seg, cpu_insn_offset(cpu, in), out, n + REGS_BYTES);
+	ret = image_access(cpu, in, out, REGS_BYTES, true);
 	if (ret)
 		return ret;
 	__asm__ volatile("fninit");
@@ -220,7 +249,7 @@ static int env_load(struct cpu *cpu, const struct cpu_insn *in, unsigned regs)
 	/* the beginning faults before the end is found to be beyond the segment */
 	ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), guest, 2);
 	if (!ret)
-		ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), guest, n + regs);
+		ret = image_access(cpu, in, guest, regs, false);
 	if (ret)
 		return ret;
 	env_unpack(cpu, in, guest, &e);
