@@ -53,13 +53,6 @@ static struct machine {
 	volatile bool kicked;
 } m;
 
-/*
- * The translator in its variants: with the other of the two flag-free branches, and instruction
- * by instruction instead of in blocks. All must agree with the host.
- */
-#define VARIANT_OTHER_BRANCH 1
-#define VARIANT_STEP	     2
-
 static u64 *table_entry(u64 table, unsigned index)
 {
 	return (u64 *)(m.sys + table) + index;
@@ -406,8 +399,7 @@ static void state_out(struct cpu *cpu, struct insn_result *out)
 static void run(const struct insn_case *c, struct insn_result *out)
 {
 	struct cpu *cpu = m.cpu;
-	unsigned variant = c->number >> 10 & 3; /* changes with the chunks of cases */
-
+	unsigned variant = c->variant;
 	bool legacy = c->mode != INSN_LONG && !c->far && c->number >> 12 & 1;
 
 	m.kicked = false;

@@ -60,6 +60,11 @@ enum insn_mode {
 	INSN_MODES
 };
 
+/* The translator with another of its flag-free branches, and instruction by instruction: bits. */
+#define VARIANT_OTHER_BRANCH 1
+#define VARIANT_STEP	     2
+#define INSN_VARIANTS	     4
+
 /* One instruction of a case; control flow within the case is resolved when it is laid out. */
 #define INSN_ITEM_MAX 16
 struct insn_item {
@@ -83,6 +88,7 @@ struct insn_case {
 	bool trap_end;	/* ends with INT3 instead of a jump to the stub */
 	bool smc;	/* modifies its own code */
 	bool far;	/* loads segments or leaves its code segment */
+	unsigned variant; /* of the engine, INSN_VARIANTS of them */
 	bool wild;	/* may jump to an address that it finds in memory */
 	bool expect_ud; /* the host could run it, but the guest must not: #UD */
 	unsigned count;

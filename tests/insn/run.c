@@ -24,6 +24,8 @@
 
 static u64 own_ticks, *run_ticks = &own_ticks; /* cases executed: a sign of life */
 
+unsigned run_variant = RUN_VARIANT_TURNS;
+
 #define LONG_CASE_NS 10000000ull   /* natively: a loop that counts down a random register, say */
 #define HANG_NS	     3000000000ull /* of processor time, by the engine */
 #define DEAD_MS	     120000	   /* without using the processor */
@@ -105,6 +107,7 @@ const char *run_one(const struct engine_ops *engine, u64 seed, u64 number, struc
 		epoch = now;
 	}
 	gen_case(c, number >> 40, seed, number);
+	c->variant = run_variant < INSN_VARIANTS ? run_variant : number / RUN_CHUNK % INSN_VARIANTS;
 	if (c->wild)
 		run_chunk_begin(engine);
 	gen_layout(c, INSN_CODE_VA + INSN_SLOT_FIRST + index % SLOTS * INSN_SLOT_SIZE + c->code_va);
@@ -250,14 +253,45 @@ static void reached(const struct run_options *o, struct run_shared *sh, const st
 	}
 }
 
-static void job_run(const struct run_options *o, struct run_shared *sh, unsigned n, u64 deadline)
+/* One chunk of cases, from an index on. False: stop. */
+static bool chunk_run(const struct run_options *o, struct run_shared *sh, struct run_job *job,
+		      enum gen_mode mode, u64 from, u64 end)
 {
 	static struct insn_case c;
 	static struct insn_result nat, eng;
+	static unsigned reports;
+	bool skipped;
+
+	run_chunk_begin(o->engine);
+	for (u64 i = from; i < end; i++) {
+		u64 number = (u64)mode << 40 | i;
+		const char *what;
+
+		job->progress = number + 1;
+		what = run_one(o->engine, o->seed, number, &c, &nat, &eng, &skipped);
+		job->cases[mode]++;
+		job->skipped += skipped;
+		job->faults += nat.vector < 32;
+		if (!skipped)
+			reached(o, sh, &c, &nat);
+		if (!what)
+			continue;
+		job->differences[mode]++;
+		if (reports++ < o->reports)
+			run_report(o->engine, &c, what, sh);
+		else
+			class_count(sh, &c, what);
+		if (o->stop)
+			return false;
+	}
+	return true;
+}
+
+static void job_run(const struct run_options *o, struct run_shared *sh, unsigned n, u64 deadline)
+{
 	struct run_job *job = &sh->job[n];
 	u64 chunks = (o->count + RUN_CHUNK - 1) / RUN_CHUNK;
-	unsigned reports = 0;
-	bool skipped;
+	bool all = run_variant == RUN_VARIANT_ALL;
 
 	run_ticks = &job->ticks;
 	for (; !o->count || job->chunk < chunks; job->chunk += o->jobs) {
@@ -268,26 +302,10 @@ static void job_run(const struct run_options *o, struct run_shared *sh, unsigned
 				   ? job->progress & ((1ull << 40) - 1)
 				   : index;
 
-		run_chunk_begin(o->engine);
-		for (u64 i = from; i < index + RUN_CHUNK; i++) {
-			u64 number = (u64)mode << 40 | i;
-			const char *what;
-
-			job->progress = number + 1;
-			what = run_one(o->engine, o->seed, number, &c, &nat, &eng, &skipped);
-			job->cases[mode]++;
-			job->skipped += skipped;
-			job->faults += nat.vector < 32;
-			if (!skipped)
-				reached(o, sh, &c, &nat);
-			if (!what)
-				continue;
-			job->differences[mode]++;
-			if (reports++ < o->reports)
-				run_report(o->engine, &c, what, sh);
-			else
-				class_count(sh, &c, what);
-			if (o->stop)
+		for (unsigned v = 0; v < (all ? INSN_VARIANTS : 1); v++) {
+			if (all)
+				run_variant = v;
+			if (!chunk_run(o, sh, job, mode, v ? index : from, index + RUN_CHUNK))
 				return;
 		}
 		if (deadline && now_ms() >= deadline)

@@ -39,6 +39,11 @@ struct run_shared {
 	u32 hits[];				    /* the same by template */
 };
 
+#define RUN_VARIANT_TURNS INSN_VARIANTS
+#define RUN_VARIANT_ALL	  (INSN_VARIANTS + 1)
+/** The variant that runs the cases, or: they take turns by the chunk; each case runs in all. */
+extern unsigned run_variant;
+
 /** Starts the engine in this process. 0 or -1. */
 int run_init(const struct engine_ops *engine);
 /** Empties the code area: cases of one chunk (of RUN_CHUNK numbers) may jump into each other. */
