@@ -115,6 +115,9 @@ static int call(enum kind kind, u32 req, unsigned long arg)
 	struct objects o = objects_make(kind);
 	int ret = target_ioctl(object_fd(&o, kind), req, arg);
 
+	if (ret > 0 && (req == (u32)KVM_GET_STATS_FD || req == (u32)KVM_CREATE_VM ||
+			req == (u32)KVM_CREATE_VCPU || req == (u32)KVM_CREATE_GUEST_MEMFD))
+		target_close(ret);
 	objects_free(&o);
 	return ret < 0 ? ret : 0;
 }
