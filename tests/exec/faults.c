@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdarg.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
@@ -120,4 +121,30 @@ long __wrap_syscall(long n, long a, long b, long c, long d, long e, long f)
 	if (fails("syscall", __builtin_return_address(0), n == SYS_futex ? EINTR : ENOSYS))
 		return -1;
 	return __real_syscall(n, a, b, c, d, e, f);
+}
+
+/*
+ * In the preload library the environment says which call fails, and where to leave the number of
+ * calls and the name of the one that failed. The program's threads and forks are all counted.
+ */
+static int report_fd = -1;
+static const char *failed_name;
+static void *failed_site;
+
+static __attribute__((constructor)) void start(void)
+{
+	const char *at = getenv("ANYKVM_FAULT_AT"), *report = getenv("ANYKVM_FAULT_REPORT");
+
+	if (report)
+		report_fd = __real_open(report, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+	if (at) {
+		faults_report(&failed_name, &failed_site);
+		faults_arm((u32)atoi(at));
+	}
+}
+
+static __attribute__((destructor)) void end(void)
+{
+	if (report_fd >= 0)
+		dprintf(report_fd, "%u %s\n", faults_count(), failed_name ? failed_name : "none");
 }

@@ -50,7 +50,7 @@ class Qemu:
     """One QEMU. `with Qemu("-M", "pc", …) as q:` ends it whatever happens."""
 
     def __init__(self, *args, launcher=(), memory="256", machine=None, linux=None, append="",
-                 monitor=True, serial=True, accel="kvm"):
+                 monitor=True, serial=True, accel="kvm", environment=()):
         self.dir = tempfile.mkdtemp(prefix="anykvm-qemu-")
         self.text, self.seen = "", 0
         self.events, self.monitor, self.buffer = [], None, b""
@@ -70,7 +70,8 @@ class Qemu:
                         "-append", ("console=ttyS0 " + append).strip()]
         self.command = command + [str(x) for x in args]
         self.child = subprocess.Popen(self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                      stderr=self.stderr)
+                                      stderr=self.stderr, cwd=self.dir,
+                                      env={**os.environ, **dict(environment)})
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
