@@ -22,6 +22,7 @@
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #define EXPORT __attribute__((visibility("default")))
@@ -39,6 +40,12 @@ void exec_real_load(void);
 #define REAL(name) \
 	(*(LIKELY(exec_real.name != NULL) ? exec_real.name : (exec_real_load(), exec_real.name)))
 
+/* --raw (raw.c): what the kernel does with system calls of this thread outside libc. */
+enum { EXEC_RAW_PASS, EXEC_RAW_CATCH };
+extern _Thread_local u8 exec_raw_selector __attribute__((tls_model("initial-exec")));
+/** This thread's system calls by hand are ours from here on, if --raw asks for it. */
+void exec_raw_thread(void);
+
 /** The system call itself: result or -errno, errno untouched. */
 long exec_raw(long n, long a, long b, long c, long d, long e, long f);
 
@@ -48,7 +55,7 @@ struct exec_options {
 	char open[128]; /* for anykvm_open() */
 	const char *vendor; /* "intel" or "amd" */
 	int log_fd;
-	bool trace, stats, follow;
+	bool trace, stats, follow, raw;
 	bool all_features; /* also those that the host's CPUID contradicts */
 };
 extern struct exec_options exec_options;
@@ -76,8 +83,11 @@ extern _Thread_local struct exec_thread exec_thread
 #define SIGBIT(n) (1ull << ((n) - 1))
 /** Signals by which the host tells of faults: the engine's come first, so they stay open. */
 #define EXEC_SYNC \
-	(SIGBIT(SIGSEGV) | SIGBIT(SIGBUS) | SIGBIT(SIGFPE) | SIGBIT(SIGILL) | SIGBIT(SIGTRAP))
+	(SIGBIT(SIGSEGV) | SIGBIT(SIGBUS) | SIGBIT(SIGFPE) | SIGBIT(SIGILL) | SIGBIT(SIGTRAP) | \
+	 SIGBIT(SIGSYS))
 
+/** The fault signals' handlers are ours from here on, and the program's are in a table. */
+void exec_signals_own(void);
 /** Opens the system descriptor with the engine's signal handlers behind the program's back. */
 int exec_engine_open(void);
 /** Before any ioctl: what a thread needs once. */
@@ -87,6 +97,8 @@ int exec_run(int fd, struct vcpu *vcpu, unsigned long arg);
 /** Cancellation stays off between the two; the second may not return. */
 int exec_cancel_off(void);
 void exec_cancel_restore(int state);
+/** A SIGSYS that stands for a system call by hand: true when it was one. */
+bool exec_raw_signal(siginfo_t *info, ucontext_t *uc);
 /** sigaction as the program sees it. */
 int exec_sigaction(int signo, const struct sigaction *act, struct sigaction *old);
 /** Makes sure that a signal open during KVM_RUN does not take its default action. */

@@ -63,6 +63,7 @@ static int call(int fd, enum anykvm_kind kind, unsigned long request, unsigned l
 
 int exec_ioctl(int fd, enum anykvm_kind kind, unsigned long request, unsigned long arg)
 {
+	u8 selector = exec_raw_selector;
 	int ret, cancel;
 
 	/* The descriptor of /dev/kvm works on in a child, what came from it does not. */
@@ -74,8 +75,10 @@ int exec_ioctl(int fd, enum anykvm_kind kind, unsigned long request, unsigned lo
 		exec_thread_prepare();
 	if (UNLIKELY(exec_options.stats))
 		exec_stats_count(kind, (u32)request);
+	exec_raw_selector = EXEC_RAW_PASS; /* the engine's own system calls */
 	cancel = exec_cancel_off();
 	ret = call(fd, kind, request, arg);
+	exec_raw_selector = selector;
 	exec_cancel_restore(cancel);
 	return ret;
 }

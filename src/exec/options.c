@@ -89,6 +89,7 @@ static __attribute__((constructor)) void start(void)
 	exec_options.trace = flag("ANYKVM_EXEC_TRACE");
 	exec_options.stats = flag("ANYKVM_EXEC_STATS");
 	exec_options.follow = flag("ANYKVM_EXEC_FOLLOW");
+	exec_options.raw = flag("ANYKVM_EXEC_RAW");
 	exec_options.all_features = flag("ANYKVM_EXEC_ALL_FEATURES");
 	if (log && *log) {
 		int fd = REAL(open)(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
@@ -98,6 +99,11 @@ static __attribute__((constructor)) void start(void)
 	}
 	if (!exec_options.follow)
 		unfollow();
+	if (exec_options.raw) {
+		exec_signals_own();
+		pthread_atfork(NULL, NULL, exec_raw_thread);
+		exec_raw_thread();
+	}
 }
 
 static __attribute__((destructor)) void end(void)

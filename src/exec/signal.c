@@ -109,7 +109,7 @@ static void default_action(int signo, siginfo_t *info, ucontext_t *uc)
 		return;
 	REAL(sigaction)(signo, &dfl, NULL);
 	__atomic_fetch_and(&managed, ~SIGBIT(signo), __ATOMIC_SEQ_CST);
-	if (info->si_code > 0 && (SIGBIT(signo) & EXEC_SYNC))
+	if (info->si_code > 0 && (SIGBIT(signo) & EXEC_SYNC) && signo != SIGSYS)
 		return; /* faults again */
 	*frame_mask(uc) &= ~SIGBIT(signo);
 	queue_again(signo, info);
@@ -147,6 +147,8 @@ static void trampoline(int signo, siginfo_t *info, void *context)
 	struct exec_thread *t = &exec_thread;
 	struct sigaction act;
 
+	if (signo == SIGSYS && exec_raw_signal(info, context))
+		return;
 	if (t->running) {
 		if (!(SIGBIT(signo) & EXEC_SYNC)) {
 			if (defer(t, signo, info, context))
@@ -238,12 +240,10 @@ void exec_signals_expose(u64 signals)
 	writer_leave(mask);
 }
 
-int exec_engine_open(void)
+void exec_signals_own(void)
 {
-	u64 mask;
-	int fd;
+	u64 mask = writer_enter();
 
-	mask = writer_enter();
 	if (!engine_owns) {
 		for (int signo = 1; signo < SIGNALS; signo++) {
 			if (!(SIGBIT(signo) & EXEC_SYNC))
@@ -255,6 +255,13 @@ int exec_engine_open(void)
 		engine_owns = true;
 	}
 	writer_leave(mask);
+}
+
+int exec_engine_open(void)
+{
+	int fd;
+
+	exec_signals_own();
 	exec_thread.inside++;
 	fd = anykvm_open(exec_options.open);
 	exec_thread.inside--;

@@ -237,7 +237,7 @@ static int launch(char **argv, GError **error)
 
 int cmd_exec(int argc, char **argv)
 {
-	gboolean trace = FALSE, stats = FALSE, follow = FALSE, all = FALSE;
+	gboolean trace = FALSE, stats = FALSE, follow = FALSE, all = FALSE, raw = FALSE;
 	g_autofree char *cpu = NULL, *log = NULL;
 	const GOptionEntry entries[] = {
 		{"cpu", 0, 0, G_OPTION_ARG_STRING, &cpu,
@@ -249,6 +249,8 @@ int cmd_exec(int argc, char **argv)
 		 "Log counts of ioctls and exits at the end", NULL},
 		{"follow", 0, 0, G_OPTION_ARG_NONE, &follow,
 		 "Children of the program get /dev/kvm too (default: none)", NULL},
+		{"raw", 0, 0, G_OPTION_ARG_NONE, &raw,
+		 "Catch system calls made without libc as well (each costs a signal)", NULL},
 		{"all-features", 0, 0, G_OPTION_ARG_NONE, &all,
 		 "Offer also what the host's own CPUID contradicts (QEMU goes wrong with it)", NULL},
 		{NULL, 0, 0, G_OPTION_ARG_NONE, NULL, NULL, NULL},
@@ -284,6 +286,7 @@ int cmd_exec(int argc, char **argv)
 	g_setenv("ANYKVM_EXEC_TRACE", trace ? "1" : "0", TRUE);
 	g_setenv("ANYKVM_EXEC_STATS", stats ? "1" : "0", TRUE);
 	g_setenv("ANYKVM_EXEC_FOLLOW", follow ? "1" : "0", TRUE);
+	g_setenv("ANYKVM_EXEC_RAW", raw ? "1" : "0", TRUE);
 	g_setenv("ANYKVM_EXEC_ALL_FEATURES", all ? "1" : "0", TRUE);
 	status = launch(argv, &error);
 	complain(error);

@@ -293,6 +293,78 @@ static void case_child(void)
 	CHECK(WIFEXITED(status) && (WEXITSTATUS(status) != 0) == (follow && *follow));
 }
 
+/* A system call without libc: result or -errno. */
+static long by_hand(long n, long a, long b, long c, long d, long e, long f)
+{
+	register long r10 __asm__("r10") = d;
+	register long r8 __asm__("r8") = e;
+	register long r9 __asm__("r9") = f;
+	long ret;
+
+	__asm__ volatile("syscall"
+			 : "=a"(ret)
+			 : "0"(n), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
+			 : "rcx", "r11", "memory");
+	return ret;
+}
+
+static void *raw_thread(void *unused)
+{
+	unsigned long usr1 = 1ul << (SIGUSR1 - 1), old = 0;
+	long kvm, vm, vcpu, size, run, again;
+
+	CHECK(by_hand(SYS_getpid, 0, 0, 0, 0, 0, 0) == getpid());
+	CHECK(by_hand(SYS_close, 12345, 0, 0, 0, 0, 0) == -EBADF);
+	CHECK(!by_hand(SYS_rt_sigprocmask, SIG_BLOCK, (long)&usr1, 0, 8, 0, 0));
+	CHECK(!by_hand(SYS_rt_sigprocmask, SIG_UNBLOCK, (long)&usr1, (long)&old, 8, 0, 0));
+	CHECK(old & usr1);
+	kvm = by_hand(SYS_openat, AT_FDCWD, (long)"/dev/kvm", O_RDWR, 0, 0, 0);
+	CHECK(kvm >= 0);
+	CHECK(by_hand(SYS_ioctl, kvm, KVM_CHECK_EXTENSION, CAP_ANYKVM, 0, 0, 0) > 0);
+	CHECK(by_hand(SYS_ioctl, kvm, KVM_CHECK_EXTENSION, 12345, 0, 0, 0) == 0);
+	CHECK(ioctl((int)kvm, KVM_RUN, 0) == -1);
+	CHECK(by_hand(SYS_ioctl, kvm, KVM_RUN, 0, 0, 0, 0) == -errno);
+	vm = by_hand(SYS_ioctl, kvm, KVM_CREATE_VM, 0, 0, 0, 0);
+	CHECK(vm >= 0);
+	vcpu = by_hand(SYS_ioctl, vm, KVM_CREATE_VCPU, 0, 0, 0, 0);
+	CHECK(vcpu >= 0);
+	size = by_hand(SYS_ioctl, kvm, KVM_GET_VCPU_MMAP_SIZE, 0, 0, 0, 0);
+	run = by_hand(SYS_mmap, 0, size, PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
+	CHECK(run > 0);
+	((struct kvm_run *)run)->immediate_exit = 1;
+	CHECK(by_hand(SYS_ioctl, vcpu, KVM_RUN, 0, 0, 0, 0) == -EINTR);
+	again = by_hand(SYS_dup, vm, 0, 0, 0, 0, 0);
+	CHECK(again >= 0 && !by_hand(SYS_close, vm, 0, 0, 0, 0, 0));
+	CHECK(ioctl((int)again, KVM_CHECK_EXTENSION, KVM_CAP_NR_VCPUS) > 0);
+	return unused;
+}
+
+/* System calls by hand are caught with --raw, which the environment says. */
+static void case_raw(void)
+{
+	const char *raw = getenv("EXPECT_RAW");
+	pthread_t thread;
+	int status;
+	pid_t pid;
+
+	if (!raw || !*raw) {
+		CHECK(by_hand(SYS_ioctl, open_kvm(), KVM_GET_API_VERSION, 0, 0, 0, 0) == -ENOTTY);
+		return;
+	}
+	raw_thread(NULL);
+	CHECK(!pthread_create(&thread, NULL, raw_thread, NULL) && !pthread_join(thread, NULL));
+	pid = fork();
+	if (!pid) {
+		raw_thread(NULL);
+		_exit(42);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 42);
+	pid = (int)by_hand(SYS_fork, 0, 0, 0, 0, 0, 0);
+	if (!pid)
+		by_hand(SYS_exit_group, 43, 0, 0, 0, 0, 0);
+	CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 43);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -300,7 +372,7 @@ static const struct {
 	{"identity", case_identity}, {"guard", case_guard},	  {"run", case_run},
 	{"descriptors", case_descriptors}, {"fork", case_fork}, {"handler", case_handler},
 	{"mask", case_mask},	     {"immediate-exit", case_immediate_exit}, {"segv", case_segv},
-	{"cancel", case_cancel},     {"child", case_child},
+	{"cancel", case_cancel},     {"child", case_child}, {"raw", case_raw},
 };
 
 int main(int argc, char **argv)

@@ -27,11 +27,15 @@ def refused(tap, name, done, status, words):
 
 def main():
     cases = subprocess.run([CLIENT, "list"], capture_output=True, text=True).stdout.split()
-    tap = Tap(2 * len(cases) + 10)
+    by_hand = [x for x in cases if x != "guard"]        # which finds itself unguarded by hand
+    tap = Tap(2 * len(cases) + len(by_hand) + 10)
     for vendor in ("amd", "intel"):
         for case in cases:
             done = run("--cpu", vendor, "--", CLIENT, case)
             tap.case("%s, %s" % (case, vendor), done.returncode == 0, done.stdout + done.stderr)
+    for case in by_hand:
+        done = run("--raw", "--", CLIENT, case, EXPECT_RAW="1")
+        tap.case("%s, --raw" % case, done.returncode == 0, done.stdout + done.stderr)
     done = run("--follow", "--", CLIENT, "child", EXPECT_FOLLOW="1")
     tap.case("--follow", done.returncode == 0, done.stdout + done.stderr)
     refused(tap, "no program", run(), 2, "no program given")

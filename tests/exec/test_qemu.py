@@ -20,7 +20,8 @@ BOOTS = (
     ("q35,kernel-irqchip=split", "-cpu host -smp 4", [], "6.1"),
     ("pc,kernel-irqchip=off", "-cpu host", [], "6.1"),
     ("q35", "-cpu host -smp 4", [], "6.12"),
-    # Models of both vendors, and of 32 bits (the kernel has 64: they end in SeaBIOS, see below).
+    ("microvm", "-cpu host -smp 2", ["--raw"], "6.1"),
+    # Models of both vendors.
     ("q35", "-cpu Skylake-Client-v4 -smp 2", ["--cpu", "intel"], "6.1"),
     ("q35", "-cpu EPYC -smp 2", ["--cpu", "amd"], "6.1"),
 )
@@ -57,7 +58,7 @@ def many(*args):
 
 
 def name(machine, options, launcher, series):
-    return " ".join(["QEMU", machine, options, "kernel", series])
+    return " ".join(["QEMU", machine, options, *launcher, "kernel", series])
 
 
 if __name__ == "__main__":
