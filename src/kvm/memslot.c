@@ -130,12 +130,15 @@ static int map_change(struct vm *vm, u32 as, struct memslot *out, struct memslot
 		mmu_map_abort(&edit);
 		return ret;
 	}
-	/* No translation leads to a new slot; those to one whose log begins or ends, or that goes
-	 * or moves, must be dropped, and in the latter case code as well. */
-	map_publish(vm, as, &edit,
-		    BIT64(!out				 ? REQ_PUBLISH :
-			  in && in->gpa == out->gpa	 ? REQ_TLB_FLUSH :
-							   REQ_MEMORY));
+	/*
+	 * No translation leads to a new slot; those to one whose log begins or ends, or that goes
+	 * or moves, must be dropped, and in the latter case code as well. SMM sees the ordinary
+	 * slots until it has its first one.
+	 */
+	if (in && out && in->gpa == out->gpa)
+		map_publish(vm, as, &edit, BIT64(REQ_TLB_FLUSH));
+	else
+		map_publish(vm, as, &edit, BIT64(out || as ? REQ_MEMORY : REQ_PUBLISH));
 	return 0;
 }
 
