@@ -377,18 +377,25 @@ static int sel_set(struct cpu *cpu, unsigned i, u64 value)
 	return 0;
 }
 
-/* Counters and selectors 0 and 1 of the P6 may be touched even where there is no PMU. */
-static int missing_p6(unsigned at)
+/* What CPUID does not show reads as 0 for the client, who may restore that. */
+static int missing_get(u64 *value, bool host)
 {
-	return at > 1;
+	*value = 0;
+	return !host;
 }
+
+static int missing_set(u64 value, bool host)
+{
+	return !host || value;
+}
+
+/* Counters and selectors 0 and 1 of the P6 may be touched even where there is no PMU. */
+#define P6_COUNT 2u
 
 GET(pmc)
 {
-	if (is_amd(cpu) || at >= cpu->pmu.gp_count) {
-		*value = 0;
-		return missing_p6(at);
-	}
+	if (is_amd(cpu) || at >= cpu->pmu.gp_count)
+		return missing_get(value, host || at < P6_COUNT);
 	return counter_get(cpu, at, value);
 }
 
@@ -396,7 +403,7 @@ GET(pmc)
 SET(pmc)
 {
 	if (is_amd(cpu) || at >= cpu->pmu.gp_count)
-		return missing_p6(at);
+		return at < P6_COUNT ? 0 : missing_set(value, host);
 	return counter_set(cpu, at, host ? value : (u64)(s64)(s32)value);
 }
 
@@ -419,10 +426,8 @@ SET(pmc_full)
 
 GET(evntsel)
 {
-	if (is_amd(cpu) || at >= cpu->pmu.gp_count) {
-		*value = 0;
-		return missing_p6(at);
-	}
+	if (is_amd(cpu) || at >= cpu->pmu.gp_count)
+		return missing_get(value, host || at < P6_COUNT);
 	*value = cpu->pmu.sel[at];
 	return 0;
 }
@@ -430,18 +435,20 @@ GET(evntsel)
 SET(evntsel)
 {
 	if (is_amd(cpu) || at >= cpu->pmu.gp_count)
-		return missing_p6(at);
+		return at < P6_COUNT ? 0 : missing_set(value, host);
 	return sel_set(cpu, at, value);
 }
 
 GET(fixed_ctr)
 {
-	return at < cpu->pmu.fixed_count ? counter_get(cpu, PMU_GP_MAX + at, value) : 1;
+	return at < cpu->pmu.fixed_count ? counter_get(cpu, PMU_GP_MAX + at, value) :
+					   missing_get(value, host);
 }
 
 SET(fixed_ctr)
 {
-	return at < cpu->pmu.fixed_count ? counter_set(cpu, PMU_GP_MAX + at, value) : 1;
+	return at < cpu->pmu.fixed_count ? counter_set(cpu, PMU_GP_MAX + at, value) :
+					   missing_set(value, host);
 }
 
 /* FIXED_CTR_CTRL, GLOBAL_STATUS, GLOBAL_CTRL, GLOBAL_OVF_CTRL */
@@ -451,7 +458,7 @@ GET(perf_global)
 	const u64 values[] = {p->fixed_ctrl, p->global_status, p->global_ctrl, 0};
 
 	if (p->version < 2)
-		return 1;
+		return missing_get(value, host);
 	cpu_pmu_settle(cpu);
 	*value = at == 1 ? p->global_status : values[at];
 	return 0;
@@ -463,7 +470,7 @@ SET(perf_global)
 	u64 allowed = global_mask(cpu);
 
 	if (p->version < 2)
-		return 1;
+		return missing_set(value, host);
 	if (at == 0) {
 		allowed = 0;
 		for (unsigned i = 0; i < p->fixed_count; i++)
@@ -517,7 +524,7 @@ SET(k7_pmc)
 GET(core_pmc)
 {
 	if (!cpu->pmu.extended)
-		return 1;
+		return missing_get(value, host);
 	if (at & 1)
 		return counter_get(cpu, at / 2, value);
 	*value = cpu->pmu.sel[at / 2];
@@ -527,6 +534,6 @@ GET(core_pmc)
 SET(core_pmc)
 {
 	if (!cpu->pmu.extended)
-		return 1;
+		return missing_set(value, host);
 	return at & 1 ? counter_set(cpu, at / 2, value) : sel_set(cpu, at / 2, value);
 }
