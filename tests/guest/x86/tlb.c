@@ -314,15 +314,12 @@ static void smp(void)
 	report_eq(page[2][0], 2000, "writes of another CPU through its own TLB");
 }
 
-void test_main(void)
+/* The same on another CPU: its own control registers and translations, the same tables. */
+static void one_cpu(void *arg)
 {
-	for (unsigned i = 0; i < 3; i++) {
-		page[i] = page_alloc();
+	for (unsigned i = 0; i < 3; i++)
 		page[i][0] = 0x100 + i;
-	}
-	va = va_alloc() + 0x7000;
 	write_cr0(read_cr0() | CR0_WP);
-	smp_start();
 	plain();
 	accessed();
 	global();
@@ -331,5 +328,18 @@ void test_main(void)
 #if IS64
 	pcid();
 #endif
+}
+
+void test_main(void)
+{
+	for (unsigned i = 0; i < 3; i++)
+		page[i] = page_alloc();
+	va = va_alloc() + 0x7000;
+	smp_start();
+	one_cpu(NULL);
 	smp();
+	if (cpu_count > 1) {
+		note("on CPU 1");
+		smp_call(1, one_cpu, NULL);
+	}
 }
