@@ -110,6 +110,41 @@ __asm__(".text\n task_code: incl task_seen; pushf; pop task_flags; mov %cr0, %ea
 extern char task_code[];
 u32 task_tr;
 
+static volatile u32 db_dr6, db_ip;
+static void db_hook(struct regs *r)
+{
+	if (r->vector != EXC_DB)
+		return;
+	db_dr6 = (u32)read_dr6();
+	db_ip = r->ip;
+	write_dr6(0xffff0ff0);
+	this_cpu()->hooked = true;
+}
+
+static int task_call(void)
+{
+	trap_clear();
+	__asm__ volatile(TRY("lcall $0x88, $0") : : : "eax", "memory", "cc");
+	return trap_vector();
+}
+
+static void task_trap(void)
+{
+	u32 seen = task_seen;
+
+	gdt_set(0x88, descriptor((u32)&task, 103, 0x89, 0));
+	task.eip = (u32)task_code;
+	task.esp = (u32)this_cpu() + 0x9000; /* its exceptions ask for this_cpu() */
+	task.trap = 1;
+	this_cpu()->hook = db_hook;
+	task_call();
+	this_cpu()->hook = NULL;
+	task.trap = 0;
+	report(db_dr6 & 0x8000, "the T flag of a TSS: DR6.BT");
+	report_eq(db_ip, (u32)task_code, "before the task's first instruction");
+	report_eq(task_seen, seen + 1, "and the task runs");
+}
+
 static void tasks(void)
 {
 	ulong cr3 = read_cr3();
@@ -155,6 +190,7 @@ static void tasks(void)
 	__asm__ volatile("int $0x55" : : : "eax", "memory", "cc");
 	report_eq(task_seen, 3, "a task gate in the IDT");
 	idt_reset(0x55);
+	task_trap();
 }
 
 /* ---- virtual-8086 mode ---- */
