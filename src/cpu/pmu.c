@@ -186,7 +186,7 @@ void cpu_pmu_settle(struct cpu *cpu)
 	u64 now = tsc_host(), ticks = now - p->since;
 
 	p->since = now;
-	for (u32 left = p->by_time; left; left &= left - 1) {
+	for (u32 left = p->running ? p->by_time : 0; left; left &= left - 1) {
 		unsigned i = (unsigned)__builtin_ctz(left);
 
 		add(cpu, i, event_of(cpu, i) == EVENT_SLOTS ? 4 * ticks : ticks);

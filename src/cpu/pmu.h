@@ -31,6 +31,7 @@ struct cpu;
 /* Part of struct cpu. */
 struct cpu_pmu {
 	bool enabled;	  /* the VM has a PMU */
+	bool running;	  /* guest code runs; else cycles do not pass: halted, in user space */
 	u8 version;	  /* Intel's; 0: none of its registers. AMD: 0 */
 	u8 gp_count, fixed_count;
 	bool extended;	  /* AMD: PERFCTR_CORE */

@@ -243,7 +243,13 @@ static int enter_guest(struct vcpu *vcpu)
 			  timer_service_now(vcpu->vm->timers) + SIGNAL_POLL_NS);
 	vcpu->stats.guest_mode = 1;
 	vcpu->has_code = true;
+	if (UNLIKELY(cpu->pmu.on))
+		cpu_pmu_settle(cpu);
+	cpu->pmu.running = true;
 	jit_run(cpu);
+	if (UNLIKELY(cpu->pmu.on))
+		cpu_pmu_settle(cpu);
+	cpu->pmu.running = false;
 	vcpu->stats.guest_mode = 0;
 	pv_eoi_sync(vcpu);
 	return exit_handle(vcpu);

@@ -33,7 +33,7 @@ static void start(enum cpu_vendor vendor)
 	rig.ops.pmu_interrupt = on_interrupt;
 	rig.ops.pmu_changed = on_changed;
 	rig.cpu->ops = &rig.ops;
-	rig.cpu->pmu.enabled = true;
+	rig.cpu->pmu.enabled = rig.cpu->pmu.running = true;
 	rig.cpu->pmu.caps = vendor == CPU_VENDOR_INTEL ? PMU_CAP_FULL_WIDTH : 0;
 	allow = true;
 	interrupts = changes = 0;
@@ -163,6 +163,12 @@ static void cycles(void **state)
 	a = get(0xc1);
 	b = get(0xc1);
 	assert_true(b > a);
+	/* not while it is halted */
+	cpu_pmu_settle(rig.cpu);
+	rig.cpu->pmu.running = false;
+	a = get(0xc1);
+	assert_true(get(0xc1) == a);
+	rig.cpu->pmu.running = true;
 	assert_true(cpu_pmu_next(rig.cpu) == ~0ull);
 	changes = 0;
 	set(0x186, SEL_EN | SEL_OS | SEL_USR | SEL_INT | CYCLES);
