@@ -123,6 +123,56 @@ static void variable_mtrrs(void)
 	report_eq((u64)(s64)rd(0x200 + 2 * n, &v), EXC_GP, "the one after the last");
 }
 
+/* ---- performance counters: as many as CPUID says ---- */
+
+static const struct {
+	u32 first, count;
+} counter_msrs[] = {{0xc1, 8}, {0x186, 8}, {0x309, 3}, {0x38d, 4}, {0xc0010000, 8}, {0xc0010200, 12}};
+
+static void holds(u32 msr, u64 value)
+{
+	u64 old = 0, v = 0;
+
+	report(rd(msr, &old) == -1 && wr(msr, value) == -1 && rd(msr, &v) == -1 && v == value &&
+		       wr(msr, old) == -1,
+	       "counter MSR %x holds a value", msr);
+}
+
+static void counters(void)
+{
+	struct cpuid c = {0};
+	unsigned n;
+
+	if (cpu_is_intel() && cpuid(0, 0).a >= 0xa)
+		c = cpuid(0xa, 0);
+	n = (c.a >> 8) & 0xff;
+	for (unsigned i = 0; (c.a & 0xff) && i < n && i < 8; i++) {
+		holds(0xc1 + i, 0x12345678);
+		holds(0x186 + i, 0x300c0);
+		report(wr(0x186 + i, BIT64(40)) == EXC_GP, "counter MSR %x: reserved bits fault", 0x186 + i);
+	}
+	if ((c.a & 0xff) >= 2) {
+		for (unsigned i = 0; i < (c.d & 31) && i < 3; i++)
+			holds(0x309 + i, 0x12345678);
+		holds(0x38d, 0);
+		report(wr(0x38d, BIT64(63)) == EXC_GP, "counter MSR 38d: reserved bits fault");
+		report(wr(0x38e, 0) == EXC_GP, "counter MSR 38e: read-only");
+		holds(0x38f, 0);
+		report(wr(0x38f, BIT64(63)) == EXC_GP, "counter MSR 38f: reserved bits fault");
+		report(wr(0x390, 0) == -1, "counter MSR 390 takes 0");
+	}
+	if (!cpu_is_amd() || !HAS(PERFCTR_CORE))
+		return;
+	for (u32 i = 0; i < 4; i++) {
+		holds(0xc0010000 + i, 0x300c0);
+		holds(0xc0010004 + i, 0x12345678);
+	}
+	for (u32 i = 0; i < 6; i++) {
+		holds(0xc0010200 + 2 * i, 0x300c0);
+		holds(0xc0010201 + 2 * i, 0x12345678);
+	}
+}
+
 static void row(const struct row *r)
 {
 	u64 old = 0, v = 0;
@@ -206,6 +256,8 @@ static void complete(void)
 
 			for (unsigned k = 0; k < ARRAY_SIZE(rows); k++)
 				found |= rows[k].msr == msr;
+			for (unsigned k = 0; k < ARRAY_SIZE(counter_msrs); k++)
+				found |= msr - counter_msrs[k].first < counter_msrs[k].count;
 			c.run++;
 			if (!found)
 				fail_case(&c, "MSR %x is in the API's list and has no row here", msr);
@@ -221,4 +273,5 @@ void test_main(void)
 		row(&rows[i]);
 	if (HAS(MTRR))
 		variable_mtrrs();
+	counters();
 }
