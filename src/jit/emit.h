@@ -238,8 +238,8 @@ static inline void emit_shiftx(struct emit *e, unsigned kind, unsigned dst, unsi
 	emit8(e, 0xc0 | (dst & 7) << 3 | (src & 7));
 }
 
-/** Load or store of 1, 2, 4 or 8 bytes at [base + index]; loads of 1 and 2 bytes zero-extend. */
-static inline void emit_load(struct emit *e, unsigned size, unsigned reg, int base, int index)
+/** Load or store of 1, 2, 4 or 8 bytes at [base + index + disp]; loads of 1 and 2 bytes zero-extend. */
+static inline void emit_load_at(struct emit *e, unsigned size, unsigned reg, int base, int index, s32 disp)
 {
 	emit_rex(e, size == 8, reg, index < 0 ? 0 : index, base, false);
 	if (size < 4) {
@@ -248,16 +248,26 @@ static inline void emit_load(struct emit *e, unsigned size, unsigned reg, int ba
 	} else {
 		emit8(e, 0x8b);
 	}
-	emit_mem(e, reg, base, index, 0, 0);
+	emit_mem(e, reg, base, index, 0, disp);
 }
 
-static inline void emit_store(struct emit *e, unsigned size, unsigned reg, int base, int index)
+static inline void emit_load(struct emit *e, unsigned size, unsigned reg, int base, int index)
+{
+	emit_load_at(e, size, reg, base, index, 0);
+}
+
+static inline void emit_store_at(struct emit *e, unsigned size, unsigned reg, int base, int index, s32 disp)
 {
 	if (size == 2)
 		emit8(e, 0x66);
 	emit_rex(e, size == 8, reg, index < 0 ? 0 : index, base, size == 1);
 	emit8(e, size == 1 ? 0x88 : 0x89);
-	emit_mem(e, reg, base, index, 0, 0);
+	emit_mem(e, reg, base, index, 0, disp);
+}
+
+static inline void emit_store(struct emit *e, unsigned size, unsigned reg, int base, int index)
+{
+	emit_store_at(e, size, reg, base, index, 0);
 }
 
 /** jmp or call rel32 to an address of the writable view. */

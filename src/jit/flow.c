@@ -117,6 +117,7 @@ static void emit_jcc(struct trans *t)
 	emit8(&t->e, 0x80 | (t->in.opcode & 15));
 	side_exit(t, t->e.p, target, t->mode);
 	emit32(&t->e, 0);
+	t->keeps_b = true;
 	/* the block goes on with the path not taken */
 }
 
@@ -165,6 +166,8 @@ static void emit_call(struct trans *t)
 	const ZydisDecodedOperand *op = &t->op[0];
 	unsigned size = t->in.operand_width / 8;
 	struct emit *e = &t->e;
+	int base = REG_A;
+	s32 disp = 0;
 	struct cold *c;
 	u64 desc;
 
@@ -180,11 +183,11 @@ static void emit_call(struct trans *t)
 			size == 4 ? emit_mov(e, false, REG_A, REG_A) : emit_zext16(e, REG_A, REG_A);
 		emit_gs_store(e, REG_A, SCRATCH(8));
 	}
-	jit_emit_sp_address(t, -(int)size, &desc);
 	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		c = jit_emit_access(t, size, MMU_WRITE, false, desc);
+		base = jit_emit_sp_access(t, -(int)size, size, MMU_WRITE, &disp, &c);
 	} else {
 		/* a target that is not canonical takes the push back: keep what was there */
+		jit_emit_sp_address(t, -(int)size, &desc);
 		c = jit_emit_access(t, size, MMU_WRITE | MMU_RMW, false, desc);
 		emit_load(e, size, REG_T, REG_A, REG_B);
 		emit_gs_store(e, REG_T, SCRATCH(10));
@@ -193,7 +196,7 @@ static void emit_call(struct trans *t)
 		jit_emit_rip(t, REG_T, t->next_pc);
 	else
 		emit_mov_imm(e, REG_T, size == 8 ? t->next_pc : size == 4 ? (u32)t->next_pc : (u16)t->next_pc);
-	emit_store(e, size, REG_T, REG_A, REG_B);
+	emit_store_at(e, size, REG_T, base, REG_B, disp);
 	jit_emit_sp_add(t, -(int)size);
 	jit_access_end(t, c);
 	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
@@ -210,11 +213,11 @@ static void emit_ret(struct trans *t)
 	unsigned size = t->in.operand_width / 8;
 	unsigned release = t->in.raw.imm[0].size ? (u16)t->in.raw.imm[0].value.u : 0;
 	struct cold *c;
-	u64 desc;
+	s32 disp;
+	int base;
 
-	jit_emit_sp_address(t, 0, &desc);
-	c = jit_emit_access(t, size, MMU_READ, false, desc);
-	emit_load(&t->e, size, REG_T, REG_A, REG_B);
+	base = jit_emit_sp_access(t, 0, size, MMU_READ, &disp, &c);
+	emit_load_at(&t->e, size, REG_T, base, REG_B, disp);
 	jit_access_end(t, c);
 	jit_emit_sp_add(t, (int)(size + release));
 	t->block->rsp_change = (s32)(size + release);

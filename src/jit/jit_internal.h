@@ -136,6 +136,7 @@ struct jit {
 	int perfmap;           /* descriptor + 1 of the file of perfmap.c; 0: none */
 	bool fsgsbase;         /* the host lets user mode write GS base */
 	bool use_loop;         /* LOOP is fast (AMD); else JRCXZ over a jump */
+	bool no_groups;        /* group.c is switched off, for comparison */
 	struct { u8 *enter, *next, *link, *insn, *resolve_read, *resolve_write, *commit, *fault, *poll,
 		*target; } thunk;
 	struct { int signo, trapno, code; u64 pc, address, error; } fault;
@@ -159,11 +160,30 @@ struct cold {
 	u8 *hot_end;   /* end of the instruction's bytes to repeat on a bounced store; NULL: read */
 	u64 desc;
 	u16 insn;      /* index into marks */
-	enum { COLD_ACCESS, COLD_LINK, COLD_POLL, COLD_TARGET, COLD_INSN } kind;
+	enum { COLD_ACCESS, COLD_GROUP, COLD_LINK, COLD_POLL, COLD_TARGET, COLD_INSN } kind;
 	struct jit_link *link;
-	u64 target;    /* COLD_LINK: guest RIP; COLD_INSN: struct cpu_insn */
+	u64 target;    /* COLD_LINK: guest RIP; COLD_INSN: struct cpu_insn; COLD_GROUP: its number */
 	bool narrow;   /* COLD_LINK: likewise */
 	u64 rip;       /* COLD_INSN */
+};
+
+/* Where a TLB check can still be changed: fields of 32 bits. */
+struct check {
+	u8 *address; /* displacement of the LEA that made A */
+	u8 *tag;     /* displacement of the tag */
+	u8 *span;    /* bytes accessed, minus one */
+};
+
+/* Accesses that share one check (group.c). */
+#define JIT_GROUP_MAX 24
+struct group {
+	struct check check;
+	struct cold *cold;
+	unsigned reg;         /* guest base register */
+	s32 lo, hi;           /* bytes touched, from the base register's value at the check */
+	s32 shift;            /* what was added to the base register since */
+	bool write;
+	unsigned first, last; /* instructions */
 };
 
 struct trans {
@@ -181,7 +201,14 @@ struct trans {
 	const u8 *bytes;             /* of the current instruction */
 	struct cold cold[JIT_COLD_MAX];
 	unsigned cold_count;
-	struct jit_mark mark[JIT_BLOCK_INSNS + JIT_COLD_MAX];
+	struct jit_mark mark[2 * JIT_BLOCK_INSNS + JIT_COLD_MAX];
+	struct group group[JIT_GROUP_MAX + 1];
+	unsigned group_count;
+	bool group_live;             /* group[group_count] may be joined */
+	bool keeps_b;                /* the current instruction leaves B alone */
+	bool plain;                  /* every access has a check of its own */
+	const u8 *guest;             /* the block's bytes */
+	u8 *tail;                    /* behind the last instruction */
 	unsigned insn_count, mark_count;
 	bool sti, shadow;            /* this, or the one before, was an inline STI */
 	bool ended;                  /* the last instruction left the block */
@@ -257,6 +284,10 @@ void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra_
 void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc);
 /** Emits translation of A into host A+B (T destroyed); desc from jit_emit_address, size, access. */
 struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc);
+/** Likewise, A made by the caller; *check, when not NULL, tells where it can be patched. */
+struct cold *jit_emit_check(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc, struct check *check);
+/** The displacement of the TLB's tags from GS base. */
+u32 jit_tlb_tag(const struct trans *t, bool write);
 /** The instruction's own bytes begin here (after jit_emit_access) and end there. */
 void jit_access_end(struct trans *t, struct cold *c);
 void jit_emit_reg_load(struct trans *t, unsigned host, unsigned guest);
@@ -280,6 +311,19 @@ unsigned jit_gpr_index(ZydisRegister r);
 #define DESC_MASK_WRAP_SHIFT 52 /* element addresses wrap: 1 at 64 KiB, 2 at 4 GiB */
 #define DESC_CHECK BIT(21) /* A is an offset: C code checks the segment */
 
+/* group.c */
+/** True when a memory operand is base + displacement as groups want it. */
+bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, unsigned *reg);
+/**
+ * Emits the check of an access at [reg + disp], or none when it joins a group. True: the operand is
+ * [home of reg + B + disp]; *c is NULL or the stub, for jit_access_end(). False: nothing was done.
+ */
+bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, unsigned access, bool lock,
+		      u64 desc, struct cold **c);
+void jit_group_close(struct trans *t);
+void jit_group_shift(struct trans *t, int n);
+void jit_group_next(struct trans *t);
+
 /* mask.c */
 u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem);
 u64 jit_mask_active(u64 desc, unsigned size, unsigned *shift);
@@ -299,6 +343,7 @@ void jit_emit_poll(struct trans *t);
 void jit_emit_jump_cache(struct trans *t);
 /** A = stack pointer + disp (stack.c); and RSP += n. */
 void jit_emit_sp_address(struct trans *t, int disp, u64 *desc);
+int jit_emit_sp_access(struct trans *t, int disp, unsigned size, unsigned access, s32 *operand, struct cold **c);
 void jit_emit_sp_add(struct trans *t, int n);
 void jit_emit_store_rip(struct trans *t, u64 rip);
 /** reg = a guest RIP near this block. */

@@ -158,10 +158,19 @@ static struct cold *cold_add(struct trans *t, u8 *from, unsigned kind)
 	return c;
 }
 
-struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc)
+u32 jit_tlb_tag(const struct trans *t, bool write)
+{
+	unsigned view = (t->mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
+
+	return GS(tlb) + view * (u32)sizeof(struct mmu_tlb) +
+	       (u32)(write ? offsetof(struct mmu_tlb, wtag) : offsetof(struct mmu_tlb, rtag));
+}
+
+struct cold *jit_emit_check(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc, struct check *check)
 {
 	struct emit *e = &t->e;
 	unsigned view = (t->mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
+	s32 span = (s32)size - 1 - (t->jit->use_loop ? 0 : (s32)PAGE_SIZE);
 	bool write = access & MMU_WRITE;
 	struct cold *c;
 
@@ -172,24 +181,40 @@ struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bo
 		c = cold_add(t, e->p, COLD_ACCESS);
 		emit32(e, 0);
 	} else {
-		u32 tlb = (u32)offsetof(struct cpu, tlb) + view * (u32)sizeof(struct mmu_tlb);
-		u32 tag = (u32)(write ? offsetof(struct mmu_tlb, wtag) : offsetof(struct mmu_tlb, rtag));
+		u32 addend = GS(tlb) + view * (u32)sizeof(struct mmu_tlb) + (u32)offsetof(struct mmu_tlb, addend);
 
 		emit_pext_gs(e, REG_B, REG_A, GS(tlb_mask));
-		emit_gs_load_index(e, REG_T, REG_B, tlb + tag);
-		emit_lea(e, true, REG_T, REG_A, REG_T, 0, (s32)size - 1 - (t->jit->use_loop ? 0 : 4096));
+		emit_gs_load_index(e, REG_T, REG_B, jit_tlb_tag(t, write));
+		if (check)
+			check->tag = e->p - 4;
+		if (check) {
+			emit_rex(e, true, REG_T, REG_T, REG_A, false);
+			emit8(e, 0x8d);
+			emit8(e, 0x84 | (REG_T & 7) << 3);
+			emit8(e, (REG_T & 7) << 3 | (REG_A & 7));
+			check->span = e->p;
+			emit32(e, (u32)span);
+		} else {
+			emit_lea(e, true, REG_T, REG_A, REG_T, 0, span);
+		}
 		emit_pext_gs(e, REG_T, REG_T, GS(page_mask));
 		c = cold_add(t, emit_branch_miss(t), COLD_ACCESS);
-		emit_gs_load_index(e, REG_B, REG_B, tlb + (u32)offsetof(struct mmu_tlb, addend));
+		emit_gs_load_index(e, REG_B, REG_B, addend);
 	}
 	c->hot = e->p;
 	c->desc = desc | size | (u64)(write ? DESC_WRITE : 0) | (access & MMU_RMW ? DESC_RMW : 0) | (lock ? DESC_LOCK : 0);
 	return c;
 }
 
+struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc)
+{
+	jit_group_close(t);
+	return jit_emit_check(t, size, access, lock, desc, NULL);
+}
+
 void jit_access_end(struct trans *t, struct cold *c)
 {
-	if (c->desc & DESC_WRITE)
+	if (c && (c->desc & DESC_WRITE))
 		c->hot_end = t->e.p;
 }
 

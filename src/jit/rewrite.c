@@ -33,6 +33,7 @@ struct rewrite {
 	unsigned access; /* MMU_* */
 	bool bit_string;       /* BT family with a register bit offset on memory */
 	int base, index;       /* the host memory operand */
+	s32 disp;
 	bool rcx_in, rcx_out;  /* RCX is an implicit operand */
 	bool rdi_mem;          /* MASKMOV: implicit [rDI] */
 	unsigned free[3], free_count;
@@ -223,7 +224,7 @@ static void emit_modrm(struct trans *t, const struct rewrite *w)
 	unsigned reg = w->reg.used ? w->reg.host & 7u : t->in.raw.modrm.reg;
 
 	if (w->mem || (w->rdi_mem && !t->in.raw.modrm.offset)) {
-		emit_mem(e, reg, w->base, w->index, 0, 0);
+		emit_mem(e, reg, w->base, w->index, 0, w->disp);
 	} else {
 		unsigned rm = w->rm.used ? w->rm.host & 7u : t->in.raw.modrm.rm;
 
@@ -563,6 +564,41 @@ static bool waits_for_x87(const struct trans *t)
 	return false;
 }
 
+/* What the stub has to look at before the page walk. */
+static u64 operand_desc(const struct trans *t, unsigned size)
+{
+	return (aligned_operand(t, size) ? DESC_ALIGN : 0) | (waits_for_x87(t) ? DESC_X87 : 0);
+}
+
+/* One scratch register beside the memory operand is not enough: the instruction takes B, too. */
+static bool wants_b(const struct rewrite *w)
+{
+	const struct field *const f[] = { &w->reg, &w->rm, &w->vvvv, &w->opc };
+	unsigned homeless = 0;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(f); i++)
+		homeless += f[i]->used && !f[i]->high && f[i]->host == REG_MEMORY;
+	return w->bit_string || w->rcx_in || homeless > 1 || (homeless && (w->reg.high || w->rm.high));
+}
+
+/* The memory operand as one of a group. False: it cannot be, nothing was done. */
+static bool group_access(struct trans *t, struct rewrite *w, bool lock, struct cold **c)
+{
+	const ZydisDecodedOperand *op = &t->op[w->mem_op];
+	unsigned reg;
+
+	if ((t->in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && t->in.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) ||
+	    wants_b(w) || cache_line_op(t) || !jit_group_operand(t, op, &reg) ||
+	    !jit_group_access(t, reg, (s32)op->mem.disp.value, w->mem_size, w->access, lock,
+			      operand_desc(t, w->mem_size) | jit_mask_desc(t, op) |
+				      (u64)(op->mem.segment == ZYDIS_REGISTER_SS ? SEG_SS : SEG_DS) << DESC_SEG_SHIFT,
+			      c))
+		return false;
+	w->base = jit_home[reg];
+	w->disp = (s32)op->mem.disp.value;
+	return true;
+}
+
 static void finish_access(struct trans *t, struct cold *c)
 {
 	if (c)
@@ -591,17 +627,22 @@ bool jit_emit_ordinary(struct trans *t)
 	struct rewrite w = { .free = { REG_B, REG_A, REG_T }, .free_count = 3, .base = REG_A, .index = REG_B };
 	struct emit *e = &t->e;
 	struct cold *c = NULL;
+	bool grouped;
 	u64 desc;
 
 	if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_CET || t->in.meta.category == ZYDIS_CATEGORY_PREFETCH || t->in.meta.category == ZYDIS_CATEGORY_WIDENOP ||
-	    t->in.meta.category == ZYDIS_CATEGORY_PREFETCHWT1 || t->in.meta.category == ZYDIS_CATEGORY_NOP)
+	    t->in.meta.category == ZYDIS_CATEGORY_PREFETCHWT1 || t->in.meta.category == ZYDIS_CATEGORY_NOP) {
+		t->keeps_b = true;
 		return true;
+	}
 	if (t->in.mnemonic == ZYDIS_MNEMONIC_CLD || t->in.mnemonic == ZYDIS_MNEMONIC_STD) {
 		emit_gs_store8_imm(e, t->in.mnemonic == ZYDIS_MNEMONIC_STD, GS(df));
 		return true;
 	}
 	if (t->in.mnemonic == ZYDIS_MNEMONIC_LEA) {
 		emit_lea_insn(t);
+		t->keeps_b = t->op[1].mem.index == ZYDIS_REGISTER_NONE ||
+			     jit_home[jit_gpr_index(t->op[1].mem.index)] != REG_MEMORY;
 		return true;
 	}
 	if (!(t->mode & MODE_LONG) &&
@@ -614,6 +655,7 @@ bool jit_emit_ordinary(struct trans *t)
 	if (verbatim(t, &w)) {
 		for (unsigned i = 0; i < t->in.length; i++)
 			emit8(e, t->bytes[i]);
+		t->keeps_b = true;
 		return true;
 	}
 	if (w.mem && w.mem_size == 0)
@@ -646,32 +688,28 @@ bool jit_emit_ordinary(struct trans *t)
 			     t->in.mnemonic == ZYDIS_MNEMONIC_BTR || t->in.mnemonic == ZYDIS_MNEMONIC_BTC);
 
 		w.bit_string = bits && w.reg.used;
-		if (w.bit_string) {
-			emit_bit_string_address(t);
-			jit_emit_segment(t, &t->op[w.mem_op], &desc);
+		grouped = group_access(t, &w, lock, &c);
+		if (grouped) {
+			t->keeps_b = true;
 		} else {
-			jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
+			if (w.bit_string) {
+				emit_bit_string_address(t);
+				jit_emit_segment(t, &t->op[w.mem_op], &desc);
+			} else {
+				jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
+			}
+			desc |= operand_desc(t, w.mem_size);
+			if (cache_line_op(t))
+				w.mem_size = 1;
+			desc |= jit_mask_desc(t, &t->op[w.mem_op]);
+			c = jit_emit_access(t, w.mem_size, w.access, lock, desc);
+			if (cache_line_op(t))
+				return true; /* the access check is all that can be seen */
 		}
-		if (aligned_operand(t, w.mem_size))
-			desc |= DESC_ALIGN;
-		if (cache_line_op(t))
-			w.mem_size = 1;
-		if (waits_for_x87(t))
-			desc |= DESC_X87;
-		desc |= jit_mask_desc(t, &t->op[w.mem_op]);
-		c = jit_emit_access(t, w.mem_size, w.access, lock, desc);
-		if (cache_line_op(t))
-			return true; /* the access check is all that can be seen */
 		w.free_count = 0;
 		w.free[w.free_count++] = REG_T;
 	}
-	bool need_b = w.bit_string || w.rcx_in;
-	unsigned homeless = 0;
-	const struct field *const f[] = { &w.reg, &w.rm, &w.vvvv, &w.opc };
-
-	for (unsigned i = 0; i < ARRAY_SIZE(f); i++)
-		homeless += f[i]->used && !f[i]->high && f[i]->host == REG_MEMORY;
-	if (w.mem && (need_b || homeless > 1 || (homeless && (w.reg.high || w.rm.high)))) {
+	if (w.mem && wants_b(&w)) {
 		emit_lea(e, true, REG_A, REG_A, REG_B, 0, 0);
 		w.index = -1;
 		w.free[w.free_count++] = REG_B;
@@ -704,6 +742,8 @@ bool jit_emit_ordinary(struct trans *t)
 	assign(t, &w, &w.vvvv);
 	assign(t, &w, &w.opc);
 	emit_instruction(t, &w);
+	if (!w.mem && !w.bit_string && !w.rcx_in)
+		t->keeps_b = w.reg.host != REG_B && w.rm.host != REG_B && w.vvvv.host != REG_B && w.opc.host != REG_B;
 	/* RM first: it is the one in T, through which the other goes */
 	if (w.rm.used && w.rm.high && w.rm.write)
 		high_store(t, &w.rm);

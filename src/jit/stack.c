@@ -22,6 +22,23 @@ void jit_emit_sp_address(struct trans *t, int disp, u64 *desc)
 	stack_address(t, jit_home[RSP], disp, desc);
 }
 
+/**
+ * The check of a stack access at RSP + disp; the operand is then [returned register + B + *operand].
+ * *c for jit_access_end().
+ */
+int jit_emit_sp_access(struct trans *t, int disp, unsigned size, unsigned access, s32 *operand, struct cold **c)
+{
+	u64 desc = (u64)SEG_SS << DESC_SEG_SHIFT;
+
+	*operand = disp;
+	if (jit_group_access(t, RSP, disp, size, access, false, desc, c))
+		return jit_home[RSP];
+	jit_emit_sp_address(t, disp, &desc);
+	*c = jit_emit_access(t, size, access, false, desc);
+	*operand = 0;
+	return REG_A;
+}
+
 /* dst = src + n as the stack pointer's width demands; destroys A in 16-bit stacks. */
 static void sp_set(struct trans *t, unsigned src, int n)
 {
@@ -54,14 +71,15 @@ static void emit_push(struct trans *t)
 		emit_gs_store(e, REG_T, SCRATCH(8));
 		jit_access_end(t, c);
 	}
-	jit_emit_sp_address(t, -(int)size, &desc);
-	c = jit_emit_access(t, size, MMU_WRITE, false, desc);
+	s32 disp;
+	int base = jit_emit_sp_access(t, -(int)size, size, MMU_WRITE, &disp, &c);
+
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		emit_gs_load(e, REG_T, SCRATCH(8));
-		emit_store(e, size, REG_T, REG_A, REG_B);
+		emit_store_at(e, size, REG_T, base, REG_B, disp);
 	} else if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		emit_mov_imm(e, REG_T, (u64)t->in.raw.imm[0].value.s);
-		emit_store(e, size, REG_T, REG_A, REG_B);
+		emit_store_at(e, size, REG_T, base, REG_B, disp);
 	} else {
 		unsigned g = jit_gpr_index(op->reg.value), host = jit_home[g];
 
@@ -69,10 +87,12 @@ static void emit_push(struct trans *t)
 			emit_gs_load(e, REG_T, GS_GPR(g));
 			host = REG_T;
 		}
-		emit_store(e, size, host, REG_A, REG_B);
+		emit_store_at(e, size, host, base, REG_B, disp);
 	}
 	jit_emit_sp_add(t, -(int)size);
 	jit_access_end(t, c);
+	jit_group_shift(t, -(int)size);
+	t->keeps_b = true;
 }
 
 /* Writes the low `size` bytes of T to a guest register. */
@@ -104,10 +124,10 @@ static void emit_pop(struct trans *t)
 	struct emit *e = &t->e;
 	struct cold *c;
 	u64 desc;
+	s32 disp;
+	int base = jit_emit_sp_access(t, 0, size, MMU_READ, &disp, &c);
 
-	jit_emit_sp_address(t, 0, &desc);
-	c = jit_emit_access(t, size, MMU_READ, false, desc);
-	emit_load(e, size, REG_T, REG_A, REG_B);
+	emit_load_at(e, size, REG_T, base, REG_B, disp);
 	jit_access_end(t, c);
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		bool by_sp = op->mem.base != ZYDIS_REGISTER_NONE && op->mem.base != ZYDIS_REGISTER_RIP &&
@@ -124,6 +144,8 @@ static void emit_pop(struct trans *t)
 	}
 	jit_emit_sp_add(t, (int)size);
 	pop_to_reg(t, jit_gpr_index(op->reg.value), size);
+	jit_group_shift(t, (int)size);
+	t->keeps_b = true;
 }
 
 static void emit_leave(struct trans *t)

@@ -82,7 +82,7 @@ static void stop_from_call(struct emit *e, unsigned reason)
 	leave(e, reason, true);
 }
 
-/* A = linear address (or offset), ECX = descriptor. Returns A = host address, B = 0. */
+/* A = linear address (or offset), ECX = descriptor. Returns A unchanged, B = host address - A. */
 static void emit_resolve(struct emit *e, const struct cpu *cpu, bool write)
 {
 	u8 *stop;
@@ -92,6 +92,7 @@ static void emit_resolve(struct emit *e, const struct cpu *cpu, bool write)
 		emit_gs_store(e, caller_saved[i], GS_GPR(caller_saved[i]));
 	/* The C side may look at RSP and RCX (stack checks): keep them current. */
 	emit_gs_store(e, H_R14, GS_GPR(RSP));
+	emit_gs_store(e, REG_A, SCRATCH(5));
 	emit_mov_imm(e, H_RDI, (u64)cpu);
 	emit_mov(e, true, H_RSI, REG_A);
 	emit_mov(e, true, H_RDX, H_RCX);
@@ -105,8 +106,9 @@ static void emit_resolve(struct emit *e, const struct cpu *cpu, bool write)
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
 		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
-	emit_gs_load(e, REG_A, SCRATCH(0));
-	BYTES(e, "\x45\x31\xdb");                                     /* xor %r11d, %r11d */
+	emit_gs_load(e, REG_A, SCRATCH(5));
+	emit_gs_load(e, REG_B, SCRATCH(0));
+	BYTES(e, "\x4d\x29\xd3");                                     /* sub %r10, %r11 */
 	restore_flags(e);
 	emit8(e, 0xc3);
 	emit_patch_rel32(stop, e->p);

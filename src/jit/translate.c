@@ -73,7 +73,10 @@ static void emit_raise(struct trans *t, unsigned op, unsigned len)
 static void emit_one(struct trans *t)
 {
 	struct cpu_insn c;
-	unsigned op = jit_isa_check(t->cpu, t->mode, &t->in, t->op);
+	unsigned op;
+
+	t->keeps_b = false;
+	op = jit_isa_check(t->cpu, t->mode, &t->in, t->op);
 
 	if (op != CPU_OP_NONE) {
 		emit_raise(t, op, t->in.length);
@@ -107,17 +110,91 @@ static void cold_jump(struct trans *t, const struct cold *c)
 	t->insn_count = count;
 }
 
+/* SIB with base 101 and mod 00 has no base register, whatever REX.B says; Zydis 4.0 names R13. */
+static void mend_base(struct trans *t)
+{
+	const ZydisDecodedInstruction *in = &t->in;
+
+	if (!(in->attributes & ZYDIS_ATTRIB_HAS_SIB) || in->raw.modrm.mod != 0 || in->raw.sib.base != 5)
+		return;
+	for (unsigned i = 0; i < in->operand_count; i++)
+		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM) {
+			t->op[i].mem.base = ZYDIS_REGISTER_NONE;
+			t->op[i].mem.disp.value = in->raw.disp.value;
+		}
+}
+
+/*
+ * Decodes into t->in and t->op. The EVEX prefix's bits for registers 8 and up are ignored outside
+ * 64-bit mode, where Zydis refuses them.
+ */
+static ZyanStatus decode_bytes(struct trans *t, const u8 *p, u32 n)
+{
+	const ZydisDecoder *d = decoder_for(t->cpu, t->mode);
+	ZyanStatus status = ZydisDecoderDecodeFull(d, p, n, &t->in, t->op);
+	u8 copy[15];
+	u32 at = 0;
+
+	if (!ZYAN_SUCCESS(status) && status != ZYDIS_STATUS_NO_MORE_DATA && !(t->mode & MODE_LONG)) {
+		while (at < n && (p[at] == 0x67 || (p[at] & 0xe7) == 0x26 || (p[at] & 0xfe) == 0x64))
+			at++;
+		if (at + 4 <= n && p[at] == 0x62 && (p[at + 1] & 0xc0) == 0xc0) {
+			memcpy(copy, p, n);
+			copy[at + 1] |= 0x30;
+			copy[at + 3] |= 0x08;
+			status = ZydisDecoderDecodeFull(d, copy, n, &t->in, t->op);
+		}
+	}
+	mend_base(t);
+	return status;
+}
+
+static void cold_mark(struct trans *t, unsigned insn)
+{
+	t->mark[t->mark_count] = t->mark[insn];
+	t->mark[t->mark_count++].host = (u32)(t->e.p - t->block->cold);
+}
+
+/* A group whose common check failed: its instructions once more, each with checks of its own. */
+static void cold_group(struct trans *t, const struct group *g)
+{
+	unsigned count = t->insn_count;
+	bool ended = t->ended;
+
+	t->ended = t->shadow = false;
+	for (unsigned i = g->first; i <= g->last && !t->e.full; i++) {
+		t->bytes = t->guest + t->mark[i].guest;
+		decode_bytes(t, t->bytes, t->mark[i].len & ~JIT_MARK_FLOW);
+		t->pc = t->start + t->mark[i].guest;
+		t->next_pc = t->pc + t->in.length;
+		t->insn_count = i + 1;
+		t->narrow = false;
+		cold_mark(t, i);
+		emit_one(t);
+	}
+	if (!t->ended)
+		emit_rel32(&t->e, 0xe9, g->last + 1 < count ? t->block->code + t->mark[g->last + 1].host : t->tail);
+	t->insn_count = count;
+	t->ended = ended;
+}
+
 static void emit_cold(struct trans *t)
 {
 	struct emit *e = &t->e;
 
+	t->plain = true;
 	for (unsigned i = 0; i < t->cold_count && !e->full; i++) {
 		struct cold *c = &t->cold[i];
 
-		t->mark[t->mark_count] = t->mark[c->insn];
-		t->mark[t->mark_count++].host = (u32)(e->p - t->block->cold);
 		emit_patch_rel32(c->from, e->p);
+		if (c->kind == COLD_GROUP) {
+			cold_group(t, &t->group[c->target]);
+			continue;
+		}
+		cold_mark(t, c->insn);
 		switch (c->kind) {
+		case COLD_GROUP:
+			break;
 		case COLD_ACCESS: {
 			bool write = c->desc & DESC_WRITE;
 
@@ -160,45 +237,6 @@ static void emit_cold(struct trans *t)
 			break;
 		}
 	}
-}
-
-/* SIB with base 101 and mod 00 has no base register, whatever REX.B says; Zydis 4.0 names R13. */
-static void mend_base(struct trans *t)
-{
-	const ZydisDecodedInstruction *in = &t->in;
-
-	if (!(in->attributes & ZYDIS_ATTRIB_HAS_SIB) || in->raw.modrm.mod != 0 || in->raw.sib.base != 5)
-		return;
-	for (unsigned i = 0; i < in->operand_count; i++)
-		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM) {
-			t->op[i].mem.base = ZYDIS_REGISTER_NONE;
-			t->op[i].mem.disp.value = in->raw.disp.value;
-		}
-}
-
-/*
- * Decodes into t->in and t->op. The EVEX prefix's bits for registers 8 and up are ignored outside
- * 64-bit mode, where Zydis refuses them.
- */
-static ZyanStatus decode_bytes(struct trans *t, const u8 *p, u32 n)
-{
-	const ZydisDecoder *d = decoder_for(t->cpu, t->mode);
-	ZyanStatus status = ZydisDecoderDecodeFull(d, p, n, &t->in, t->op);
-	u8 copy[15];
-	u32 at = 0;
-
-	if (!ZYAN_SUCCESS(status) && status != ZYDIS_STATUS_NO_MORE_DATA && !(t->mode & MODE_LONG)) {
-		while (at < n && (p[at] == 0x67 || (p[at] & 0xe7) == 0x26 || (p[at] & 0xfe) == 0x64))
-			at++;
-		if (at + 4 <= n && p[at] == 0x62 && (p[at + 1] & 0xc0) == 0xc0) {
-			memcpy(copy, p, n);
-			copy[at + 1] |= 0x30;
-			copy[at + 3] |= 0x08;
-			status = ZydisDecoderDecodeFull(d, copy, n, &t->in, t->op);
-		}
-	}
-	mend_base(t);
-	return status;
 }
 
 static int decode(struct trans *t, struct fetch *f, u32 off, ZyanStatus *status)
@@ -286,6 +324,7 @@ static int translate_insn(struct trans *t, struct fetch *f, u32 off, bool *stop)
 		emit_raise(t, status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? CPU_OP_GP : CPU_OP_UD, 1);
 	else
 		emit_one(t);
+	jit_group_next(t);
 	t->block->guest_len += t->in.length;
 	return CPU_OK;
 }
@@ -346,7 +385,10 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	t.relative = jit_mode_relative(mode);
 	t.start = t.pc = rip;
 	t.cold_count = t.insn_count = t.mark_count = 0;
-	t.ended = t.sti = t.narrow = false;
+	t.ended = t.sti = t.narrow = t.group_live = false;
+	t.group_count = 0;
+	t.plain = (mode & MODE_STEP) || jit->no_groups;
+	t.guest = f.page + off;
 	*b = (struct jit_block){ .gpa = at->gpa, .rip = t.relative ? 0 : rip, .mode = mode,
 				 .code = jit->code_next, .cold = jit->cold_next, .page = f.record, .gpa2 = ~0ull };
 	emit_entry(&t, off);
@@ -357,6 +399,8 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 		f.record2->busy = false;
 	if (*ret || t.e.full)
 		return NULL;
+	jit_group_close(&t);
+	t.tail = t.e.p;
 	if (!t.ended)
 		jit_emit_goto(&t, t.pc);
 	hot_end = t.e.p;

@@ -405,8 +405,10 @@ static void run(const struct insn_case *c, struct insn_result *out)
 	m.kicked = false;
 	if (m.legacy != legacy)
 		mode_set(cpu, legacy);
-	if (cpu->jit->use_loop != (m.use_loop ^ (variant & VARIANT_OTHER_BRANCH))) {
-		cpu->jit->use_loop ^= 1;
+	if (cpu->jit->use_loop != (m.use_loop ^ (variant & VARIANT_OTHER_BRANCH)) ||
+	    cpu->jit->no_groups != !!(variant & VARIANT_NO_GROUPS)) {
+		cpu->jit->use_loop = m.use_loop ^ (variant & VARIANT_OTHER_BRANCH);
+		cpu->jit->no_groups = variant & VARIANT_NO_GROUPS;
 		jit_flush(cpu);
 	}
 	state_in(cpu, c);

@@ -48,9 +48,17 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 	unsigned index = pick_register(r, c->small_mask & mask & ~0x10, 85, regs);
 	unsigned scale = rng_below(r, 4), mod;
 	bool has_base = true, use_sib = rng_percent(r, 35) || t->vsib;
+	/* Every other case has a register that most operands lie around, as in compiled code. */
+	unsigned favourite = c->number >> 4 & (regs - 1);
+	bool near = (c->number & 8) && (c->ptr_mask >> favourite & 1) && rng_percent(r, 75) && !t->vsib;
 	u64 ea = segment_base(c, seg), target = state_pointer(r);
 
 	memset(o, 0, sizeof(*o));
+	if (near) {
+		base = favourite;
+		kind = 100;
+		use_sib = false;
+	}
 	if (mode_segmented(c->mode))
 		target -= INSN_DATA_VA;
 	if (kind < 7 && !t->vsib && c->mode == INSN_LONG) {
@@ -84,9 +92,12 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 	} else if (use_sib && rng_percent(r, 25)) {
 		index = 4; /* none */
 	}
-	if ((base & 7) == 4)
+	if ((base & 7) == 4) {
 		use_sib = true;
-	mod = has_base ? rng_below(r, 3) : 0;
+		if (near)
+			index = 4;
+	}
+	mod = near ? 1 : has_base ? rng_below(r, 3) : 0;
 	if (has_base && mod == 0 && (base & 7) == 5)
 		mod = 1;
 	if (has_base)

@@ -63,7 +63,8 @@ enum insn_mode {
 /* The translator with another of its flag-free branches, and instruction by instruction: bits. */
 #define VARIANT_OTHER_BRANCH 1
 #define VARIANT_STEP	     2
-#define INSN_VARIANTS	     4
+#define VARIANT_NO_GROUPS    4 /* every access has a TLB check of its own */
+#define INSN_VARIANTS	     6 /* stepping has no groups anyway */
 
 /* One instruction of a case; control flow within the case is resolved when it is laid out. */
 #define INSN_ITEM_MAX 16
