@@ -85,8 +85,7 @@ bool gdb_memory_write(struct gdb *gdb, u64 addr, const u8 *buf, u64 len)
 		u64 part = MIN(len - done, PAGE - ((addr + done) & (PAGE - 1)));
 
 		memcpy(page, buf + done, part);
-		if (!translate(gdb, addr + done, &gpa) ||
-		    !memory_at(&gdb->m->back->mem, gpa, part))
+		if (!translate(gdb, addr + done, &gpa) || !memory_at(&gdb->m->back->mem, gpa, part))
 			return false;
 		keep_breaks(gdb, gpa, page, part);
 		memory_write(&gdb->m->back->mem, gpa, page, part);

@@ -72,8 +72,7 @@ static struct vcpu *current(const struct gdb *gdb)
 
 static void send_stop(struct gdb *gdb, const char *why, int sig)
 {
-	g_autofree char *text =
-		g_strdup_printf("T%02xthread:%x;%s", sig, gdb->thread + 1, why);
+	g_autofree char *text = g_strdup_printf("T%02xthread:%x;%s", sig, gdb->thread + 1, why);
 
 	gdb->answer_due = false;
 	gdb_send(gdb, text);
@@ -100,9 +99,8 @@ static char *describe_hit(const struct gdb *gdb, const struct vcpu *vcpu)
 					       b->type == BREAK_WRITE ? "watch" : "awatch",
 					       b->addr);
 	}
-	return (hit->dr6 & DR6_BS) && (vcpu->debug_control & KVM_GUESTDBG_SINGLESTEP)
-		       ? g_strdup("")
-		       : NULL;
+	return (hit->dr6 & DR6_BS) && (vcpu->debug_control & KVM_GUESTDBG_SINGLESTEP) ? g_strdup("")
+										      : NULL;
 }
 
 /*

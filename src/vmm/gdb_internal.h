@@ -13,8 +13,8 @@ enum gdb_break_type { BREAK_SOFT, BREAK_HARD, BREAK_WRITE, BREAK_READ, BREAK_ACC
 struct gdb_break {
 	enum gdb_break_type type;
 	u64 addr, len;
-	u64 gpa;      /* BREAK_SOFT: where the instruction was put */
-	u8 original;  /* BREAK_SOFT: what was there */
+	u64 gpa;     /* BREAK_SOFT: where the instruction was put */
+	u8 original; /* BREAK_SOFT: what was there */
 };
 
 struct gdb {
@@ -22,20 +22,20 @@ struct gdb {
 	char *unix_path;   /* removed at the end */
 	int listen_fd, fd; /* fd -1: nobody is connected */
 	guint listen_source, source;
-	bool wait;	   /* the first machine waits for a debugger */
+	bool wait; /* the first machine waits for a debugger */
 
 	/* the connection */
 	GByteArray *in;
 	GString *last; /* the last packet sent, for a repetition */
 	bool no_ack;
-	bool physical; /* memory is addressed physically */
+	bool physical;	 /* memory is addressed physically */
 	unsigned thread; /* vCPU that registers and memory are asked of */
 	bool stopped;	 /* the machine stands still for the debugger */
 	bool answer_due; /* a continue or step has no stop reply yet */
 
 	/* gdb_break.c */
-	GArray *breaks;	 /* struct gdb_break */
-	bool changed;	 /* breakpoints or code changed since the vCPUs were told */
+	GArray *breaks; /* struct gdb_break */
+	bool changed;	/* breakpoints or code changed since the vCPUs were told */
 };
 
 /* gdb.c */

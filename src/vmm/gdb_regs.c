@@ -31,57 +31,140 @@ struct reg {
 	u16 offset, width; /* within the source; width 0: as many as bytes */
 };
 
-#define REGS(r, gdb_type) \
-	{.name = #r, .type = gdb_type, .bytes = 8, .source = FROM_REGS,           \
-	 .offset = offsetof(struct kvm_regs, r)}
-#define SEGMENT(s)                                                                       \
-	{.name = #s, .type = "int32", .bytes = 4, .source = FROM_SREGS,                  \
-	 .offset = offsetof(struct kvm_sregs, s.selector), .width = 2}
-#define SYSTEM(r)                                                                        \
-	{.name = #r, .type = "int64", .group = "system", .bytes = 8,                     \
-	 .source = FROM_SREGS, .offset = offsetof(struct kvm_sregs, r)}
-#define X87(n)                                                                           \
-	{.name = "st" #n, .type = "i387_ext", .bytes = 10, .source = FROM_XSAVE,         \
-	 .offset = 32 + 16 * (n)}
-#define X87_WORD(n, from, size, at)                                                      \
-	{.name = n, .type = "int", .group = "float", .bytes = 4, .source = from,         \
-	 .offset = at, .width = size}
-#define XMM(n)                                                                           \
-	{.name = "xmm" #n, .type = "vec128", .bytes = 16, .source = FROM_XSAVE,          \
-	 .offset = 160 + 16 * (n)}
-#define YMM(n)                                                                           \
-	{.name = "ymm" #n "h", .type = "uint128", .bytes = 16, .source = FROM_XSAVE,     \
-	 .offset = XSAVE_AVX + 16 * (n)}
+#define REGS(r, gdb_type)                                                      \
+	{                                                                      \
+		.name = #r, .type = gdb_type, .bytes = 8, .source = FROM_REGS, \
+		.offset = offsetof(struct kvm_regs, r)                         \
+	}
+#define SEGMENT(s)                                                             \
+	{                                                                      \
+		.name = #s, .type = "int32", .bytes = 4, .source = FROM_SREGS, \
+		.offset = offsetof(struct kvm_sregs, s.selector), .width = 2   \
+	}
+#define SYSTEM(r)                                                                                 \
+	{                                                                                         \
+		.name = #r, .type = "int64", .group = "system", .bytes = 8, .source = FROM_SREGS, \
+		.offset = offsetof(struct kvm_sregs, r)                                           \
+	}
+#define X87(n)                                                                          \
+	{                                                                               \
+		.name = "st" #n, .type = "i387_ext", .bytes = 10, .source = FROM_XSAVE, \
+		.offset = 32 + 16 * (n)                                                 \
+	}
+#define X87_WORD(n, from, size, at)                                                     \
+	{                                                                               \
+		.name = n, .type = "int", .group = "float", .bytes = 4, .source = from, \
+		.offset = at, .width = size                                             \
+	}
+#define XMM(n)                                                                         \
+	{                                                                              \
+		.name = "xmm" #n, .type = "vec128", .bytes = 16, .source = FROM_XSAVE, \
+		.offset = 160 + 16 * (n)                                               \
+	}
+#define YMM(n)                                                                              \
+	{                                                                                   \
+		.name = "ymm" #n "h", .type = "uint128", .bytes = 16, .source = FROM_XSAVE, \
+		.offset = XSAVE_AVX + 16 * (n)                                              \
+	}
 
 static const struct reg regs[] = {
 	{"org.gnu.gdb.i386.core", "rax", "int64", NULL, 8, FROM_REGS,
 	 offsetof(struct kvm_regs, rax), 0},
-	REGS(rbx, "int64"), REGS(rcx, "int64"), REGS(rdx, "int64"), REGS(rsi, "int64"),
-	REGS(rdi, "int64"), REGS(rbp, "data_ptr"), REGS(rsp, "data_ptr"), REGS(r8, "int64"),
-	REGS(r9, "int64"), REGS(r10, "int64"), REGS(r11, "int64"), REGS(r12, "int64"),
-	REGS(r13, "int64"), REGS(r14, "int64"), REGS(r15, "int64"), REGS(rip, "code_ptr"),
-	{.name = "eflags", .type = "i386_eflags", .bytes = 4, .source = FROM_REGS,
+	REGS(rbx, "int64"),
+	REGS(rcx, "int64"),
+	REGS(rdx, "int64"),
+	REGS(rsi, "int64"),
+	REGS(rdi, "int64"),
+	REGS(rbp, "data_ptr"),
+	REGS(rsp, "data_ptr"),
+	REGS(r8, "int64"),
+	REGS(r9, "int64"),
+	REGS(r10, "int64"),
+	REGS(r11, "int64"),
+	REGS(r12, "int64"),
+	REGS(r13, "int64"),
+	REGS(r14, "int64"),
+	REGS(r15, "int64"),
+	REGS(rip, "code_ptr"),
+	{.name = "eflags",
+	 .type = "i386_eflags",
+	 .bytes = 4,
+	 .source = FROM_REGS,
 	 .offset = offsetof(struct kvm_regs, rflags)},
-	SEGMENT(cs), SEGMENT(ss), SEGMENT(ds), SEGMENT(es), SEGMENT(fs), SEGMENT(gs),
-	X87(0), X87(1), X87(2), X87(3), X87(4), X87(5), X87(6), X87(7),
-	X87_WORD("fctrl", FROM_XSAVE, 2, 0), X87_WORD("fstat", FROM_XSAVE, 2, 2),
-	X87_WORD("ftag", X87_TAG, 1, 4), X87_WORD("fiseg", FROM_XSAVE, 4, 12),
-	X87_WORD("fioff", FROM_XSAVE, 4, 8), X87_WORD("foseg", FROM_XSAVE, 4, 20),
-	X87_WORD("fooff", FROM_XSAVE, 4, 16), X87_WORD("fop", FROM_XSAVE, 2, 6),
+	SEGMENT(cs),
+	SEGMENT(ss),
+	SEGMENT(ds),
+	SEGMENT(es),
+	SEGMENT(fs),
+	SEGMENT(gs),
+	X87(0),
+	X87(1),
+	X87(2),
+	X87(3),
+	X87(4),
+	X87(5),
+	X87(6),
+	X87(7),
+	X87_WORD("fctrl", FROM_XSAVE, 2, 0),
+	X87_WORD("fstat", FROM_XSAVE, 2, 2),
+	X87_WORD("ftag", X87_TAG, 1, 4),
+	X87_WORD("fiseg", FROM_XSAVE, 4, 12),
+	X87_WORD("fioff", FROM_XSAVE, 4, 8),
+	X87_WORD("foseg", FROM_XSAVE, 4, 20),
+	X87_WORD("fooff", FROM_XSAVE, 4, 16),
+	X87_WORD("fop", FROM_XSAVE, 2, 6),
 	{"org.gnu.gdb.i386.sse", "xmm0", "vec128", NULL, 16, FROM_XSAVE, 160, 0},
-	XMM(1), XMM(2), XMM(3), XMM(4), XMM(5), XMM(6), XMM(7), XMM(8), XMM(9), XMM(10), XMM(11),
-	XMM(12), XMM(13), XMM(14), XMM(15),
-	{.name = "mxcsr", .type = "i386_mxcsr", .group = "vector", .bytes = 4,
-	 .source = FROM_XSAVE, .offset = 24},
+	XMM(1),
+	XMM(2),
+	XMM(3),
+	XMM(4),
+	XMM(5),
+	XMM(6),
+	XMM(7),
+	XMM(8),
+	XMM(9),
+	XMM(10),
+	XMM(11),
+	XMM(12),
+	XMM(13),
+	XMM(14),
+	XMM(15),
+	{.name = "mxcsr",
+	 .type = "i386_mxcsr",
+	 .group = "vector",
+	 .bytes = 4,
+	 .source = FROM_XSAVE,
+	 .offset = 24},
 	{"org.gnu.gdb.i386.segments", "fs_base", "int64", NULL, 8, FROM_SREGS,
 	 offsetof(struct kvm_sregs, fs.base), 0},
-	{.name = "gs_base", .type = "int64", .bytes = 8, .source = FROM_SREGS,
+	{.name = "gs_base",
+	 .type = "int64",
+	 .bytes = 8,
+	 .source = FROM_SREGS,
 	 .offset = offsetof(struct kvm_sregs, gs.base)},
 	{"org.gnu.gdb.i386.avx", "ymm0h", "uint128", NULL, 16, FROM_XSAVE, XSAVE_AVX, 0},
-	YMM(1), YMM(2), YMM(3), YMM(4), YMM(5), YMM(6), YMM(7), YMM(8), YMM(9), YMM(10), YMM(11),
-	YMM(12), YMM(13), YMM(14), YMM(15),
+	YMM(1),
+	YMM(2),
+	YMM(3),
+	YMM(4),
+	YMM(5),
+	YMM(6),
+	YMM(7),
+	YMM(8),
+	YMM(9),
+	YMM(10),
+	YMM(11),
+	YMM(12),
+	YMM(13),
+	YMM(14),
+	YMM(15),
 	{"org.anykvm.system", "k_gs_base", "int64", "system", 8, FROM_MSR, 0, 0},
-	SYSTEM(cr0), SYSTEM(cr2), SYSTEM(cr3), SYSTEM(cr4), SYSTEM(cr8), SYSTEM(efer),
+	SYSTEM(cr0),
+	SYSTEM(cr2),
+	SYSTEM(cr3),
+	SYSTEM(cr4),
+	SYSTEM(cr8),
+	SYSTEM(efer),
 };
 
 /* ---- the description ---- */

@@ -223,8 +223,8 @@ int main(void)
 		const char *name;
 		void (*run)(void);
 	} parts[] = {
-		{"threads", threads},	  {"faults", faults},	{"timer", timer},
-		{"processes", processes}, {"clocks", clocks},	{"old", old_system_call},
+		{"threads", threads},	    {"faults", faults}, {"timer", timer},
+		{"processes", processes},   {"clocks", clocks}, {"old", old_system_call},
 		{"arithmetic", arithmetic},
 	};
 	unsigned n = sizeof(parts) / sizeof(parts[0]);

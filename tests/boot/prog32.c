@@ -19,8 +19,16 @@ static int syscall80(int nr, int a, int b, int c, int d, int e)
 #define SYS(nr, a, b, c) syscall80(nr, (int)(a), (int)(b), (int)(c), 0, 0)
 
 enum {
-	NR_exit = 1, NR_fork = 2, NR_write = 4, NR_getpid = 20, NR_kill = 37, NR_wait4 = 114,
-	NR_sigaction = 67, NR_mmap2 = 192, NR_munmap = 91, NR_set_thread_area = 243,
+	NR_exit = 1,
+	NR_fork = 2,
+	NR_write = 4,
+	NR_getpid = 20,
+	NR_kill = 37,
+	NR_wait4 = 114,
+	NR_sigaction = 67,
+	NR_mmap2 = 192,
+	NR_munmap = 91,
+	NR_set_thread_area = 243,
 };
 
 static unsigned length(const char *s)
@@ -123,7 +131,9 @@ __attribute__((used)) static void start(u32 *stack)
 	__asm__ volatile("mov %1, %%gs\n\tmov %%gs:4, %0" : "=r"(value) : "r"(desc.entry * 8 + 3));
 	check(value == 0x55667788, "%gs");
 
-	__asm__ volatile("fldl %1\n\tfsqrt\n\tfmul %%st(0), %%st(0)\n\tfstpl %0" : "=m"(x) : "m"(x));
+	__asm__ volatile("fldl %1\n\tfsqrt\n\tfmul %%st(0), %%st(0)\n\tfstpl %0"
+			 : "=m"(x)
+			 : "m"(x));
 	check(x > 1.9999999 && x < 2.0000001, "x87");
 	check(f * 4.0f == 6.0f, "SSE");
 	check(big * 3 == 0x369d0369d0369cdull, "64-bit arithmetic");

@@ -97,8 +97,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	pthread_t thread;
 
 	if (!memory) {
-		memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
-			      -1, 0);
+		memory = mmap(NULL, MEMORY, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
+			      0);
 		pthread_create(&thread, NULL, kicker, NULL);
 	}
 	memset(memory, 0, 0x20000);
@@ -121,8 +121,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	set_running(run, vcpu);
 	for (unsigned i = 0; i < EXITS; i++)
 		if (anykvm_ioctl(vcpu, KVM_RUN, 0) || run->exit_reason == KVM_EXIT_SHUTDOWN ||
-		    run->exit_reason == KVM_EXIT_HLT ||
-		    run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
+		    run->exit_reason == KVM_EXIT_HLT || run->exit_reason == KVM_EXIT_INTERNAL_ERROR)
 			break;
 	set_running(NULL, -1);
 	anykvm_munmap(run, (size_t)run_size);

@@ -70,8 +70,9 @@ static void start(struct machine *m, unsigned device, u64 bar)
 	static const struct {
 		u16 offset, size;
 		u32 value;
-	} steps[] = {{20, 1, 0}, {20, 1, 3}, {8, 4, 1}, {12, 4, 1}, {20, 1, 11}, {22, 2, 0}, {24, 2, 16},
-		     {32, 4, 0x10000}, {40, 4, 0x11000}, {48, 4, 0x12000}, {28, 2, 1}, {20, 1, 15}};
+	} steps[] = {{20, 1, 0},       {20, 1, 3},	 {8, 4, 1},   {12, 4, 1},
+		     {20, 1, 11},      {22, 2, 0},	 {24, 2, 16}, {32, 4, 0x10000},
+		     {40, 4, 0x11000}, {48, 4, 0x12000}, {28, 2, 1},  {20, 1, 15}};
 
 	config_space(m, device + 1, PCI_COMMAND, 6, true);
 	for (unsigned i = 0; i < ARRAY_SIZE(steps); i++)
@@ -124,8 +125,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 			bus_read(&m->mmio, bars[d] + where % 0x4000, 1u << (op >> 4 & 3));
 			break;
 		default:
-			config_space(m, d + 1, where & 0xff, (u32)input_number(&in, 4),
-				     op & 0x10);
+			config_space(m, d + 1, where & 0xff, (u32)input_number(&in, 4), op & 0x10);
 		}
 		while (g_main_context_iteration(NULL, FALSE))
 			;
