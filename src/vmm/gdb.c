@@ -6,6 +6,7 @@
 #include <glib-unix.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <poll.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -174,16 +175,15 @@ static gboolean on_connection(gint listen_fd, GIOCondition cond, gpointer opaque
 {
 	struct gdb *gdb = opaque;
 	struct timeval patience = {.tv_sec = SEND_SECONDS};
-	char byte;
+	struct pollfd old = {.events = POLLRDHUP};
 	int one = 1, fd = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
 
 	(void)cond;
 	if (fd < 0)
 		return G_SOURCE_CONTINUE;
-	errno = 0;
 	/* The end of the one before may be on its way to on_readable(). */
-	if (gdb->fd >= 0 && recv(gdb->fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) <= 0 &&
-	    errno != EAGAIN)
+	old.fd = gdb->fd;
+	if (gdb->fd >= 0 && poll(&old, 1, 0) > 0 && (old.revents & (POLLRDHUP | POLLHUP | POLLERR)))
 		gdb_disconnect(gdb);
 	if (gdb->fd >= 0) { /* one debugger at a time */
 		close(fd);
