@@ -110,6 +110,9 @@ static bool writes(const struct trans *t, unsigned reg)
 {
 	bool stack = t->in.mnemonic == ZYDIS_MNEMONIC_PUSH || t->in.mnemonic == ZYDIS_MNEMONIC_POP;
 
+	/* F3 90 with REX.B is XCHG R8, rAX, whose operands Zydis does not show */
+	if (t->in.mnemonic == ZYDIS_MNEMONIC_PAUSE)
+		return true;
 	for (unsigned i = 0; i < t->in.operand_count; i++) {
 		const ZydisDecodedOperand *op = &t->op[i];
 		ZydisRegisterClass c;
