@@ -3,7 +3,7 @@
 GRUB's image is hybrid: BIOS and UEFI boot it from a disk and from a CD. What it loads is checked by
 the kernel (gzip) and by the guest (the sum of a file that the loader brought).
 
---full: memtest86+'s whole pass (its last test waits for three minutes), OVMF that builds a GiB of
+--full: more cards and machines, memtest86+'s whole pass (its last test waits for three minutes), OVMF that builds a GiB of
 page tables.
 """
 
@@ -111,10 +111,7 @@ if __name__ == "__main__":
             boots, *disk(), "-device", "ahci,id=a", "-device", "ide-cd,drive=d,bus=a.0", "-cpu",
             "host", machine="pc")),
         ("iPXE over e1000, pc", partial(network, "e1000", "-cpu", "host", machine="pc")),
-        ("iPXE over e1000e, q35", partial(network, "e1000e", "-cpu", "host", machine="q35")),
         ("OVMF, GRUB, q35, qemu64", partial(ovmf, SMALL, "-cpu", "qemu64")),
-        ("OVMF, GRUB, pc, host's CPU, 2 CPUs", partial(
-            ovmf, LARGE, "-cpu", "host", "-smp", "2", machine="pc")),
         ("OVMF, GRUB, q35, host's CPU", partial(ovmf, LARGE, "-cpu", "host")),
         ("OVMF with SMM, q35, EPYC, 4 CPUs", partial(
             ovmf, "OVMF_CODE_4M.secboot.fd", "-cpu", "EPYC", "-smp", "4", machine="q35,smm=on",
@@ -125,6 +122,9 @@ if __name__ == "__main__":
     ), files=["/usr/share/OVMF/OVMF_CODE_4M.fd", "/boot/memtest86+x64.bin", "/usr/bin/xorriso",
               "/usr/bin/grub-mkrescue", "/usr/lib/grub/i386-pc", "/usr/bin/cpio", "/usr/bin/mformat"],
         full=(
+        ("iPXE over e1000e, q35", partial(network, "e1000e", "-cpu", "host", machine="q35")),
+        ("OVMF, GRUB, pc, host's CPU, 2 CPUs", partial(
+            ovmf, LARGE, "-cpu", "host", "-smp", "2", machine="pc")),
         ("memtest86+, a pass, 2 CPUs", partial(
             memtest, "x64.bin", PASS, "-cpu", "host", "-smp", "2", machine="q35")),
         ("memtest86+ of 32 bits, tests 0 to 9, coreduo", partial(
