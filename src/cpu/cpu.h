@@ -218,6 +218,7 @@ struct cpu {
 	u64 page_mask;     /* constant ~0xfff, PEXT operand */
 	u64 flag_mask;     /* constant FLAG_ARITH, PEXT operand */
 	u64 jc_mask;       /* PEXT mask that selects the jump-cache index */
+	u64 pauses;        /* PAUSE instructions until the thread yields */
 	u64 code_base;     /* linear address of the page that runs, for position-independent blocks */
 	struct cpu_seg seg[SEG_COUNT];
 	s64 tsc_offset;    /* guest TSC = (host * tsc_ratio >> 48) + tsc_offset */

@@ -11,7 +11,5 @@ extern const unsigned cpuid_words[FEATURE_WORD_COUNT];
 u32 cpuid_word_supported(enum cpu_vendor vendor, enum cpu_feature_word word, bool caps);
 /** The bits of one word that mean instructions which the host executes. */
 u32 cpuid_word_native(enum cpu_feature_word word);
-/** The host's own CPUID. regs: EAX, EBX, ECX, EDX. */
-void cpuid_host(u32 leaf, u32 index, u32 regs[4]);
 
 #endif

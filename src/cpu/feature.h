@@ -73,4 +73,7 @@ static inline bool cpu_has(const struct cpu *cpu, enum cpu_feature f)
 	return (cpu->features[n >> 6] >> (n & 63)) & 1;
 }
 
+/** The host's own CPUID, asked once in a process. regs: EAX, EBX, ECX, EDX. */
+void cpuid_host(u32 leaf, u32 index, u32 regs[4]);
+
 #endif

@@ -2,6 +2,8 @@
  * idle.c - waiting, and calling the hypervisor
  */
 #include <linux/kvm.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #include "cpu/feature.h"
 #include "cpu/insn.h"
 #include "mmu/mmu.h"
@@ -20,9 +22,18 @@ int insn_hlt(struct cpu *cpu, const struct cpu_insn *in)
 	return CPU_EXIT;
 }
 
-/* A hint. Threads of one process yield by themselves when they outnumber the host's processors. */
+/* How many PAUSEs are taken for a spin loop that waits for somebody else. */
+#define PAUSE_WINDOW 64
+
+/*
+ * A hint. Generated code pauses the host and comes here once in a window: whom this processor waits
+ * for may be a thread that has none of the host's.
+ */
 int insn_pause(struct cpu *cpu, const struct cpu_insn *in)
 {
+	cpu->pauses = PAUSE_WINDOW;
+	if (cpu->mem->cpu_count > 1)
+		syscall(SYS_sched_yield);
 	cpu_insn_done(cpu, in);
 	return CPU_OK;
 }

@@ -54,9 +54,16 @@ int jit_cache_init(struct jit *jit, size_t size)
 		err = -errno;
 		goto out;
 	}
-	jit->hash = calloc(JIT_HASH_SIZE, sizeof(*jit->hash));
+	/* mapped: the first block touches one page of it */
+	jit->hash = mmap(NULL, JIT_HASH_SIZE * sizeof(*jit->hash), PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (jit->hash == MAP_FAILED) {
+		jit->hash = NULL;
+		err = -errno;
+		goto out;
+	}
 	jit->page = calloc(JIT_PAGE_HASH_SIZE, sizeof(*jit->page));
-	if (!jit->hash || !jit->page)
+	if (!jit->page)
 		err = -ENOMEM;
 out:
 	close(fd);
@@ -75,7 +82,8 @@ void jit_cache_destroy(struct jit *jit)
 		munmap(jit->meta, jit->size);
 	if (jit->by_address)
 		munmap(jit->by_address, jit->block_max * sizeof(void *));
-	free(jit->hash);
+	if (jit->hash)
+		munmap(jit->hash, JIT_HASH_SIZE * sizeof(*jit->hash));
 	free(jit->page);
 	jit->rw = jit->rx = jit->meta = NULL;
 	jit->by_address = NULL;

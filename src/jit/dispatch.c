@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <asm/prctl.h>
 #include <unistd.h>
+#include "cpu/feature.h"
 #include "cpu/fpu.h"
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
@@ -582,18 +583,18 @@ static void decoders_init(struct cpu *cpu)
 
 static bool host_is_amd(void)
 {
-	u32 a = 0, b, c = 0, d;
+	u32 r[4];
 
-	__asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-	return b == 0x68747541 || b == 0x6f677948; /* "Auth", "Hygo" */
+	cpuid_host(0, 0, r);
+	return r[1] == 0x68747541 || r[1] == 0x6f677948; /* "Auth", "Hygo" */
 }
 
 static bool host_has_bmi2(void)
 {
-	u32 a = 7, b, c = 0, d;
+	u32 r[4];
 
-	__asm__ volatile("cpuid" : "+a"(a), "=b"(b), "+c"(c), "=d"(d));
-	return b & BIT(8);
+	cpuid_host(7, 0, r);
+	return r[1] & BIT(8);
 }
 
 int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
@@ -618,6 +619,7 @@ int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
 	cpu->jc_mask = JIT_JC_MASK;
 	cpu->page_mask = PAGE_MASK;
 	cpu->flag_mask = FLAG_ARITH;
+	cpu->pauses = 1;
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
 		cpu->jc[v].ntag[0] = JIT_JC_EMPTY(0);
 	decoders_init(cpu);

@@ -91,6 +91,34 @@ static bool emit_ac(struct trans *t, bool set)
 	return true;
 }
 
+/* PAUSE: the host's own; C is asked when its window ends. */
+static bool emit_pause(struct trans *t, const struct cpu_insn *c)
+{
+	struct cpu_insn *copy = jit_meta_alloc(t->jit, sizeof(*copy));
+	struct emit *e = &t->e;
+	struct cold *cold;
+
+	if (!copy)
+		return false;
+	*copy = *c;
+	emit_gs_load(e, REG_T, GS(pauses));
+	emit_lea(e, true, REG_T, REG_T, -1, 0, -1);
+	emit_gs_store(e, REG_T, GS(pauses));
+	emit8(e, 0xe3); /* jrcxz to the long jump */
+	emit8(e, 2);
+	emit8(e, 0xeb);
+	emit8(e, 5);
+	emit8(e, 0xe9);
+	cold = jit_cold_add(t, e->p, COLD_INSN);
+	cold->target = (u64)copy;
+	cold->rip = t->pc;
+	emit32(e, 0);
+	emit8(e, 0xf3);
+	emit8(e, 0x90);
+	t->keeps_b = true;
+	return true;
+}
+
 bool jit_emit_inline(struct trans *t, const struct cpu_insn *c)
 {
 	bool kernel = (t->mode & MODE_LONG) && !(t->mode & MODE_CPL);
@@ -107,6 +135,8 @@ bool jit_emit_inline(struct trans *t, const struct cpu_insn *c)
 		return true;
 	case CPU_OP_STI:
 		return (t->mode & MODE_IOPL_OK) && emit_sti(t, c);
+	case CPU_OP_PAUSE:
+		return emit_pause(t, c);
 	case CPU_OP_SWAPGS:
 		return kernel && emit_swapgs(t);
 	case CPU_OP_PUSHF:

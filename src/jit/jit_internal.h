@@ -274,6 +274,8 @@ unsigned jit_isa_check(const struct cpu *cpu, u32 mode, const ZydisDecodedInstru
 bool jit_emit_inline(struct trans *t, const struct cpu_insn *c);
 
 /* memory.c */
+/** A stub that the rel32 field `from` leads to. */
+struct cold *jit_cold_add(struct trans *t, u8 *from, unsigned kind);
 /** A branch to a cold stub of `kind` unless T is 1. */
 struct cold *jit_emit_unless_one(struct trans *t, unsigned kind);
 /** Host register that holds a guest register, or REG_MEMORY. */

@@ -150,7 +150,7 @@ static u8 *emit_branch_miss(struct trans *t)
 	return field;
 }
 
-static struct cold *cold_add(struct trans *t, u8 *from, unsigned kind)
+struct cold *jit_cold_add(struct trans *t, u8 *from, unsigned kind)
 {
 	struct cold *c = &t->cold[t->cold_count++];
 
@@ -178,7 +178,7 @@ struct cold *jit_emit_check(struct trans *t, unsigned size, unsigned access, boo
 		desc |= DESC_CHECK; /* code segments are not writable; flat ones have base 0: A is the offset */
 	if ((desc & DESC_CHECK) || (t->mode & MODE_ALIGN)) {
 		emit8(e, 0xe9);
-		c = cold_add(t, e->p, COLD_ACCESS);
+		c = jit_cold_add(t, e->p, COLD_ACCESS);
 		emit32(e, 0);
 	} else {
 		u32 addend = GS(tlb) + view * (u32)sizeof(struct mmu_tlb) + (u32)offsetof(struct mmu_tlb, addend);
@@ -198,7 +198,7 @@ struct cold *jit_emit_check(struct trans *t, unsigned size, unsigned access, boo
 			emit_lea(e, true, REG_T, REG_A, REG_T, 0, span);
 		}
 		emit_pext_gs(e, REG_T, REG_T, GS(page_mask));
-		c = cold_add(t, emit_branch_miss(t), COLD_ACCESS);
+		c = jit_cold_add(t, emit_branch_miss(t), COLD_ACCESS);
 		emit_gs_load_index(e, REG_B, REG_B, addend);
 	}
 	c->hot = e->p;
@@ -238,7 +238,7 @@ void jit_emit_jump_cache(struct trans *t)
 	emit_pext_gs(e, REG_B, REG_A, GS(jc_mask));
 	emit_gs_load_index(e, REG_T, REG_B, jc + (u32)offsetof(struct jit_jump_cache, ntag));
 	emit_lea(e, true, REG_T, REG_A, REG_T, 0, t->jit->use_loop ? 0 : -1);
-	cold_add(t, emit_branch_miss(t), COLD_TARGET);
+	jit_cold_add(t, emit_branch_miss(t), COLD_TARGET);
 	emit_gs_load(e, REG_T, GS(poll));
 	jit_emit_unless_one(t, COLD_TARGET);
 	emit8(e, 0x65);
@@ -251,5 +251,5 @@ struct cold *jit_emit_unless_one(struct trans *t, unsigned kind)
 {
 	if (!t->jit->use_loop)
 		emit_lea(&t->e, true, REG_T, REG_T, -1, 0, -1);
-	return cold_add(t, emit_branch_miss(t), kind);
+	return jit_cold_add(t, emit_branch_miss(t), kind);
 }

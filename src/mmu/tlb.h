@@ -27,7 +27,7 @@ enum {
 	MMU_TLB_COUNT,
 };
 
-#define MMU_TLB_BITS 12
+#define MMU_TLB_BITS 14
 #define MMU_TLB_SIZE (1u << MMU_TLB_BITS)
 #define JIT_JC_BITS 16
 #define JIT_JC_SIZE (1u << JIT_JC_BITS)
