@@ -152,7 +152,8 @@ struct jit {
 /* What the translator holds while it makes one block. */
 #define JIT_MARK_FLOW 0x8000u /* in jit_mark.len: a commit resumes in the block (CALL) */
 #define JIT_BLOCK_INSNS 48
-#define JIT_COLD_MAX 320
+/* An instruction has at most 8: a branch to another page its poll, exit and jump, twice in a group. */
+#define JIT_COLD_MAX 512
 
 struct cold {
 	u8 *from;      /* jump field to fill in with this stub's address (rel32) */
