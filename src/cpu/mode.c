@@ -6,7 +6,7 @@
 #include "cpu/seg.h"
 #include "mmu/tlb.h"
 
-/* Instruction breakpoints want one instruction a block, data breakpoints checked accesses. */
+/* Instruction breakpoints want single steps in their pages, data breakpoints checked accesses. */
 static u32 dr7_bits(u64 dr7)
 {
 	u32 m = 0;
@@ -17,7 +17,7 @@ static u32 dr7_bits(u64 dr7)
 		if (!((dr7 >> (2 * i)) & 3))
 			continue;
 		if (rw == 0)
-			m |= MODE_STEP;
+			m |= MODE_BREAK;
 		else if (rw != 2)
 			m |= MODE_WATCH;
 	}

@@ -25,7 +25,7 @@
 #define MODE_SSE BIT(13)      /* CR4.OSFXSR */
 #define MODE_AVX BIT(14)      /* CR4.OSXSAVE and XCR0 has SSE and AVX */
 #define MODE_AVX512 BIT(15)   /* … and the three AVX-512 components */
-#define MODE_STEP BIT(16)     /* TF, guest-debug single step or instruction breakpoints: one instruction a block */
+#define MODE_STEP BIT(16)     /* TF, guest-debug single step: one instruction a block */
 #define MODE_ALIGN BIT(17)    /* CPL 3 with CR0.AM and RFLAGS.AC: #AC on misaligned accesses */
 #define MODE_TSC BIT(18)      /* RDTSC may run inline (CR4.TSD clear or CPL 0, no intercept) */
 #define MODE_LA57 BIT(19)
@@ -34,6 +34,7 @@
 #define MODE_GUEST BIT(22)    /* nested guest with instruction intercepts: privileged paths ask first */
 #define MODE_IOPL_OK BIT(23)  /* CPL <= IOPL: CLI, STI, POPF change IF */
 #define MODE_GS_FLAT BIT(25)  /* GS likewise */
+#define MODE_BREAK BIT(26)    /* DR7 or guest debug has instruction breakpoints: their pages are stepped */
 #define MODE_WATCH BIT(24)    /* DR7 or guest debug has data breakpoints */
 
 /** Recomputes cpu->mode from the registers. */

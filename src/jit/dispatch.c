@@ -224,17 +224,27 @@ static bool debug_exit(struct cpu *cpu)
 	return true;
 }
 
-/* DR6 bits of the instruction breakpoints that match here; 0: none. */
-static u64 code_breakpoint(const struct cpu *cpu)
+/* Bits of the instruction breakpoints whose addresses agree with RIP's but for `mask`; 0: none. */
+static u64 code_breakpoint(const struct cpu *cpu, u64 mask)
 {
 	bool host = cpu->guest_debug & KVM_GUESTDBG_USE_HW_BP;
 	u64 dr7 = host ? cpu->guest_dr7 : cpu->dr7, lin = code_linear(cpu, cpu->rip), hit = 0;
 
 	for (unsigned i = 0; i < 4; i++)
 		if ((dr7 >> (2 * i) & 3) && !(dr7 >> (16 + 4 * i) & 3) &&
-		    (host ? cpu->guest_dr[i] : cpu->dr[i]) == lin)
+		    !(((host ? cpu->guest_dr[i] : cpu->dr[i]) ^ lin) & ~mask))
 			hit |= BIT64(i);
 	return hit;
+}
+
+/*
+ * Instructions that have to run alone: single steps, shadows, and pages with a breakpoint. No block
+ * of such a page is in the jump cache, so every way into the page comes here.
+ */
+static bool wants_step(const struct cpu *cpu)
+{
+	return cpu->shadow || (cpu->mode & MODE_STEP) ||
+	       ((cpu->mode & MODE_BREAK) && code_breakpoint(cpu, ~PAGE_MASK));
 }
 
 static void restart_done(struct cpu *cpu)
@@ -364,7 +374,7 @@ static enum outcome run_step(struct cpu *cpu)
 	struct found f;
 
 	if (!rf && !cpu->restart && !(shadow & CPU_SHADOW_MOV_SS)) {
-		u64 hit = code_breakpoint(cpu);
+		u64 hit = code_breakpoint(cpu, 0);
 
 		if (hit) {
 			cpu_raise_db(cpu, hit);
@@ -480,7 +490,7 @@ static void run(struct cpu *cpu)
 		}
 		if (UNLIKELY(flush_pending(cpu)))
 			link = NULL;
-		if (UNLIKELY(alone || cpu->shadow || (cpu->mode & MODE_STEP))) {
+		if (UNLIKELY(alone || wants_step(cpu))) {
 			link = NULL;
 			out = run_step(cpu);
 		} else {
