@@ -51,6 +51,7 @@ int cpu_fpu_init(struct cpu *cpu)
 	host_fxsave(scratch);
 	cpu->mxcsr_mask = scratch->mxcsr_mask ? scratch->mxcsr_mask : MXCSR_MASK_OLD;
 	cpu->fpu_loaded = false;
+	cpu->fpu_mask = cpu_fpu_mask();
 	cpu_fpu_reset(cpu);
 	return 0;
 }
@@ -67,7 +68,7 @@ void cpu_fpu_load(struct cpu *cpu)
 		return;
 	cpu->host_mxcsr = host_mxcsr();
 	cpu->host_fcw = host_fcw();
-	host_xrstor(cpu->xsave, cpu_fpu_mask());
+	host_xrstor(cpu->xsave, cpu->fpu_mask);
 	cpu->fpu_loaded = true;
 }
 
@@ -95,16 +96,19 @@ void cpu_fpu_save(struct cpu *cpu)
 
 	if (!cpu->fpu_loaded)
 		return;
-	host_xsaveopt(image, cpu_fpu_mask());
+	host_xsaveopt(image, cpu->fpu_mask);
 	if (UNLIKELY(before & ~image->xstate_bv))
 		clear_components(cpu, before & ~image->xstate_bv);
-	/* FNINIT does not wait for a pending exception, and leaves none. */
-	__asm__ volatile("fninit\n\t"
-			 "vzeroupper\n\t"
-			 "ldmxcsr %0\n\t"
-			 "fldcw %1"
-			 :
-			 : "m"(cpu->host_mxcsr), "m"(cpu->host_fcw));
+	/* What is initial is as the host wants it. FNINIT does not wait for a pending exception. */
+	if ((image->xstate_bv & XSTATE_X87) || cpu->host_fcw != FCW_INIT)
+		__asm__ volatile("fninit\n\t"
+				 "fldcw %0"
+				 :
+				 : "m"(cpu->host_fcw));
+	if (image->xstate_bv & ~(u64)(XSTATE_X87 | XSTATE_SSE))
+		__asm__ volatile("vzeroupper");
+	if (image->mxcsr != cpu->host_mxcsr)
+		__asm__ volatile("ldmxcsr %0" : : "m"(cpu->host_mxcsr));
 	cpu->fpu_loaded = false;
 }
 
