@@ -8,9 +8,14 @@
 #include "mmu/mmu_internal.h"
 #include "mmu/translator.h"
 
+static unsigned itlb_index(u64 lin)
+{
+	return (lin >> PAGE_SHIFT) & (ITLB_SIZE - 1);
+}
+
 static void note_fetched(struct fetch_log *log, u64 page, u64 page_size)
 {
-	unsigned h = (page >> PAGE_SHIFT) & 511;
+	unsigned h = (page >> PAGE_SHIFT) & (FETCH_BLOOM - 1);
 
 	log->bloom[h >> 6] |= BIT64(h & 63);
 	if (page_size > PAGE_SIZE) {
@@ -23,7 +28,7 @@ static void note_fetched(struct fetch_log *log, u64 page, u64 page_size)
 
 static bool was_fetched(const struct fetch_log *log, u64 page)
 {
-	unsigned h = (page >> PAGE_SHIFT) & 511;
+	unsigned h = (page >> PAGE_SHIFT) & (FETCH_BLOOM - 1);
 
 	return log->bloom[h >> 6] >> (h & 63) & 1;
 }
@@ -63,9 +68,15 @@ void fetch_flush_page(struct cpu *cpu, u64 page)
 	if (!shift)
 		return;
 	for (unsigned user = 0; user < 2; user++)
-		for (unsigned i = 0; i < ITLB_SIZE; i++)
-			if (!((mc->itlb[user][i].page ^ page) >> shift))
-				mc->itlb[user][i].gen = 0;
+		for (unsigned i = 0; i < ITLB_SIZE; i++) {
+			/* a small page has one place */
+			struct itlb_entry *e = &mc->itlb[user][shift > PAGE_SHIFT ? i : itlb_index(page)];
+
+			if (!((e->page ^ page) >> shift))
+				e->gen = 0;
+			if (shift == PAGE_SHIFT)
+				break;
+		}
 	jit_jump_cache_flush_page(cpu, page, shift);
 }
 
@@ -82,7 +93,7 @@ int mmu_fetch(struct cpu *cpu, u64 lin, struct mmu_fetched *out)
 	lin = lin_wrap(cpu, lin);
 	page = lin & PAGE_MASK;
 	off = lin & (PAGE_SIZE - 1);
-	e = &mc->itlb[view == MMU_TLB_USER][(lin >> PAGE_SHIFT) & (ITLB_SIZE - 1)];
+	e = &mc->itlb[view == MMU_TLB_USER][itlb_index(lin)];
 	if (UNLIKELY(e->page != page ||
 		     e->gen != (e->global ? mc->itlb_global_gen : mc->itlb_gen))) {
 		ret = page_walk(cpu, lin, MMU_EXEC, view, &w);

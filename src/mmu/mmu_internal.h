@@ -112,9 +112,10 @@ struct itlb_entry {
 	bool global;
 };
 
+#define FETCH_BLOOM 4096u
 /* A superset of the pages that code was fetched from. */
 struct fetch_log {
-	u64 bloom[8];
+	u64 bloom[FETCH_BLOOM / 64]; /* by the low bits of the page number */
 	struct region_set large, huge;
 };
 
