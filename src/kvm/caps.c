@@ -151,6 +151,11 @@ static int enable_locked(struct vm *vm, const struct kvm_enable_cap *cap)
 			return -EINVAL;
 		vm->mem.mmio_ask = a;
 		return 0;
+	case KVM_CAP_HALT_POLL:
+		if (a != (u32)a)
+			return -EINVAL;
+		__atomic_store_n(&vm->halt_poll_ns, a, __ATOMIC_RELAXED);
+		return 0;
 	case KVM_CAP_EXCEPTION_PAYLOAD:
 		vm->exception_payload = a;
 		return 0;

@@ -157,6 +157,18 @@ static bool wait_disturbed(struct vcpu *vcpu)
 		       vcpu->latch.sync_done;
 }
 
+/* KVM_CAP_HALT_POLL: waking up costs more than looking around for a moment. */
+static void wait_poll(struct vcpu *vcpu)
+{
+	u64 ns = __atomic_load_n(&vcpu->vm->halt_poll_ns, __ATOMIC_RELAXED), until;
+
+	if (LIKELY(!ns) || vcpu->mp_state != KVM_MP_STATE_HALTED)
+		return;
+	until = clock_host_ns() + ns;
+	while (!wait_over(vcpu) && !wait_disturbed(vcpu) && clock_host_ns() < until)
+		__builtin_ia32_pause();
+}
+
 /* Sleeps until there is something to look at. True: a client's signal handler ran. */
 static bool wait_sleep(struct vcpu *vcpu)
 {
@@ -165,6 +177,7 @@ static bool wait_sleep(struct vcpu *vcpu)
 			      .tv_nsec = (long)(until % 1000000000u)};
 	long ret = 0;
 
+	wait_poll(vcpu);
 	__atomic_store_n(&vcpu->latch.waiting, 1, __ATOMIC_SEQ_CST);
 	if (!wait_over(vcpu) && !wait_disturbed(vcpu)) {
 		vcpu_section_leave(vcpu);
