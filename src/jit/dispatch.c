@@ -449,10 +449,9 @@ static bool flush_pending(struct cpu *cpu)
 {
 	struct jit *jit = cpu->jit;
 
-	if (LIKELY(!jit->flush_wanted && (cpu->cr4 & CR4_SMAP) == jit->smap))
+	if (LIKELY(!jit->flush_wanted && (cpu->cr4 & JIT_CR4) == jit->cr4))
 		return false;
-	/* STAC and CLAC are translated for one value of CR4.SMAP */
-	jit->smap = cpu->cr4 & CR4_SMAP;
+	jit->cr4 = cpu->cr4 & JIT_CR4;
 	jit_cache_reset(cpu);
 	return true;
 }

@@ -238,6 +238,25 @@ static inline void emit_shiftx(struct emit *e, unsigned kind, unsigned dst, unsi
 	emit8(e, 0xc0 | (dst & 7) << 3 | (src & 7));
 }
 
+/** mulx %gs:off: high and low half of %rdx times the word */
+static inline void emit_mulx_gs(struct emit *e, unsigned high, unsigned low, u32 off)
+{
+	emit8(e, 0x65);
+	emit_vex3(e, high, 0, 0, 2, true, low, 3);
+	emit8(e, 0xf6);
+	emit_mem(e, high, -1, -1, 0, (s32)off);
+}
+
+/** movzwl %gs:off, dst */
+static inline void emit_gs_load16(struct emit *e, unsigned dst, u32 off)
+{
+	emit8(e, 0x65);
+	emit_rex(e, false, dst, 0, 0, false);
+	emit8(e, 0x0f);
+	emit8(e, 0xb7);
+	emit_mem(e, dst, -1, -1, 0, (s32)off);
+}
+
 /** Load or store of 1, 2, 4 or 8 bytes at [base + index + disp]; loads of 1 and 2 bytes zero-extend. */
 static inline void emit_load_at(struct emit *e, unsigned size, unsigned reg, int base, int index, s32 disp)
 {

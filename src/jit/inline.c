@@ -5,6 +5,7 @@
  * when the block is translated (CPL, IOPL and SMAP are in its mode), and what remains is a few
  * stores to struct cpu. Single steps and nested guests take the C functions.
  */
+#include "cpu/feature.h"
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
@@ -91,6 +92,74 @@ static bool emit_ac(struct trans *t, bool set)
 	return true;
 }
 
+/* dst = src shifted by n bits; count: a register for n. */
+static void emit_shift(struct emit *e, unsigned kind, unsigned dst, unsigned src, unsigned n, unsigned count)
+{
+	emit_mov_imm(e, count, n);
+	emit_shiftx(e, kind, dst, src, count);
+}
+
+/* RDTSC, RDTSCP: (host's × ratio >> 48) + offset, without a change of flags. */
+static bool emit_rdtsc(struct trans *t, bool p)
+{
+	struct emit *e = &t->e;
+
+	if (!(t->mode & MODE_TSC) || (p && !cpu_has(t->cpu, X86_FEATURE_RDTSCP)))
+		return false;
+	emit8(e, 0x0f); /* lfence, as tsc_host() */
+	emit8(e, 0xae);
+	emit8(e, 0xe8);
+	emit8(e, 0x0f);
+	emit8(e, p ? 0x01 : 0x31);
+	if (p)
+		emit8(e, 0xf9);
+	emit_shift(e, SHIFT_SHLX, REG_A, H_RDX, 32, REG_B);
+	emit_lea(e, true, H_RDX, REG_A, H_RAX, 0, 0);
+	emit_mulx_gs(e, REG_B, REG_T, GS(tsc_ratio));
+	emit_shift(e, SHIFT_SHLX, REG_B, REG_B, 16, H_RAX);
+	emit_shift(e, SHIFT_SHRX, REG_T, REG_T, 48, H_RAX);
+	emit_lea(e, true, REG_A, REG_B, REG_T, 0, 0);
+	emit_gs_load(e, REG_B, GS(tsc_offset));
+	emit_lea(e, true, REG_A, REG_A, REG_B, 0, 0);
+	emit_mov(e, false, H_RAX, REG_A);
+	emit_shift(e, SHIFT_SHRX, H_RDX, REG_A, 32, REG_B);
+	if (p)
+		emit_gs_load32(e, jit_home[RCX], GS(tsc_aux));
+	return true;
+}
+
+static u32 seg_field(unsigned seg, size_t field)
+{
+	return (u32)(offsetof(struct cpu, seg) + seg * sizeof(struct cpu_seg) + field);
+}
+
+/* MOV r, Sreg: the selector with zeros above. */
+static bool emit_mov_from_sreg(struct trans *t, const struct cpu_insn *c)
+{
+	if (c->mem || c->opsize < 4 || c->reg > SEG_GS)
+		return false;
+	emit_gs_load16(&t->e, REG_T, seg_field(c->reg, offsetof(struct cpu_seg, sel)));
+	jit_emit_reg_store(t, c->rm, REG_T);
+	t->keeps_b = true;
+	return true;
+}
+
+/* RDFSBASE, RDGSBASE; CR4.FSGSBASE is as it was when the block was translated (flush_pending()). */
+static bool emit_rdfsgsbase(struct trans *t, const struct cpu_insn *c)
+{
+	u32 base = seg_field(c->imm2 == SEG_FS ? SEG_FS : SEG_GS, offsetof(struct cpu_seg, base));
+
+	if (!(t->cpu->cr4 & CR4_FSGSBASE) || c->mem)
+		return false;
+	if (c->opsize == 8)
+		emit_gs_load(&t->e, REG_T, base);
+	else
+		emit_gs_load32(&t->e, REG_T, base);
+	jit_emit_reg_store(t, c->rm, REG_T);
+	t->keeps_b = true;
+	return true;
+}
+
 /* PAUSE: the host's own; C is asked when its window ends. */
 static bool emit_pause(struct trans *t, const struct cpu_insn *c)
 {
@@ -135,6 +204,14 @@ bool jit_emit_inline(struct trans *t, const struct cpu_insn *c)
 		return true;
 	case CPU_OP_STI:
 		return (t->mode & MODE_IOPL_OK) && emit_sti(t, c);
+	case CPU_OP_RDTSC:
+		return (t->mode & MODE_LONG) && emit_rdtsc(t, false);
+	case CPU_OP_RDTSCP:
+		return (t->mode & MODE_LONG) && emit_rdtsc(t, true);
+	case CPU_OP_MOV_FROM_SREG:
+		return (t->mode & MODE_LONG) && emit_mov_from_sreg(t, c);
+	case CPU_OP_RDFSGSBASE:
+		return (t->mode & MODE_LONG) && emit_rdfsgsbase(t, c);
 	case CPU_OP_PAUSE:
 		return emit_pause(t, c);
 	case CPU_OP_SWAPGS:

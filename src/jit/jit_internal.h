@@ -105,6 +105,9 @@ struct jit_link {
 #define JIT_JC_MASK 0x1fffeull
 #define JIT_JC_EMPTY(slot) ((slot) ? 0 : 1ull << 62)
 
+/* CR4 bits that inline.c relies on and no mode bit tells. */
+#define JIT_CR4 (CR4_SMAP | CR4_FSGSBASE)
+
 #define JIT_HASH_BITS 18
 #define JIT_HASH_SIZE (1u << JIT_HASH_BITS)
 #define JIT_PAGE_HASH_SIZE 4096u
@@ -130,7 +133,7 @@ struct jit {
 	struct jit_block *crossing;        /* blocks that reach into a second page */
 	ZydisDecoder decoder[4];           /* 64-bit, 32-bit, 16-bit protected, real mode */
 	struct jit_link *mode_links;
-	u64 smap;                          /* CR4.SMAP that the blocks were translated for */
+	u64 cr4;                           /* its bits JIT_CR4 that the blocks were translated for */
 	u32 jc_mode[MMU_TLB_COUNT];        /* the mode whose blocks a jump cache holds */
 	bool flush_wanted;
 	int perfmap;           /* descriptor + 1 of the file of perfmap.c; 0: none */
