@@ -270,7 +270,7 @@ static u64 scratch_save(struct cpu *cpu)
 	u64 pkru = cpu->pkru;
 
 	mem_set(&image->xstate_bv, 0, 64);
-	host_xsave(image, cpu_fpu_mask());
+	host_xsave(image, cpu->fpu_mask);
 	mem_copy(cpu->fpu_scratch + cpu->xcomp[9].offset, &pkru, 8);
 	return image->xstate_bv | (pkru ? XSTATE_PKRU : 0);
 }
@@ -440,7 +440,7 @@ int insn_xrstor(struct cpu *cpu, const struct cpu_insn *in)
 		ret = restore_extended(cpu, &r, &pkru);
 	if (ret)
 		return ret;
-	mask = r.rfbm & cpu_fpu_mask();
+	mask = r.rfbm & cpu->fpu_mask;
 	image->xstate_bv = r.bv & mask;
 	if (!cpu_is_64bit(cpu)) {
 		/* Registers 8 and up keep their values, which are in the image already. */

@@ -141,7 +141,7 @@ struct jit {
 	bool use_loop;         /* LOOP is fast (AMD); else JRCXZ over a jump */
 	bool no_groups;        /* group.c is switched off, for comparison */
 	struct { u8 *enter, *next, *link, *insn, *resolve_read, *resolve_write, *commit, *fault, *poll,
-		*target; } thunk;
+		*target, *lookup; } thunk;
 	struct { int signo, trapno, code; u64 pc, address, error; } fault;
 	u8 bounce[192] __attribute__((aligned(64))); /* a bounced access at its own alignment */
 	u8 *bounce_at;
@@ -246,6 +246,7 @@ static inline bool jit_mode_relative(u32 mode)
 /* jump_cache.c */
 u32 jit_jc_index(u64 rip);
 void jit_jc_fill(struct cpu *cpu, unsigned view, u64 rip, const struct jit_block *b, bool global);
+u64 jit_jc_lookup(struct cpu *cpu);
 void jit_jc_flush_view(struct cpu *cpu, unsigned view);
 void jit_jc_drop_block(struct cpu *cpu, const struct jit_block *b);
 void jit_jc_take(struct cpu *cpu, unsigned view, u32 mode);

@@ -45,6 +45,26 @@ void jit_jc_fill(struct cpu *cpu, unsigned view, u64 rip, const struct jit_block
 	jc->code[i] = jit_exec(cpu->jit, b->code);
 }
 
+/**
+ * Generated code missed (or has to poll): fills the jump cache for cpu->rip when the page is known
+ * and its block translated, as after a change of address space. The block's host address, or 0:
+ * the dispatcher has to look. Called with the guest's registers in the host's.
+ */
+u64 jit_jc_lookup(struct cpu *cpu)
+{
+	u32 mode = cpu->mode;
+	struct mmu_fetched at;
+	struct jit_block *b;
+
+	if (!__atomic_load_n(&cpu->poll, __ATOMIC_RELAXED) || (mode & MODE_BREAK) || !mmu_fetch_cached(cpu, cpu->rip, &at))
+		return 0;
+	b = jit_block_find(cpu->jit, at.gpa, cpu->rip, mode);
+	if (!b || b->gpa2 != ~0ull || b->page->epoch != __atomic_load_n(&cpu->mem->client_epoch, __ATOMIC_ACQUIRE))
+		return 0;
+	jit_jc_fill(cpu, (mode & MODE_VIEW) >> MODE_VIEW_SHIFT, cpu->rip, b, at.global);
+	return jit_exec(cpu->jit, b->code);
+}
+
 static void flush_local(struct cpu *cpu, unsigned view)
 {
 	struct jit_jump_log *log = &cpu->jit->jc_log[view];

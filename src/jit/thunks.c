@@ -137,6 +137,32 @@ static void emit_commit(struct emit *e, const struct cpu *cpu)
 	stop_from_call(e, JIT_COMMIT);
 }
 
+/* A = guest RIP of a computed jump that the jump cache does not have. */
+static void emit_lookup(struct emit *e, const struct cpu *cpu)
+{
+	u8 *stop;
+
+	save_flags(e);
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		emit_gs_store(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	emit_gs_store(e, REG_A, GS(rip));
+	emit_mov_imm(e, H_RDI, (u64)cpu);
+	emit_call_c(e, (u64)jit_jc_lookup);
+	BYTES(e, "\x48\x85\xc0\x0f\x84");                             /* test %rax, %rax; je */
+	stop = e->p;
+	emit32(e, 0);
+	emit_gs_store(e, H_RAX, SCRATCH(6));
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	BYTES(e, "\x48\x83\xc4\x08");                                 /* add $8, %rsp: no return */
+	emit_gs_load(e, REG_A, GS(rip));
+	restore_flags(e);
+	BYTES(e, "\x65\xff");                                         /* jmp *%gs:scratch6 */
+	emit_mem(e, 4, -1, -1, 0, (s32)SCRATCH(6));
+	emit_patch_rel32(stop, e->p);
+	stop_from_call(e, JIT_TARGET);
+}
+
 /** Emits all thunks at the head of the cache. */
 void jit_thunks_emit(struct cpu *cpu)
 {
@@ -162,6 +188,8 @@ void jit_thunks_emit(struct cpu *cpu)
 	BYTES(&e, "\x41\x5a"); /* pop %r10 */
 	emit_gs_store(&e, REG_A, SCRATCH(1));
 	leave(&e, JIT_TARGET, false);
+	jit->thunk.lookup = e.p;
+	emit_lookup(&e, cpu);
 	jit->thunk.resolve_read = e.p;
 	emit_resolve(&e, cpu, false);
 	jit->thunk.resolve_write = e.p;

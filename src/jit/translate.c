@@ -218,7 +218,7 @@ static void emit_cold(struct trans *t)
 			emit_rel32(e, 0xe9, t->jit->thunk.insn);
 			break;
 		case COLD_TARGET:
-			emit_rel32(e, 0xe8, t->jit->thunk.target);
+			emit_rel32(e, 0xe8, t->jit->thunk.lookup);
 			break;
 		case COLD_LINK:
 			if (c->link) {

@@ -117,3 +117,17 @@ int mmu_fetch(struct cpu *cpu, u64 lin, struct mmu_fetched *out)
 	out->global = e->global;
 	return CPU_OK;
 }
+
+bool mmu_fetch_cached(struct cpu *cpu, u64 lin, struct mmu_fetched *out)
+{
+	struct mmu_cpu *mc = cpu->mmu;
+	const struct itlb_entry *e = &mc->itlb[cpu_mode_view(cpu) == MMU_TLB_USER][itlb_index(lin)];
+	u64 off = lin & (PAGE_SIZE - 1);
+
+	if (e->page != (lin & PAGE_MASK) || e->gen != (e->global ? mc->itlb_global_gen : mc->itlb_gen))
+		return false;
+	out->gpa = e->gpa + off;
+	out->host = e->host + off;
+	out->global = e->global;
+	return true;
+}

@@ -78,6 +78,9 @@ static inline unsigned piece(const u8 *guest, size_t n)
 	return size;
 }
 
+/* From here on nothing is read or written in one piece, as by the processor itself. */
+#define BLOCK_COPY 128u
+
 bool hostmem_get(void *dst, const void *guest, size_t n)
 {
 	const u8 *g = guest;
@@ -85,6 +88,8 @@ bool hostmem_get(void *dst, const void *guest, size_t n)
 
 	if (n <= 8 && !(n & (n - 1)))
 		return n == 0 || get_one(dst, guest, (unsigned)n);
+	if (n >= BLOCK_COPY)
+		return !hostmem_copy(dst, guest, n);
 	while (n) {
 		unsigned size = piece(g, n);
 
@@ -104,6 +109,8 @@ bool hostmem_put(void *guest, const void *src, size_t n)
 
 	if (n <= 8 && !(n & (n - 1)))
 		return n == 0 || put_one(guest, src, (unsigned)n);
+	if (n >= BLOCK_COPY)
+		return !hostmem_copy(guest, src, n);
 	while (n) {
 		unsigned size = piece(g, n);
 

@@ -207,6 +207,8 @@ struct mmu_fetched {
 	bool global;
 };
 int mmu_fetch(struct cpu *cpu, u64 lin, struct mmu_fetched *out);
+/** Likewise when the translation is cached; false: mmu_fetch() has to walk. Nothing is recorded. */
+bool mmu_fetch_cached(struct cpu *cpu, u64 lin, struct mmu_fetched *out);
 
 /* --- invalidation ------------------------------------------------------------------------------ */
 
