@@ -326,11 +326,15 @@ int seg_frame_write(struct cpu *cpu, const struct seg_frame *f)
 
 	if (sp <= ((f->sp - 1) & mask) && !(cpu->mode & MODE_ALIGN)) {
 		ret = frame_linear(cpu, f, sp, f->used, &lin);
-		return ret ? ret : mmu_write(cpu, lin, data, f->used, f->access);
+		if (!ret)
+			ret = mmu_write(cpu, lin, data, f->used, f->access);
+		if (ret != CPU_EXC || f->used == f->size)
+			return ret;
+		cpu->exc.pending = false; /* of its elements' faults the first one's counts */
 	}
 	/*
-	 * The stack pointer wraps inside the frame, or each element's alignment counts: element by
-	 * element as pushed, all checked first.
+	 * The stack pointer wraps inside the frame, each element's alignment counts, or something
+	 * faults: element by element as pushed, all checked first.
 	 */
 	for (unsigned pass = 0; pass < 2; pass++)
 		for (unsigned i = f->used; i; ) {

@@ -221,6 +221,13 @@ static unsigned set_flags(struct rng *r, struct insn_case *c, struct insn_item *
 	return 2;
 }
 
+/* Stores the x87's pointers, which are not compared: nothing may go on with them. */
+static bool stores_pointers(const struct insn_item *it)
+{
+	return it->mnemonic == ZYDIS_MNEMONIC_FNSTENV || it->mnemonic == ZYDIS_MNEMONIC_FNSAVE ||
+	       it->mnemonic == ZYDIS_MNEMONIC_FXSAVE || it->mnemonic == ZYDIS_MNEMONIC_FXSAVE64;
+}
+
 static void sequence(struct rng *r, struct insn_case *c)
 {
 	unsigned count = 1 + rng_below(r, 12), i = 0, tries = 0;
@@ -257,12 +264,15 @@ static void sequence(struct rng *r, struct insn_case *c)
 			i += control_flow(r, c, i, count);
 			continue;
 		}
-		/* No flags that are not compared: something could go on with them. */
-		if (gen_insn_masked(r, c, pick_template(r, GEN_SEQ, c->mode), mask, &c->item[i]) &&
-		    !compare_undefined(c->item[i].mnemonic) &&
+		if (!gen_insn_masked(r, c, pick_template(r, GEN_SEQ, c->mode), mask, &c->item[i]) ||
+		    /* flags that are not compared: something could go on with them */
+		    compare_undefined(c->item[i].mnemonic) ||
 		    /* excluded outside 64-bit mode, to which a far transfer may have led */
-		    !(c->far && c->item[i].mnemonic == ZYDIS_MNEMONIC_KMOVQ))
-			i++;
+		    (c->far && c->item[i].mnemonic == ZYDIS_MNEMONIC_KMOVQ) ||
+		    (loop && stores_pointers(&c->item[i])))
+			continue;
+		if (stores_pointers(&c->item[i++]))
+			break;
 	}
 	if (loop && i > loop_at)
 		item_set(&c->item[i++], (u8[]){0xe2, 0}, 2, 1, loop_at);
