@@ -69,10 +69,11 @@ int cpu_write(struct cpu *cpu, unsigned seg, u64 offset, const void *buf, unsign
  * SS; null and expand-down segments included). enum cpu_ret.
  */
 int cpu_linear(struct cpu *cpu, unsigned seg, u64 offset, unsigned n, unsigned access, u64 *lin);
-/** AMD's processors want an offset in FS or GS canonical before its base is added. */
-static inline bool cpu_offset_ok(const struct cpu *cpu, u64 offset)
+/** AMD's processors want the offsets of all n bytes in FS or GS canonical before its base is added. */
+static inline bool cpu_offset_ok(const struct cpu *cpu, u64 offset, unsigned n)
 {
-	return cpu->vendor != CPU_VENDOR_AMD || cpu_is_canonical(cpu, offset);
+	return cpu->vendor != CPU_VENDOR_AMD ||
+	       (cpu_is_canonical(cpu, offset) && cpu_is_canonical(cpu, offset + n - 1));
 }
 /** r/m operand of opsize bytes: register or memory, zero-extended. */
 int cpu_rm_read(struct cpu *cpu, const struct cpu_insn *in, u64 *value);

@@ -52,7 +52,7 @@ int cpu_linear(struct cpu *cpu, unsigned seg, u64 offset, unsigned n, unsigned a
 	if (mode & MODE_LONG) {
 		a = offset + (seg >= SEG_FS ? cpu->seg[seg].base : 0);
 		if (UNLIKELY(!cpu_is_canonical(cpu, a) || !cpu_is_canonical(cpu, a + n - 1) ||
-			     (seg >= SEG_FS && !cpu_offset_ok(cpu, offset))))
+			     (seg >= SEG_FS && !cpu_offset_ok(cpu, offset, n))))
 			return cpu_raise_err(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
 	} else {
 		if (!((mode & MODE_FLAT) && seg <= SEG_DS && seg != SEG_CS) &&

@@ -277,20 +277,6 @@ static u64 code_stos(struct cpu *cpu, const struct str *s, u64 di)
 	return str_code_write(cpu, s, lin, k);
 }
 
-/* A misaligned source is reported (#AC) when both operands have passed their segments' checks. */
-static int movs_checks(struct cpu *cpu, const struct str *s, unsigned seg, u64 si, u64 di)
-{
-	u64 lin;
-	int ret;
-
-	if (LIKELY(!(cpu->mode & MODE_ALIGN)))
-		return CPU_OK;
-	ret = cpu_linear(cpu, seg, si, s->n, MMU_READ, &lin);
-	if (ret || !(lin & (s->n - 1)))
-		return ret;
-	return cpu_linear(cpu, SEG_ES, di, s->n, MMU_WRITE, &lin);
-}
-
 int insn_movs(struct cpu *cpu, const struct cpu_insn *in)
 {
 	struct str s;
@@ -315,9 +301,7 @@ int insn_movs(struct cpu *cpu, const struct cpu_insn *in)
 			}
 		}
 		if (!k) {
-			ret = movs_checks(cpu, &s, in->seg, si, di);
-			if (!ret)
-				ret = cpu_read(cpu, in->seg, si, &v, s.n);
+			ret = cpu_read(cpu, in->seg, si, &v, s.n);
 			if (!ret)
 				ret = cpu_write(cpu, SEG_ES, di, &v, s.n);
 			if (ret)

@@ -35,7 +35,7 @@ static int address_check(struct cpu *cpu, const struct part *p, u64 at, unsigned
 	*lin = at;
 	if (cpu->mode & MODE_LONG) {
 		if (UNLIKELY(!cpu_is_canonical(cpu, at) || !cpu_is_canonical(cpu, at + n - 1) ||
-			     (p->seg >= SEG_FS && !cpu_offset_ok(cpu, at - cpu->seg[p->seg].base))))
+			     (p->seg >= SEG_FS && !cpu_offset_ok(cpu, at - cpu->seg[p->seg].base, n))))
 			return bad_address(cpu, p->seg);
 	} else if (UNLIKELY(at + n - 1 > 0xffffffff)) {
 		return bad_address(cpu, p->seg); /* flat segments end at 4 GiB */
