@@ -107,7 +107,7 @@ void cpu_fpu_save(struct cpu *cpu)
 				 : "m"(cpu->host_fcw));
 	if (image->xstate_bv & ~(u64)(XSTATE_X87 | XSTATE_SSE))
 		__asm__ volatile("vzeroupper");
-	if (image->mxcsr != cpu->host_mxcsr)
+	if (host_mxcsr() != cpu->host_mxcsr)
 		__asm__ volatile("ldmxcsr %0" : : "m"(cpu->host_mxcsr));
 	cpu->fpu_loaded = false;
 }

@@ -135,7 +135,7 @@ struct jit_block *jit_block_find(struct jit *jit, u64 gpa, u64 rip, u32 mode)
 {
 	struct jit_block *b;
 
-	if (jit_mode_relative(mode))
+	if (jit_is_relative(mode, rip))
 		rip = 0;
 	b = jit->hash[hash_of(gpa, rip, mode)];
 

@@ -46,7 +46,7 @@ static u64 gs_swap(const struct jit *jit, u64 base)
 /* Where the running block begins. */
 static u64 block_rip(const struct cpu *cpu, const struct jit_block *b)
 {
-	return jit_mode_relative(b->mode) ? cpu->code_base + (b->gpa & ~PAGE_MASK) : b->rip;
+	return b->relative ? cpu->code_base + (b->gpa & ~PAGE_MASK) : b->rip;
 }
 
 /* A PC of 32 bits is one whose upper half was lost; the cache is smaller than that. */
@@ -305,7 +305,7 @@ resume:
 	case JIT_LINK:
 		*link = (struct jit_link *)cpu->jit_scratch[2];
 		cpu->rip = (*link)->target;
-		if (jit_mode_relative((*link)->from->mode))
+		if ((*link)->from->relative)
 			cpu->rip += cpu->code_base;
 		return OUT_DONE;
 	case JIT_INSN:
@@ -436,7 +436,7 @@ static enum outcome run_block(struct cpu *cpu, struct jit_link **link)
 	if (mode & MODE_FLAT)
 		jit_jc_fill(cpu, view, cpu->rip, b, f.global);
 	if (from && flushes == jit->stat_flushes && !from->to && !from->from->dead && b->gpa2 == ~0ull &&
-	    from->mode == mode) {
+	    from->mode == mode && from->from->page == b->page) {
 		jit_link_patch(from, b);
 		jit->stat_links++;
 	}

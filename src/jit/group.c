@@ -22,6 +22,8 @@
 
 /* A wider span crosses pages more often, and is then done twice. */
 #define SPAN 256
+/* Farther displacements stay alone: the sums below must not leave 32 bits. */
+#define FAR (1 << 30)
 
 bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, unsigned *reg)
 {
@@ -42,7 +44,7 @@ static void patch(u8 *at, u32 v)
 
 static bool join(struct trans *t, struct group *g, unsigned reg, s32 disp, unsigned size, bool write)
 {
-	s32 at = disp + g->shift, lo = MIN(g->lo, at), hi = MAX(g->hi, at + (s32)size);
+	s64 at = disp + g->shift, lo = MIN(g->lo, at), hi = MAX(g->hi, at + (s64)size);
 
 	if (g->reg != reg || hi - lo > SPAN)
 		return false;
@@ -65,6 +67,8 @@ bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, un
 	bool write = access & MMU_WRITE;
 
 	*c = NULL;
+	if (disp < -FAR || disp > FAR)
+		return false;
 	if (t->plain || t->shadow || (t->mode & MODE_ALIGN) || !(t->mode & MODE_LONG) ||
 	    (desc & (DESC_CHECK | DESC_MASK)))
 		return false;
@@ -74,7 +78,7 @@ bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, un
 	g = &t->group[t->group_count];
 	if (t->group_count == JIT_GROUP_MAX)
 		return false;
-	*g = (struct group){ .reg = reg, .lo = disp, .hi = disp + (s32)size, .write = write,
+	*g = (struct group){ .reg = reg, .lo = disp, .hi = disp + (s64)size, .write = write,
 			     .first = t->insn_count - 1, .last = t->insn_count - 1 };
 	/* LEA with a displacement of 32 bits, to be patched */
 	emit_rex(&t->e, true, REG_A, 0, jit_home[reg], false);

@@ -80,7 +80,8 @@ static bool emit_ac(struct trans *t, bool set)
 
 	if (!!(t->mode & MODE_AC) == set)
 		return true;
-	if ((t->next_pc ^ t->start) & PAGE_MASK)
+	/* behind STI nothing is linked, and the jump cache would be that of the old view */
+	if (t->shadow || ((t->next_pc ^ t->start) & PAGE_MASK))
 		return false;
 	mode |= set ? MODE_AC : 0;
 	mode |= (u32)(smap && !set ? MMU_TLB_KERNEL : MMU_TLB_KERNEL_AC) << MODE_VIEW_SHIFT;

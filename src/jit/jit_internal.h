@@ -83,6 +83,7 @@ struct jit_block {
 	u64 gpa2;          /* second page of a block whose only instruction crosses pages, or ~0 */
 	s32 rsp_change;    /* what the computed jump that ends the block did to RSP */
 	bool dead;
+	bool relative;     /* position-independent */
 	u8 retires;        /* PMU_INSN_* of a block of one instruction */
 };
 
@@ -184,8 +185,8 @@ struct group {
 	struct check check;
 	struct cold *cold;
 	unsigned reg;         /* guest base register */
-	s32 lo, hi;           /* bytes touched, from the base register's value at the check */
-	s32 shift;            /* what was added to the base register since */
+	s64 lo, hi;           /* bytes touched, from the base register's value at the check */
+	s64 shift;            /* what was added to the base register since */
 	bool write;
 	unsigned first, last; /* instructions */
 };
@@ -237,10 +238,13 @@ static inline u64 jit_exec(const struct jit *jit, const u8 *p)
 	return (u64)(p - jit->rw + jit->rx);
 }
 
-/** True when blocks of this mode are position-independent: code that processes share. */
-static inline bool jit_mode_relative(u32 mode)
+/**
+ * True when the block at a linear address is position-independent: code that processes share. Not
+ * where a branch could leave the canonical addresses, which depends on where the code lies.
+ */
+static inline bool jit_is_relative(u32 mode, u64 rip)
 {
-	return (mode & (MODE_LONG | MODE_CPL)) == (MODE_LONG | 3u << MODE_CPL_SHIFT);
+	return (mode & (MODE_LONG | MODE_CPL)) == (MODE_LONG | 3u << MODE_CPL_SHIFT) && rip < 0x7fff00000000ull;
 }
 
 /* jump_cache.c */

@@ -52,16 +52,18 @@ void jit_jc_fill(struct cpu *cpu, unsigned view, u64 rip, const struct jit_block
  */
 u64 jit_jc_lookup(struct cpu *cpu)
 {
+	unsigned view = cpu_mode_view(cpu);
 	u32 mode = cpu->mode;
 	struct mmu_fetched at;
 	struct jit_block *b;
 
-	if (!__atomic_load_n(&cpu->poll, __ATOMIC_RELAXED) || (mode & MODE_BREAK) || !mmu_fetch_cached(cpu, cpu->rip, &at))
+	if (!__atomic_load_n(&cpu->poll, __ATOMIC_RELAXED) || (mode & MODE_BREAK) ||
+	    cpu->jit->jc_mode[view] != mode || !mmu_fetch_cached(cpu, cpu->rip, &at))
 		return 0;
 	b = jit_block_find(cpu->jit, at.gpa, cpu->rip, mode);
 	if (!b || b->gpa2 != ~0ull || b->page->epoch != __atomic_load_n(&cpu->mem->client_epoch, __ATOMIC_ACQUIRE))
 		return 0;
-	jit_jc_fill(cpu, (mode & MODE_VIEW) >> MODE_VIEW_SHIFT, cpu->rip, b, at.global);
+	jit_jc_fill(cpu, view, cpu->rip, b, at.global);
 	return jit_exec(cpu->jit, b->code);
 }
 
@@ -143,7 +145,7 @@ void jit_jc_drop_block(struct cpu *cpu, const struct jit_block *b)
 	struct jit_jump_cache *jc = &cpu->jc[view];
 	u32 i = jit_jc_index(b->rip);
 
-	if (jit_mode_relative(b->mode))
+	if (b->relative)
 		jit_jc_flush_view(cpu, view); /* it may be there for several addresses */
 	else if (jc->code[i] == jit_exec(cpu->jit, b->code))
 		jc->ntag[i] = JIT_JC_EMPTY(i);

@@ -382,14 +382,14 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	t.jit = jit;
 	t.block = b;
 	t.mode = mode;
-	t.relative = jit_mode_relative(mode);
+	t.relative = jit_is_relative(mode, rip);
 	t.start = t.pc = rip;
 	t.cold_count = t.insn_count = t.mark_count = 0;
 	t.ended = t.sti = t.narrow = t.group_live = false;
 	t.group_count = 0;
 	t.plain = (mode & MODE_STEP) || jit->no_groups;
 	t.guest = f.page + off;
-	*b = (struct jit_block){ .gpa = at->gpa, .rip = t.relative ? 0 : rip, .mode = mode,
+	*b = (struct jit_block){ .gpa = at->gpa, .rip = t.relative ? 0 : rip, .mode = mode, .relative = t.relative,
 				 .code = jit->code_next, .cold = jit->cold_next, .page = f.record, .gpa2 = ~0ull };
 	emit_entry(&t, off);
 	f.record->busy = true;

@@ -50,6 +50,7 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 	bool has_base = true, use_sib = rng_percent(r, 35) || t->vsib;
 	/* Every other case has a register that most operands lie around, as in compiled code. */
 	unsigned favourite = c->number >> 4 & (regs - 1);
+	bool far;
 	bool near = (c->number & 8) && (c->ptr_mask >> favourite & 1) && rng_percent(r, 75) && !t->vsib;
 	u64 ea = segment_base(c, seg), target = state_pointer(r);
 
@@ -97,7 +98,9 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 		if (near)
 			index = 4;
 	}
-	mod = near ? 1 : has_base ? rng_below(r, 3) : 0;
+	/* and some as far from it as can be: sums of displacements leave 32 bits */
+	far = near && rng_percent(r, 3);
+	mod = far ? 2 : near ? 1 : has_base ? rng_below(r, 3) : 0;
 	if (has_base && mod == 0 && (base & 7) == 5)
 		mod = 1;
 	if (has_base)
@@ -114,6 +117,11 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 	if (mod == 1) {
 		o->disp_size = 1;
 		o->disp = t->enc == ENC_EVEX ? (s8)rng_next(r) >> rng_below(r, 6) : (s8)rng_next(r);
+	} else if (far) {
+		static const s32 edge[] = {INT32_MAX, INT32_MAX - 3, INT32_MIN, INT32_MIN + 4, 1 << 30, -(1 << 30)};
+
+		o->disp_size = 4;
+		o->disp = edge[rng_below(r, 6)];
 	} else if (mod == 2 || !has_base) {
 		s64 d = target - ea;
 
