@@ -88,6 +88,7 @@ void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra,
 	unsigned width = t->in.address_width;
 	bool w = width == 64;
 	s64 disp = op->mem.disp.value + extra;
+	s64 rest = fits_s32(disp) ? 0 : extra; /* of what one LEA can add */
 	int base = -1, index = -1;
 	unsigned scale = op->mem.scale == 8 ? 3 : op->mem.scale == 4 ? 2 : op->mem.scale == 2 ? 1 : 0;
 
@@ -121,7 +122,9 @@ void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra,
 	else if (index < 0 && disp == 0 && width != 16)
 		emit_mov(e, w, REG_A, base);
 	else
-		emit_lea(e, w, REG_A, base, index, scale, (s32)disp);
+		emit_lea(e, w, REG_A, base, index, scale, (s32)(disp - rest));
+	if (rest && (base >= 0 || index >= 0))
+		emit_lea(e, w, REG_A, REG_A, -1, 0, (s32)rest);
 	if (width == 16 && (base >= 0 || index >= 0))
 		emit_zext16(e, REG_A, REG_A);
 	jit_emit_segment(t, op, desc);
