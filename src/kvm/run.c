@@ -401,9 +401,9 @@ int vcpu_run(struct vcpu *vcpu)
 
 	__atomic_store_n(&vcpu->latch.thread, vcpu_thread_self(), __ATOMIC_RELAXED);
 	vcpu_section_enter(vcpu);
+	jit_client_wrote(&vcpu->cpu);
 	cpu_fpu_load(&vcpu->cpu);
 	pv_steal_resume(vcpu);
-	jit_client_wrote(&vcpu->cpu);
 	ret = run_prepared(vcpu);
 	pv_steal_suspend(vcpu);
 	cpu_fpu_save(&vcpu->cpu);
