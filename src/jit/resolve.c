@@ -74,6 +74,9 @@ static int masked_fault(struct cpu *cpu, const struct part *p, u64 at)
 			continue;
 		cpu->exc.pending = false;
 		ret = address_check(cpu, p, element_address(p, at + i * n), n, &lin);
+		/* as below: by the size of an element, and not at all by VMASKMOV */
+		if (!ret && UNLIKELY(cpu->mode & MODE_ALIGN) && !(p->desc & DESC_MASK_VECTOR) && (lin & (n - 1)))
+			ret = cpu_raise_err(cpu, EXC_AC, 0);
 		if (!ret)
 			ret = mmu_probe(cpu, lin, n, p->access | MMU_AS_VIEW | MMU_UNALIGNED);
 		if (ret)

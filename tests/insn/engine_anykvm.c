@@ -149,6 +149,7 @@ static void descriptors_build(void)
 	gdt[4] = 0x00cffb000000ffffull; /* 0x23: user code, 32 bits */
 	gdt[5] = 0x00cff3000000ffffull; /* 0x2b: user data */
 	gdt[6] = 0x00affb000000ffffull; /* 0x33: user code, 64 bits */
+	gdt[15] = 0x0040f50000000000ull; /* 0x7b: Linux's CPU number, in the limit */
 	gdt[8] = 0x00008b0000000067ull | (tss & 0xffffff) << 16 | (tss >> 24 & 0xff) << 56;
 	gdt[9] = tss >> 32;
 	*(u64 *)(m.sys + SYS_TSS + 4) = KERNEL_VA + SYS_STACK_TOP;
