@@ -3,8 +3,8 @@
  *
  * One memfd, mapped twice: writable at rw, executable at rx (decision D9). Code and the records
  * about it (blocks, links, marks, decoded instructions) are only ever appended; when any area is
- * full everything is dropped at once. A block's stubs lie apart from what it usually runs, which
- * halves the host's instruction-cache misses. A block that is invalidated leaves the tables at once,
+ * full everything is dropped at once. A block's stubs lie apart from what it usually runs, so
+ * that the host's instruction cache holds what runs. A block that is invalidated leaves the tables at once,
  * the jumps to it are turned back to their stubs, but its bytes stay, because it may be running.
  */
 #include <errno.h>

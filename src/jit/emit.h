@@ -181,32 +181,41 @@ static inline void emit_vex3(struct emit *e, unsigned reg, unsigned x, unsigned 
 	emit8(e, (w ? 0x80 : 0) | (~vvvv & 15) << 3 | pp);
 }
 
+/* A BMI2 instruction with a quadword of struct cpu; pp tells those of one opcode apart. */
+static inline void emit_vex_gs(struct emit *e, unsigned opcode, unsigned pp, unsigned reg, unsigned vvvv, u32 off)
+{
+	emit8(e, 0x65);
+	emit_vex3(e, reg, 0, 0, 2, true, vvvv, pp);
+	emit8(e, opcode);
+	emit_mem(e, reg, -1, -1, 0, (s32)off);
+}
+
+/* MOVZX of a byte (B6) or a word (B7) of struct cpu. */
+static inline void emit_gs_zext(struct emit *e, unsigned opcode, unsigned dst, u32 off)
+{
+	emit8(e, 0x65);
+	emit_rex(e, false, dst, 0, 0, false);
+	emit8(e, 0x0f);
+	emit8(e, opcode);
+	emit_mem(e, dst, -1, -1, 0, (s32)off);
+}
+
 /** pext %gs:off, src, dst */
 static inline void emit_pext_gs(struct emit *e, unsigned dst, unsigned src, u32 off)
 {
-	emit8(e, 0x65);
-	emit_vex3(e, dst, 0, 0, 2, true, src, 2);
-	emit8(e, 0xf5);
-	emit_mem(e, dst, -1, -1, 0, (s32)off);
+	emit_vex_gs(e, 0xf5, 2, dst, src, off);
 }
 
 /** pdep %gs:off, src, dst */
 static inline void emit_pdep_gs(struct emit *e, unsigned dst, unsigned src, u32 off)
 {
-	emit8(e, 0x65);
-	emit_vex3(e, dst, 0, 0, 2, true, src, 3);
-	emit8(e, 0xf5);
-	emit_mem(e, dst, -1, -1, 0, (s32)off);
+	emit_vex_gs(e, 0xf5, 3, dst, src, off);
 }
 
 /** movzbl %gs:off, dst */
 static inline void emit_gs_load8(struct emit *e, unsigned dst, u32 off)
 {
-	emit8(e, 0x65);
-	emit_rex(e, false, dst, 0, 0, false);
-	emit8(e, 0x0f);
-	emit8(e, 0xb6);
-	emit_mem(e, dst, -1, -1, 0, (s32)off);
+	emit_gs_zext(e, 0xb6, dst, off);
 }
 
 /** movl $imm, %gs:off */
@@ -241,20 +250,13 @@ static inline void emit_shiftx(struct emit *e, unsigned kind, unsigned dst, unsi
 /** mulx %gs:off: high and low half of %rdx times the word */
 static inline void emit_mulx_gs(struct emit *e, unsigned high, unsigned low, u32 off)
 {
-	emit8(e, 0x65);
-	emit_vex3(e, high, 0, 0, 2, true, low, 3);
-	emit8(e, 0xf6);
-	emit_mem(e, high, -1, -1, 0, (s32)off);
+	emit_vex_gs(e, 0xf6, 3, high, low, off);
 }
 
 /** movzwl %gs:off, dst */
 static inline void emit_gs_load16(struct emit *e, unsigned dst, u32 off)
 {
-	emit8(e, 0x65);
-	emit_rex(e, false, dst, 0, 0, false);
-	emit8(e, 0x0f);
-	emit8(e, 0xb7);
-	emit_mem(e, dst, -1, -1, 0, (s32)off);
+	emit_gs_zext(e, 0xb7, dst, off);
 }
 
 /** Load or store of 1, 2, 4 or 8 bytes at [base + index + disp]; loads of 1 and 2 bytes zero-extend. */

@@ -35,7 +35,7 @@ void jit_emit_store_rip(struct trans *t, u64 rip)
 
 static bool linkable(const struct trans *t, u64 target)
 {
-	return (t->mode & MODE_FLAT) && !(t->mode & MODE_STEP) && !t->shadow && !t->narrow &&
+	return (t->mode & MODE_FLAT) && !(t->mode & MODE_STEP) && !t->shadow &&
 	       ((target ^ t->start) & PAGE_MASK) == 0;
 }
 
@@ -45,7 +45,7 @@ static void side_exit(struct trans *t, u8 *from, u64 target, u32 mode)
 	struct cold *c = &t->cold[t->cold_count++];
 
 	*c = (struct cold){ .from = from, .kind = COLD_LINK, .insn = (u16)(t->insn_count - 1),
-			    .target = target, .narrow = t->narrow };
+			    .target = target };
 	if (linkable(t, target)) {
 		struct jit_link *link = jit_meta_alloc(t->jit, sizeof(*link));
 
@@ -73,8 +73,6 @@ void jit_emit_goto(struct trans *t, u64 target)
 		emit32(&t->e, 0);
 	} else {
 		jit_emit_rip(t, REG_A, target);
-		if (t->narrow)
-			emit_zext16(&t->e, REG_A, REG_A);
 		jit_emit_goto_a(t);
 	}
 	t->ended = true;
@@ -102,9 +100,9 @@ static u64 branch_target(const struct trans *t)
 {
 	u64 target = t->next_pc + (u64)t->in.raw.imm[0].value.s;
 
-	if (t->in.operand_width == 16)
-		return t->narrow ? target : (u16)target;
-	return t->mode & MODE_LONG ? target : (u32)target;
+	if (t->mode & MODE_LONG)
+		return target; /* narrow branches are done in C (classify.c) */
+	return t->in.operand_width == 16 ? (u16)target : (u32)target;
 }
 
 static void emit_jcc(struct trans *t)
@@ -258,15 +256,6 @@ static void emit_jmp(struct trans *t)
 
 bool jit_emit_flow(struct trans *t)
 {
-	switch (t->in.meta.category) {
-	case ZYDIS_CATEGORY_COND_BR:
-	case ZYDIS_CATEGORY_UNCOND_BR:
-	case ZYDIS_CATEGORY_CALL:
-		t->narrow = t->relative && t->in.operand_width == 16;
-		break;
-	default:
-		break;
-	}
 	switch (t->in.meta.category) {
 	case ZYDIS_CATEGORY_COND_BR:
 		if (t->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && t->in.opcode >= 0xe0 && t->in.opcode <= 0xe3)

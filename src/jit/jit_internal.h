@@ -168,7 +168,6 @@ struct cold {
 	enum { COLD_ACCESS, COLD_GROUP, COLD_LINK, COLD_POLL, COLD_TARGET, COLD_INSN } kind;
 	struct jit_link *link;
 	u64 target;    /* COLD_LINK: guest RIP; COLD_INSN: struct cpu_insn; COLD_GROUP: its number */
-	bool narrow;   /* COLD_LINK: likewise */
 	u64 rip;       /* COLD_INSN */
 };
 
@@ -200,7 +199,6 @@ struct trans {
 	u64 start;                   /* guest RIP of the block */
 	u64 pc, next_pc;             /* of the current instruction */
 	bool relative;               /* the block is position-independent */
-	bool narrow;                 /* this branch cuts its target to 16 bits when it runs */
 	ZydisDecodedInstruction in;
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	const u8 *bytes;             /* of the current instruction */

@@ -168,7 +168,6 @@ static void cold_group(struct trans *t, const struct group *g)
 		t->pc = t->start + t->mark[i].guest;
 		t->next_pc = t->pc + t->in.length;
 		t->insn_count = i + 1;
-		t->narrow = false;
 		cold_mark(t, i);
 		emit_one(t);
 	}
@@ -227,8 +226,6 @@ static void emit_cold(struct trans *t)
 				emit_rel32(e, 0xe9, t->jit->thunk.link);
 			} else {
 				jit_emit_rip(t, REG_A, c->target);
-				if (c->narrow)
-					emit_zext16(e, REG_A, REG_A);
 				if ((t->mode & MODE_FLAT) && !(t->mode & MODE_STEP))
 					cold_jump(t, c);
 				else
@@ -337,13 +334,11 @@ static void translate_insns(struct trans *t, struct fetch *f, u32 off, int *ret)
 	       off + t->block->guest_len < PAGE_SIZE) {
 		bool stop = false;
 
-		t->narrow = false;
 		*ret = translate_insn(t, f, off + t->block->guest_len, &stop);
 		if (*ret || stop || t->e.full)
 			break;
 		t->pc = t->next_pc;
 	}
-	t->narrow = false;
 	if (*ret == CPU_EXC && t->insn_count)
 		*ret = CPU_OK; /* the fault comes when its instruction does */
 }
@@ -385,7 +380,7 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	t.relative = jit_is_relative(mode, rip);
 	t.start = t.pc = rip;
 	t.cold_count = t.insn_count = t.mark_count = 0;
-	t.ended = t.sti = t.narrow = t.group_live = false;
+	t.ended = t.sti = t.group_live = false;
 	t.group_count = 0;
 	t.plain = (mode & MODE_STEP) || jit->no_groups;
 	t.guest = f.page + off;
