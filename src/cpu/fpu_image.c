@@ -387,11 +387,11 @@ static int restore_extended(struct cpu *cpu, const struct restore *r, u32 *pkru)
 
 	for (unsigned i = 2; i < CPU_XCOMP_COUNT; i++) {
 		u8 *to = cpu->fpu_scratch + cpu->xcomp[i].offset;
-		u32 at, bytes = component_bytes(cpu, i);
+		u32 at = 0, bytes = component_bytes(cpu, i);
 
-		if (!((r->compacted ? r->xcomp : r->rfbm) & BIT64(i)))
-			continue;
-		at = component_place(cpu, i, r->compacted, &end);
+		/* what a compacted image leaves out is asked for all the same: its initial state */
+		if (!r->compacted || r->xcomp & BIT64(i))
+			at = component_place(cpu, i, r->compacted, &end);
 		if (!(r->rfbm & BIT64(i)) || !bytes)
 			continue;
 		if (!(r->bv & BIT64(i))) {

@@ -273,6 +273,8 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 
 /* classify.c: CPU_OP_NONE: an ordinary instruction, to be copied. */
 unsigned jit_classify(struct trans *t, struct cpu_insn *out);
+/* length.c: the length of what Zydis does not decode, as far as n bytes tell: above n, above 15. */
+u32 jit_insn_length(u32 mode, const u8 *p, u32 n);
 /* isa.c: CPU_OP_NONE when the guest's CPU has the instruction and may use it now, else UD or NM. */
 unsigned jit_isa_check(const struct cpu *cpu, u32 mode, const ZydisDecodedInstruction *in,
 		       const ZydisDecodedOperand *op);

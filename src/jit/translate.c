@@ -126,7 +126,7 @@ static void mend_base(struct trans *t)
 
 /*
  * Decodes into t->in and t->op. The EVEX prefix's bits for registers 8 and up are ignored outside
- * 64-bit mode, where Zydis refuses them.
+ * 64-bit mode, where Zydis refuses them. What is no instruction has a length, too.
  */
 static ZyanStatus decode_bytes(struct trans *t, const u8 *p, u32 n)
 {
@@ -145,7 +145,17 @@ static ZyanStatus decode_bytes(struct trans *t, const u8 *p, u32 n)
 			status = ZydisDecoderDecodeFull(d, copy, n, &t->in, t->op);
 		}
 	}
-	mend_base(t);
+	/* where there is no VMX, VMREAD's opcode is undefined, and longer */
+	if (ZYAN_SUCCESS(status) && !(t->in.mnemonic == ZYDIS_MNEMONIC_VMREAD && t->cpu->vendor == CPU_VENDOR_AMD)) {
+		mend_base(t);
+	} else {
+		u32 need = jit_insn_length(t->mode, p, n);
+
+		status = need > n && n < 15 ? ZYDIS_STATUS_NO_MORE_DATA
+			 : need > 15	    ? ZYDIS_STATUS_INSTRUCTION_TOO_LONG
+					    : ZYDIS_STATUS_DECODING_ERROR;
+		t->in.length = (u8)MIN(need, 15u);
+	}
 	return status;
 }
 
@@ -304,8 +314,6 @@ static int translate_insn(struct trans *t, struct fetch *f, u32 off, bool *stop)
 	}
 	bool good = ZYAN_SUCCESS(status);
 
-	if (!good)
-		t->in.length = 1;
 	t->next_pc = t->pc + t->in.length;
 	if (!(t->mode & MODE_LONG))
 		t->next_pc = (u32)t->next_pc;

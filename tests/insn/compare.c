@@ -182,16 +182,26 @@ static bool pointers_only(const struct insn_case *c)
 	return last - first < 16 || stores > 1 || c->item[c->count - 1].link_size;
 }
 
+/* Decodes what lies at an address of the code area, which may end there. */
+static ZyanStatus decode_at(const struct insn_case *c, u64 va, ZydisDecoderContext *ctx, u8 *bytes,
+			    ZydisDecodedInstruction *in)
+{
+	u64 off = va - INSN_CODE_VA;
+
+	memset(bytes, 0, 15);
+	if (off < INSN_CODE_SIZE)
+		memcpy(bytes, insn_memory.code + off, MIN(15, INSN_CODE_SIZE - off));
+	return ZydisDecoderDecodeInstruction(&insn_decoder[c->mode], ctx, bytes, 15, in);
+}
+
 /* The instruction at an offset in the case's code goes through FS or GS. */
 static bool uses_fs_gs(const struct insn_case *c, u64 rip)
 {
-	const u8 *p = insn_memory.code + (c->code_va - INSN_CODE_VA) + (rip - c->ip);
 	ZydisDecodedInstruction in;
+	u8 bytes[15];
 
 	return rip - c->ip < c->code_len &&
-	       ZYAN_SUCCESS(
-		       ZydisDecoderDecodeInstruction(&insn_decoder[c->mode], NULL, p, 15, &in)) &&
-	       in.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS);
+	       ZYAN_SUCCESS(decode_at(c, c->code_va + (rip - c->ip), NULL, bytes, &in)) && in.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS);
 }
 
 /*
@@ -368,15 +378,19 @@ void report_case(const struct insn_case *c, const struct insn_result *nat,
 	static const char *const modes[] = {"64-bit", "32-bit", "32-bit segmented",
 					    "16-bit segmented"};
 
-	printf("# DIFFERENCE %s\n#  replay: --seed %#llx --case %#llx (%s)\n", what,
-	       (unsigned long long)c->seed, (unsigned long long)c->number, modes[c->mode]);
+	printf("# DIFFERENCE %s\n#  replay: --seed %#llx --case %#llx --variant %u (%s%s)\n", what,
+	       (unsigned long long)c->seed, (unsigned long long)c->number, c->variant, modes[c->mode],
+	       c->kernel ? ", CPL 0" : "");
 	while (at < c->code_va + c->code_len) {
-		const u8 *p = insn_memory.code + (at - INSN_CODE_VA);
 		ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 		ZydisDecodedInstruction in;
+		ZydisDecoderContext ctx;
 		char text[128] = "?";
+		u8 p[15];
 
-		if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&insn_decoder[c->mode], p, 15, &in, op))) {
+		if (!ZYAN_SUCCESS(decode_at(c, at, &ctx, p, &in)) ||
+		    !ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&insn_decoder[c->mode], &ctx, &in, op,
+							     in.operand_count))) {
 			printf("#    %llx  undecodable", (unsigned long long)at);
 			for (unsigned i = 0; i < 15; i++)
 				printf(" %02x", p[i]);

@@ -19,8 +19,8 @@
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
-#define KERNEL_VA     0xffff800000000000ull /* the system area, supervisor only */
-#define SYS_SIZE      0x40000
+#define KERNEL_VA     0xffffa3b1d5700000ull /* the system area, supervisor only; met by no case */
+#define SYS_SIZE      0x60000
 #define SYS_GDT	      0x1000
 #define SYS_IDT	      0x2000
 #define SYS_TSS	      0x3000
@@ -47,8 +47,12 @@ static struct machine {
 	struct cpu *cpu;
 	struct mmu_vm vm;
 	u8 *sys;
-	u64 next_table, legacy_cr3;
-	bool legacy;   /* the processor is in legacy protected mode */
+	u64 next_table, legacy_cr3, kernel_cr3;
+	enum machine_mode {
+		MACHINE_LONG,
+		MACHINE_LEGACY, /* legacy protected mode */
+		MACHINE_KERNEL, /* long mode, CPL 0: no page is the user's */
+	} mode;
 	bool use_loop; /* what the translator took for this host */
 	volatile bool kicked;
 } m;
@@ -58,10 +62,8 @@ static u64 *table_entry(u64 table, unsigned index)
 	return (u64 *)(m.sys + table) + index;
 }
 
-static void map_page(u64 va, u64 gpa, u64 bits)
+static void map_page(u64 table, u64 va, u64 gpa, u64 bits)
 {
-	u64 table = SYS_TABLES;
-
 	for (unsigned level = 3; level > 0; level--) {
 		u64 *e = table_entry(table, va >> (12 + 9 * level) & 511);
 
@@ -74,20 +76,19 @@ static void map_page(u64 va, u64 gpa, u64 bits)
 	*table_entry(table, va >> 12 & 511) = gpa | bits | PTE_P;
 }
 
-static void tables_build(void)
+static void tables_build(u64 cr3, u64 user)
 {
-	m.next_table = SYS_TABLES;
 	for (u64 i = 0; i < INSN_CODE_SIZE; i += PAGE_SIZE) {
-		map_page(INSN_CODE_VA + i, GPA_CODE + i, PTE_U);
-		map_page(INSN_ALIAS_VA + i, GPA_CODE + i, PTE_U | PTE_W | PTE_NX);
+		map_page(cr3, INSN_CODE_VA + i, GPA_CODE + i, user);
+		map_page(cr3, INSN_ALIAS_VA + i, GPA_CODE + i, user | PTE_W | PTE_NX);
 	}
 	for (unsigned n = 0; n < INSN_DATA_PAGES; n++)
 		if (memory_page(n) != PAGE_ABSENT)
-			map_page(INSN_DATA_VA + n * PAGE_SIZE, GPA_DATA + n * PAGE_SIZE,
-				 PTE_U | PTE_NX | (memory_page(n) == PAGE_RW ? PTE_W : 0));
+			map_page(cr3, INSN_DATA_VA + n * PAGE_SIZE, GPA_DATA + n * PAGE_SIZE,
+				 user | PTE_NX | (memory_page(n) == PAGE_RW ? PTE_W : 0));
 	for (u64 i = 0; i < SYS_TABLES; i += PAGE_SIZE)
-		map_page(KERNEL_VA + i, i, PTE_W);
-	map_page(INSN_STUB_VA, SYS_STUB, PTE_U);
+		map_page(cr3, KERNEL_VA + i, i, PTE_W);
+	map_page(cr3, INSN_STUB_VA, SYS_STUB, user);
 }
 
 /* Three-level tables (PAE) with the same user memory. */
@@ -152,14 +153,16 @@ static void descriptors_build(void)
 	gdt[15] = 0x0040f50000000000ull; /* 0x7b: Linux's CPU number, in the limit */
 	gdt[8] = 0x00008b0000000067ull | (tss & 0xffffff) << 16 | (tss >> 24 & 0xff) << 56;
 	gdt[9] = tss >> 32;
+	/* every gate switches to the first interrupt stack, also from CPL 0 */
 	*(u64 *)(m.sys + SYS_TSS + 4) = KERNEL_VA + SYS_STACK_TOP;
+	*(u64 *)(m.sys + SYS_TSS + 0x24) = KERNEL_VA + SYS_STACK_TOP;
 	*(u16 *)(m.sys + SYS_TSS + 0x66) = 0x68; /* no I/O permission bitmap */
 	for (unsigned v = 0; v < 32; v++) {
 		u64 *gate = (u64 *)(m.sys + SYS_IDT) + 2 * v,
 		    to = KERNEL_VA + SYS_HANDLERS + 16 * v;
 		u64 dpl = v == 3 || v == 4 ? 3 : 0;
 
-		gate[0] = (to & 0xffff) | 0x10 << 16 | (0x8e00 | dpl << 13) << 32 |
+		gate[0] = (to & 0xffff) | 0x10 << 16 | (0x8e01 | dpl << 13) << 32 |
 			  (to >> 16 & 0xffff) << 48;
 		gate[1] = to >> 32;
 	}
@@ -260,12 +263,13 @@ static int memory_slots(void)
 	return 0;
 }
 
-/* Goes to long mode or to legacy protected mode, as a kernel would have set them up. */
-static int mode_set(struct cpu *cpu, bool legacy)
+/* Goes to a mode as a kernel would have set it up. */
+static int mode_set(struct cpu *cpu, enum machine_mode mode)
 {
+	bool legacy = mode == MACHINE_LEGACY;
 	u64 at = legacy ? LEGACY_VA : KERNEL_VA;
 
-	m.legacy = legacy;
+	m.mode = mode;
 	cpu->efer = EFER_SCE | EFER_NX | (legacy ? 0 : EFER_LME | EFER_LMA);
 	cpu->gdtr = (struct cpu_dtable){at + (legacy ? SYS_GDT32 : SYS_GDT), 0x7f};
 	cpu->idtr = (struct cpu_dtable){at + (legacy ? SYS_IDT32 : SYS_IDT),
@@ -282,7 +286,7 @@ static int mode_set(struct cpu *cpu, bool legacy)
 	segment_load(&cpu->seg[SEG_CS], legacy ? 0x23 : 0x33);
 	segment_load(&cpu->seg[SEG_SS], 0x2b);
 	cpu_mode_update(cpu);
-	cpu->cr3 = legacy ? m.legacy_cr3 : SYS_TABLES;
+	cpu->cr3 = legacy ? m.legacy_cr3 : mode == MACHINE_KERNEL ? m.kernel_cr3 : SYS_TABLES;
 	mmu_set_cr3(cpu, cpu->cr3);
 	mmu_flush_all(cpu);
 	return legacy ? mmu_load_pdptrs(cpu, cpu->cr3) : 0;
@@ -301,7 +305,11 @@ static int init(void)
 	if (m.sys == MAP_FAILED || cpu == MAP_FAILED)
 		return -1;
 	m.cpu = cpu;
-	tables_build();
+	m.next_table = SYS_TABLES;
+	tables_build(SYS_TABLES, PTE_U);
+	m.next_table += PAGE_SIZE;
+	m.kernel_cr3 = m.next_table;
+	tables_build(m.kernel_cr3, 0);
 	descriptors_build();
 	legacy_build();
 	if (memory_slots() < 0)
@@ -321,7 +329,7 @@ static int init(void)
 	cpu->cr4 = CR4_PAE | CR4_PGE | CR4_OSFXSR | CR4_OSXMMEXCPT | CR4_FSGSBASE | CR4_OSXSAVE |
 		   CR4_SMEP | CR4_SMAP | CR4_UMIP | CR4_DE | CR4_MCE;
 	cpu->xcr0 = cpu_xcr0_supported() & insn_xsave_mask;
-	return mode_set(cpu, false);
+	return mode_set(cpu, MACHINE_LONG);
 }
 
 static void state_in(struct cpu *cpu, const struct insn_case *c)
@@ -333,6 +341,11 @@ static void state_in(struct cpu *cpu, const struct insn_case *c)
 	cpu->seg[SEG_FS].base = c->in.regs.fs_base;
 	cpu->seg[SEG_GS].base = c->in.regs.gs_base;
 	cpu->cpl = 3;
+	if (m.mode == MACHINE_KERNEL) {
+		cpu->cpl = 0;
+		segment_load(&cpu->seg[SEG_CS], 0x10);
+		segment_load(&cpu->seg[SEG_SS], 0x18);
+	}
 	cpu_rflags_set(cpu, c->in.regs.rflags);
 	cpu->cr2 = 0;
 	cpu->dr6 = 0xffff0ff0;
@@ -348,7 +361,8 @@ static void state_out(struct cpu *cpu, struct insn_result *out)
 {
 	static const u32 with_error = 1u << 8 | 1u << 10 | 1u << 11 | 1u << 12 | 1u << 13 |
 				      1u << 14 | 1u << 17 | 1u << 21 | 1u << 29 | 1u << 30;
-	u64 handler = cpu->rip - 1 - ((m.legacy ? LEGACY_VA : KERNEL_VA) + SYS_HANDLERS);
+	bool legacy = m.mode == MACHINE_LEGACY, kernel = m.mode == MACHINE_KERNEL;
+	u64 handler = cpu->rip - 1 - ((legacy ? LEGACY_VA : KERNEL_VA) + SYS_HANDLERS);
 	const u32 *frame32 = (const u32 *)(m.sys + SYS_STACK_TOP) - 5;
 	const u64 *frame = (const u64 *)(m.sys + SYS_STACK_TOP) - 5;
 
@@ -360,6 +374,15 @@ static void state_out(struct cpu *cpu, struct insn_result *out)
 	memcpy(out->xsave, cpu->xsave, insn_xsave_size);
 	out->error = 0;
 	out->cr2 = 0;
+	for (unsigned i = 0; i < 6; i++)
+		out->regs.sel[i] = cpu->seg[i].sel;
+	if (kernel && cpu->exit.reason == CPU_EXIT_HLT && cpu->rip == INSN_STUB_VA + 1) {
+		out->vector = INSN_VEC_DONE;
+		out->regs.rip = INSN_STUB_VA;
+		out->regs.sel[1] = out->regs.sel[1] == 0x10 ? 0x33 : out->regs.sel[1];
+		out->regs.sel[2] = out->regs.sel[2] == 0x18 ? 0x2b : out->regs.sel[2];
+		return;
+	}
 	if (cpu->exit.reason != CPU_EXIT_HLT || handler >= 32 * 16 || handler & 15) {
 		out->vector = INSN_VEC_BROKEN;
 		snprintf(out->why, sizeof(out->why), "%s at rip %llx (exit reason %u: %s)",
@@ -372,12 +395,10 @@ static void state_out(struct cpu *cpu, struct insn_result *out)
 	}
 	out->vector = handler / 16;
 	if (with_error >> out->vector & 1)
-		out->error = m.legacy ? frame32[-1] : frame[-1];
+		out->error = legacy ? frame32[-1] : frame[-1];
 	if (out->vector == 14)
 		out->cr2 = cpu->cr2;
-	for (unsigned i = 0; i < 6; i++)
-		out->regs.sel[i] = cpu->seg[i].sel;
-	if (m.legacy) {
+	if (legacy) {
 		out->regs.rip = frame32[0];
 		out->regs.sel[1] = frame32[1];
 		out->regs.rflags = frame32[2];
@@ -390,6 +411,12 @@ static void state_out(struct cpu *cpu, struct insn_result *out)
 	out->regs.rflags = frame[2];
 	out->regs.gpr[RSP] = frame[3];
 	out->regs.sel[2] = frame[4];
+	if (kernel) {
+		/* what CPL 3 would have seen */
+		out->regs.sel[1] = frame[1] == 0x10 ? 0x33 : frame[1];
+		out->regs.sel[2] = frame[4] == 0x18 ? 0x2b : frame[4];
+		out->error |= out->vector == 14 ? 4 : 0;
+	}
 	if (out->vector == 13 && frame[0] == INSN_STUB_VA) {
 		out->vector = INSN_VEC_DONE;
 		out->regs.rflags &= ~FLAG_RF;
@@ -401,11 +428,14 @@ static void run(const struct insn_case *c, struct insn_result *out)
 {
 	struct cpu *cpu = m.cpu;
 	unsigned variant = c->variant;
-	bool legacy = c->mode != INSN_LONG && !c->far && c->number >> 12 & 1;
+	enum machine_mode mode = !(c->number >> 12 & 1)				? MACHINE_LONG
+				 : c->mode != INSN_LONG && !c->far	? MACHINE_LEGACY
+				 : c->kernel && !(c->number >> 13 & 1) ? MACHINE_KERNEL
+									: MACHINE_LONG;
 
 	m.kicked = false;
-	if (m.legacy != legacy)
-		mode_set(cpu, legacy);
+	if (m.mode != mode)
+		mode_set(cpu, mode);
 	if (cpu->jit->use_loop != (m.use_loop ^ (variant & VARIANT_OTHER_BRANCH)) ||
 	    cpu->jit->no_groups != !!(variant & VARIANT_NO_GROUPS)) {
 		cpu->jit->use_loop = m.use_loop ^ (variant & VARIANT_OTHER_BRANCH);

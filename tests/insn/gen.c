@@ -38,9 +38,9 @@ static u64 segment_base(const struct insn_case *c, u8 seg)
 	return seg == 0x64 ? c->in.regs.fs_base : seg == 0x65 ? c->in.regs.gs_base : 0;
 }
 
-/* A memory operand, usually one that reaches the data area. */
+/* A memory operand, usually one that reaches the data area. `addr`: 32-bit addresses in 64-bit code. */
 static void memory_operand(struct rng *r, const struct insn_case *c, const struct tmpl *t, u8 seg,
-			   struct operand *o)
+			   bool addr, struct operand *o)
 {
 	unsigned regs = c->mode == INSN_LONG ? 16 : 8, kind = rng_below(r, 100);
 	u32 mask = (1u << regs) - 1;
@@ -52,7 +52,7 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 	unsigned favourite = c->number >> 4 & (regs - 1);
 	bool far;
 	bool near = (c->number & 8) && (c->ptr_mask >> favourite & 1) && rng_percent(r, 75) && !t->vsib;
-	u64 ea = segment_base(c, seg), target = state_pointer(r);
+	u64 ea = segment_base(c, seg), target = state_target(r, t->mnemonic);
 
 	memset(o, 0, sizeof(*o));
 	if (near) {
@@ -127,7 +127,7 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 
 		o->disp_size = 4;
 		o->disp = d;
-		if ((d != (s32)d && c->mode == INSN_LONG) || rng_percent(r, 4))
+		if ((d != (s32)d && c->mode == INSN_LONG && !addr) || rng_percent(r, 4))
 			o->disp = rng_percent(r, 70) ? (s32)rng_below(r, 8192) - 4096
 						     : (s32)rng_next(r);
 	}
@@ -172,8 +172,8 @@ static unsigned prefixes(struct rng *r, const struct insn_case *c, u8 *p, u8 *se
 	unsigned n = 0;
 
 	*seg = 0;
-	if (rng_percent(r, 12)) {
-		/* In 32-bit mode FS and GS are null selectors. */
+	if (rng_percent(r, mode_segmented(c->mode) ? 25 : 12)) {
+		/* In flat 32-bit mode FS and GS are null selectors. */
 		p[n] = segs[rng_below(r, 8)];
 		if (c->mode == INSN_LONG)
 			*seg = p[n];
@@ -185,6 +185,38 @@ static unsigned prefixes(struct rng *r, const struct insn_case *c, u8 *p, u8 *se
 		p[n++] = 0x67;
 	*addr = n && p[n - 1] == 0x67;
 	return n;
+}
+
+/*
+ * More prefixes than are needed, in any order: doubled ones, segments of which the last one counts,
+ * REX where it is none. The first `count` bytes are prefixes. Returns how many bytes were put in.
+ */
+static unsigned prefix_noise(struct rng *r, const struct insn_case *c, u8 *p, unsigned count,
+			     unsigned len)
+{
+	static const u8 any[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0xf2, 0xf3};
+	unsigned more = rng_percent(r, 8) ? 1 + rng_below(r, 3) : 0;
+
+	for (unsigned i = 0; i < more; i++) {
+		unsigned at = rng_below(r, count + 1);
+		u8 b = any[rng_below(r, sizeof(any))];
+
+		if (count && rng_percent(r, 40))
+			b = p[rng_below(r, count)];
+		else if (c->mode == INSN_LONG && rng_percent(r, 30))
+			b = 0x40 | rng_below(r, 16);
+		memmove(p + at + 1, p + at, len++ - at);
+		p[at] = b;
+		count++;
+	}
+	for (unsigned i = 1; i < count && rng_percent(r, 30); i++) {
+		unsigned k = rng_below(r, count);
+		u8 b = p[k];
+
+		p[k] = p[i];
+		p[i] = b;
+	}
+	return more;
 }
 
 static bool lockable(const ZydisDecodedInstruction *in)
@@ -204,12 +236,12 @@ static bool make(struct rng *r, const struct insn_case *c, const struct tmpl *t,
 			   .opcode = t->opcode};
 	struct operand o = {0};
 	bool lng = c->mode == INSN_LONG;
-	unsigned n;
+	unsigned n, count;
 	bool addr;
 	u8 seg;
 
 	memset(out, 0, sizeof(*out));
-	n = prefixes(r, c, buf, &seg, &addr);
+	count = n = prefixes(r, c, buf, &seg, &addr);
 	e.r = lng && rng_percent(r, 50);
 	e.bb = lng && rng_percent(r, 50);
 	e.no_rex = !lng;
@@ -241,7 +273,7 @@ static bool make(struct rng *r, const struct insn_case *c, const struct tmpl *t,
 			if (!lng && addr == (c->mode != INSN_SEG16))
 				memory_operand16(r, c, &o);
 			else
-				memory_operand(r, c, t, seg, &o);
+				memory_operand(r, c, t, seg, addr && lng, &o);
 			e.x = o.x;
 			e.bb = o.bb;
 			if (t->vsib) {
@@ -254,6 +286,9 @@ static bool make(struct rng *r, const struct insn_case *c, const struct tmpl *t,
 		}
 	}
 	n += encode_prefix(&e, buf + n);
+	if (t->enc == ENC_LEGACY)
+		count += (t->pp > 0) + (t->pp > 3);
+	n += prefix_noise(r, c, buf, count, n);
 	if (t->modrm) {
 		buf[n] = (t->reg >= 0 ? t->reg : rng_below(r, 8)) << 3;
 		if (t->mod3) {
@@ -323,7 +358,7 @@ bool gen_insn_masked(struct rng *r, const struct insn_case *c, u32 tmpl, u32 pro
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	ZydisDecodedInstruction in;
 	ZydisDecoderContext ctx;
-	u8 buf[40];
+	u8 buf[48];
 
 	for (unsigned tries = 0; tries < 12; tries++) {
 		u8 *start = buf + 1;
@@ -335,6 +370,9 @@ bool gen_insn_masked(struct rng *r, const struct insn_case *c, u32 tmpl, u32 pro
 			continue;
 		/* In 16-bit code the names of some operand sizes are swapped. */
 		if ((in.mnemonic != t->mnemonic && c->mode != INSN_SEG16) || catalog_excluded(&in))
+			continue;
+		/* Linux's gate for system calls */
+		if (in.mnemonic == ZYDIS_MNEMONIC_INT && in.raw.imm[0].value.u == 0x80)
 			continue;
 		if (lockable(&in) && t->modrm && !t->mod3 && rng_percent(r, 15)) {
 			buf[0] = 0xf0;

@@ -279,6 +279,34 @@ static void sequence(struct rng *r, struct insn_case *c)
 	c->count = i;
 }
 
+/* An instruction with LOCK that takes none, or with more prefixes than fit. */
+static bool undefined_prefix(struct rng *r, struct insn_case *c, struct insn_item *it)
+{
+	static const u8 any[] = {0x26, 0x2e, 0x36, 0x3e, 0x64, 0x65, 0x66, 0x67, 0xf2, 0xf3};
+	ZydisDecodedInstruction in;
+	unsigned n = 1, len;
+	u8 b[32];
+
+	if (!gen_insn(r, c, pick_template(r, GEN_RANDOM, c->mode), it))
+		return false;
+	if (rng_percent(r, 50)) {
+		b[0] = 0xf0;
+	} else {
+		c->overlong = true;
+		n = 16 - it->len + rng_below(r, it->len);
+		for (unsigned i = 0; i < n; i++)
+			b[i] = any[rng_below(r, rng_percent(r, 80) ? 6 : sizeof(any))];
+	}
+	len = MIN(n + it->len, 15u);
+	memcpy(b + n, it->bytes, 15 - MIN(n, 15u));
+	memcpy(it->bytes, b, len);
+	it->len = len;
+	it->rip_off = 0;
+	it->tmpl = ~0u;
+	return !ZYAN_SUCCESS(
+		ZydisDecoderDecodeInstruction(&insn_decoder[c->mode], NULL, it->bytes, len, &in));
+}
+
 /* What must be #UD: encodings the host lacks, those guests are not offered, and no encodings. */
 static void undefined(struct rng *r, struct insn_case *c)
 {
@@ -286,6 +314,8 @@ static void undefined(struct rng *r, struct insn_case *c)
 	ZydisDecodedInstruction in;
 
 	c->count = 1;
+	if (rng_percent(r, 15) && undefined_prefix(r, c, it))
+		return;
 	for (unsigned tries = 0; tries < 20 && rng_percent(r, 80); tries++) {
 		u32 t = catalog.undefined[rng_below(r, catalog.undefined_count)];
 
@@ -340,8 +370,70 @@ void gen_state(struct rng *r, struct insn_case *c, enum insn_mode mode)
 	c->mode = mode;
 	state_random(r, c);
 	c->trap_end = rng_percent(r, 3);
-	c->expect_ud = c->smc = c->far = c->wild = false;
+	c->expect_ud = c->smc = c->far = c->wild = c->overlong = c->edge = c->kernel = false;
 	c->count = 0;
+}
+
+/* A segment or address size prefix is among the prefixes. */
+static bool has_prefix(const struct insn_item *it, u8 prefix)
+{
+	for (unsigned i = 0; i < it->len; i++) {
+		u8 b = it->bytes[i];
+
+		if (b == prefix)
+			return true;
+		if (!((b & 0xe7) == 0x26 || (b & 0xfc) == 0x64 || (b & 0xfe) == 0xf2 || b == 0xf0 ||
+		      (b & 0xf0) == 0x40))
+			return false;
+	}
+	return false;
+}
+
+/* Registers that only a certain instruction is made for. */
+static void single_adjust(struct rng *r, struct insn_case *c)
+{
+	if (c->count != 1 || c->mode != INSN_LONG || !has_prefix(&c->item[0], 0x67) ||
+	    rng_percent(r, 40))
+		return;
+	/* addresses of 32 bits: the upper halves do not count */
+	for (unsigned i = 0; i < 16; i++)
+		if (i != 4 && rng_percent(r, 70))
+			c->in.regs.gpr[i] ^= rng_next(r) << 32;
+}
+
+/* What CPL 0 does as CPL 3 does. */
+static bool kernel_can(const struct insn_case *c)
+{
+	if (c->mode != INSN_LONG || c->far || c->smc || c->in.regs.rflags & 0x40000)
+		return false;
+	for (unsigned i = 0; i < c->count; i++) {
+		const struct insn_item *it = &c->item[i];
+		ZydisDecodedInstruction in;
+
+		if (!ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&insn_decoder[c->mode], NULL,
+								it->bytes, 15, &in)))
+			return false;
+		if (in.attributes & ZYDIS_ATTRIB_IS_PRIVILEGED ||
+		    in.meta.category == ZYDIS_CATEGORY_IO ||
+		    in.meta.category == ZYDIS_CATEGORY_IOSTRINGOP ||
+		    in.meta.category == ZYDIS_CATEGORY_SYSTEM ||
+		    in.meta.category == ZYDIS_CATEGORY_INTERRUPT)
+			return false;
+		switch (in.mnemonic) {
+		case ZYDIS_MNEMONIC_CLI:
+		case ZYDIS_MNEMONIC_STI:
+		case ZYDIS_MNEMONIC_POPF:
+		case ZYDIS_MNEMONIC_POPFQ:
+			return false;
+		case ZYDIS_MNEMONIC_MOV:
+			if (in.opcode == 0x8c && in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
+				return false;
+			break;
+		default:
+			break;
+		}
+	}
+	return true;
 }
 
 void gen_case(struct insn_case *c, enum gen_mode mode, u64 seed, u64 number)
@@ -374,8 +466,22 @@ void gen_case(struct insn_case *c, enum gen_mode mode, u64 seed, u64 number)
 			c->count = gen_insn(&r, c, pick_template(&r, mode, c->mode), &c->item[0]);
 		break;
 	}
+	single_adjust(&r, c);
+	c->kernel = kernel_can(c);
 	/* Where in its slot: anywhere, and every eighth slot lies across a page boundary. */
 	c->code_va = rng_below(&r, 256);
+	/* Or where the next page is absent, the next byte beyond CS's limit. */
+	c->edge = rng_below(&r, 256) == 0 && !c->expect_ud;
+	if (c->edge) {
+		unsigned len = 0;
+		u64 end = INSN_CODE_SIZE;
+
+		for (unsigned i = 0; i < c->count; i++)
+			len += c->item[i].len;
+		if (c->mode == INSN_SEG16)
+			end = 0x10000 * (1 + rng_below(&r, INSN_CODE_SIZE / 0x10000));
+		c->code_va = INSN_CODE_VA + end - 1 - rng_below(&r, len + 6);
+	}
 }
 
 static u64 item_va(const struct insn_case *c, u64 va, unsigned n)
@@ -387,7 +493,7 @@ static u64 item_va(const struct insn_case *c, u64 va, unsigned n)
 
 void gen_layout(struct insn_case *c, u64 va)
 {
-	u8 *p = insn_memory.code + (va - INSN_CODE_VA), *start = p;
+	u8 text[INSN_SLOT_SIZE], *p = text;
 	u64 at = va;
 
 	c->code_va = c->ip = va;
@@ -432,5 +538,8 @@ void gen_layout(struct insn_case *c, u64 va)
 		p += 4;
 	}
 	*p++ = 0xcc;
-	c->code_len = p - start;
+	c->code_len = p - text;
+	/* The code area may end before the code does. */
+	memcpy(insn_memory.code + (va - INSN_CODE_VA), text,
+	       MIN(c->code_len, INSN_CODE_VA + INSN_CODE_SIZE - va));
 }

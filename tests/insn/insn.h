@@ -92,6 +92,9 @@ struct insn_case {
 	unsigned variant; /* of the engine, INSN_VARIANTS of them */
 	bool wild;	/* may jump to an address that it finds in memory */
 	bool expect_ud; /* the host could run it, but the guest must not: #UD */
+	bool overlong;	/* more than 15 bytes: #GP */
+	bool edge;	/* the code area or code segment ends within the code */
+	bool kernel;	/* the engine runs it in CPL 0 */
 	unsigned count;
 	struct insn_item item[INSN_ITEM_MAX];
 	u64 code_va; /* of the first instruction, linear */
@@ -137,7 +140,7 @@ u64 segment_descriptor(unsigned n);
 void segment_init(void);
 /** The kernel takes such a table. */
 extern bool segment_available;
-/** Random DS, ES, SS for a mode with segmentation. */
+/** Random DS, ES, SS, FS, GS for a mode with segmentation. */
 void segment_random(struct rng *r, struct insn_case *c);
 
 static inline bool mode_segmented(enum insn_mode mode)
@@ -153,6 +156,8 @@ void state_memory(struct rng *r);
 void state_random(struct rng *r, struct insn_case *c);
 /** An address in or near the data area. */
 u64 state_pointer(struct rng *r);
+/** The same for an operand of an instruction: often a whole image for those that load one. */
+u64 state_target(struct rng *r, unsigned mnemonic);
 /* What a vector register holds. */
 enum state_vkind { V_RANDOM, V_F32, V_F64, V_SMALL32, V_SMALL64, V_ZERO, V_ONES, V_COUNT };
 

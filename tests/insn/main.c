@@ -69,6 +69,29 @@ static int by_count(const void *a, const void *b)
 	return x->count < y->count ? 1 : x->count > y->count ? -1 : 0;
 }
 
+/* What the cases were: instructions by mode and group, and how the cases ended. */
+static void distribution(const struct run_shared *sh)
+{
+	static const char *const mode[INSN_MODES] = {"64-bit", "32-bit flat", "32-bit segmented",
+						     "16-bit segmented"};
+	static const char *const group[CLASS_COUNT + 1] = {"integer", "x87/MMX", "SSE", "VEX",
+							   "EVEX", "privileged", "control/far"};
+
+	printf("# %-18s", "instructions");
+	for (unsigned k = 0; k <= CLASS_COUNT; k++)
+		printf(" %11s", group[k]);
+	for (unsigned i = 0; i < INSN_MODES; i++) {
+		printf("\n# %-18s", mode[i]);
+		for (unsigned k = 0; k <= CLASS_COUNT; k++)
+			printf(" %11llu", (unsigned long long)sh->groups[i][k]);
+	}
+	printf("\n# cases by vector:");
+	for (unsigned v = 0; v < 32; v++)
+		if (sh->vectors[v])
+			printf(" %u: %llu", v, (unsigned long long)sh->vectors[v]);
+	printf(" none: %llu\n", (unsigned long long)sh->vectors[32]);
+}
+
 static void results(const struct run_options *o, struct run_shared *sh, bool verbose,
 		    double seconds)
 {
@@ -114,6 +137,7 @@ static void results(const struct run_options *o, struct run_shared *sh, bool ver
 	printf("# %llu cases in %.1f s (%.0f a second), %llu ended with a fault, %llu not comparable\n",
 	       (unsigned long long)total, seconds, total / seconds, (unsigned long long)faults,
 	       (unsigned long long)skipped);
+	distribution(sh);
 	qsort(sh->cls, RUN_CLASSES, sizeof(sh->cls[0]), by_count);
 	for (unsigned i = 0; i < RUN_CLASSES && sh->cls[i].count; i++)
 		printf("# %8llu x %s (--case %#llx)\n", (unsigned long long)sh->cls[i].count,

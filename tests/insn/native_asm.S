@@ -130,6 +130,8 @@ leave:
 	mov	cx, IN(REGS_SEL)
 	mov	es, ecx
 	load_state
+	mov	fs, IN(REGS_SEL + 8)
+	mov	gs, IN(REGS_SEL + 10)
 	mov	ss, IN(REGS_SEL + 4)
 	jmp	fword ptr IN(REGS_RIP)
 native_stub_end:

@@ -60,7 +60,10 @@ static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 		native_run(c, nat);
 	}
 	/* Bytes that the decoder does not know, but the host does. */
-	if (c->number >> 40 == GEN_UD && (nat->vector != 6 || nat->regs.rip != c->ip)) {
+	if (c->number >> 40 == GEN_UD &&
+	    ((nat->vector != 6 && !(nat->vector == 13 && c->overlong) &&
+	      !((nat->vector == 13 || nat->vector == 14) && c->edge)) ||
+	     nat->regs.rip != c->ip)) {
 		*skipped = true;
 		compare_restore();
 		return NULL;
@@ -108,11 +111,13 @@ const char *run_one(const struct engine_ops *engine, u64 seed, u64 number, struc
 	}
 	gen_case(c, number >> 40, seed, number);
 	c->variant = run_variant < INSN_VARIANTS ? run_variant : number / RUN_CHUNK % INSN_VARIANTS;
-	if (c->wild)
+	if (c->wild || c->edge)
 		run_chunk_begin(engine);
-	gen_layout(c, INSN_CODE_VA + INSN_SLOT_FIRST + index % SLOTS * INSN_SLOT_SIZE + c->code_va);
+	gen_layout(c, c->edge ? c->code_va
+			      : INSN_CODE_VA + INSN_SLOT_FIRST + index % SLOTS * INSN_SLOT_SIZE +
+					c->code_va);
 	/* 16-bit code ends with its 64K. */
-	if (c->mode == INSN_SEG16 && c->ip + c->code_len > 0xfff0) {
+	if (c->mode == INSN_SEG16 && c->ip + c->code_len > 0xfff0 && !c->edge) {
 		*skipped = true;
 		return NULL;
 	}
@@ -234,6 +239,7 @@ static void reached(const struct run_options *o, struct run_shared *sh, const st
 	u64 at = 0, end = nat->regs.rip - c->ip;
 	bool all = nat->vector == INSN_VEC_DONE || end > c->code_len;
 
+	sh->vectors[nat->vector < 32 ? nat->vector : 32]++;
 	for (unsigned k = 0; k < c->count; at += c->item[k++].len) {
 		const struct insn_item *it = &c->item[k];
 		unsigned mnemonic = it->mnemonic;
@@ -243,6 +249,7 @@ static void reached(const struct run_options *o, struct run_shared *sh, const st
 			break;
 		if (it->tmpl != ~0u)
 			sh->hits[it->tmpl]++;
+		sh->groups[c->mode][it->tmpl == ~0u ? CLASS_COUNT : catalog.tmpl[it->tmpl].cls]++;
 		if (!o->coverage)
 			continue;
 		if (it->tmpl == ~0u &&

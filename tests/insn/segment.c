@@ -82,4 +82,12 @@ void segment_random(struct rng *r, struct insn_case *c)
 		if (rng_percent(r, 6))
 			sel[i] = rng_percent(r, 50) ? 0 : 0x2b;
 	}
+	for (unsigned i = 4; i < 6; i++) {
+		unsigned n = LDT_DATA + rng_below(r, LDT_DATA_COUNT);
+
+		if (rng_percent(r, 30))
+			continue;
+		sel[i] = LDT_SELECTOR(n);
+		*(i == 4 ? &c->in.regs.fs_base : &c->in.regs.gs_base) = describe(n).base_addr;
+	}
 }

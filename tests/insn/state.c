@@ -139,14 +139,6 @@ static u64 word(struct rng *r)
 	}
 }
 
-void state_memory(struct rng *r)
-{
-	u64 *p = (u64 *)insn_memory.baseline;
-
-	for (unsigned i = 0; i < INSN_DATA_PAGES * PAGE_SIZE / 8; i++)
-		p[i] = word(r);
-}
-
 /* An 80-bit register: 64-bit significand, then sign and exponent. */
 static void x87_register(struct rng *r, u8 *p)
 {
@@ -304,6 +296,59 @@ static void vectors_random(struct rng *r, struct insn_case *c)
 			}
 			memcpy(x + insn_xsave_offset[5] + 8 * i, &k, 8);
 		}
+}
+
+/* Where the data area holds images that XRSTOR and the like accept: standard and compacted ones. */
+#define IMAGE_STANDARD	(9 * PAGE_SIZE + 0x4c0)
+#define IMAGE_COMPACTED (1 * PAGE_SIZE + 0x540)
+
+static void image(struct rng *r, u8 *p, bool compacted)
+{
+	static struct insn_case c;
+	u64 bv = insn_xsave_mask & (rng_percent(r, 30) ? insn_xsave_mask : rng_next(r));
+	u64 comp = (bv | (insn_xsave_mask & rng_next(r))) | 1ull << 63;
+
+	memset(&c.in.xsave, 0, insn_xsave_size);
+	x87_random(r, c.in.xsave);
+	vectors_random(r, &c);
+	if (!compacted)
+		comp = 0;
+	memcpy(c.in.xsave + 512, &bv, 8);
+	memcpy(c.in.xsave + 520, &comp, 8);
+	memcpy(p, c.in.xsave, insn_xsave_size);
+}
+
+void state_memory(struct rng *r)
+{
+	u64 *p = (u64 *)insn_memory.baseline;
+
+	for (unsigned i = 0; i < INSN_DATA_PAGES * PAGE_SIZE / 8; i++)
+		p[i] = word(r);
+	image(r, insn_memory.baseline + IMAGE_STANDARD, false);
+	image(r, insn_memory.baseline + IMAGE_COMPACTED, true);
+}
+
+u64 state_target(struct rng *r, unsigned mnemonic)
+{
+	u64 at = INSN_DATA_VA + (rng_percent(r, 50) ? IMAGE_STANDARD : IMAGE_COMPACTED);
+
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_LDMXCSR:
+	case ZYDIS_MNEMONIC_VLDMXCSR:
+		at += 24;
+		break;
+	case ZYDIS_MNEMONIC_XRSTOR:
+	case ZYDIS_MNEMONIC_XRSTOR64:
+	case ZYDIS_MNEMONIC_FXRSTOR:
+	case ZYDIS_MNEMONIC_FXRSTOR64:
+	case ZYDIS_MNEMONIC_FRSTOR:
+	case ZYDIS_MNEMONIC_FLDENV:
+	case ZYDIS_MNEMONIC_FLDCW:
+		break;
+	default:
+		return state_pointer(r);
+	}
+	return rng_percent(r, 60) ? at : state_pointer(r);
 }
 
 static u64 segment_base(struct rng *r)
