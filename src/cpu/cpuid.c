@@ -12,8 +12,8 @@
 #include "cpu/cpuid_internal.h"
 #include "cpu/feature.h"
 #include "cpu/insn.h"
+#include "cpu/msr.h"
 
-#define MISC_ENABLE_MWAIT BIT64(18)
 #define CPUID_FAULTING	  1ull
 
 const struct cpu_cpuid *cpu_cpuid_find(const struct cpu *cpu, u32 leaf, u32 index)

@@ -6,6 +6,7 @@
 #include <unistd.h>
 #include "cpu/feature.h"
 #include "cpu/insn.h"
+#include "cpu/msr.h"
 #include "mmu/mmu.h"
 
 static int gp(struct cpu *cpu)
@@ -44,8 +45,13 @@ int insn_pause(struct cpu *cpu, const struct cpu_insn *in)
  */
 static int mwait_check(struct cpu *cpu, bool *nop)
 {
-	*nop = !cpu_has(cpu, X86_FEATURE_MWAIT);
-	if (cpu->cpl || (*nop && (cpu->disabled_quirks & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)))
+	bool shown = cpu_has(cpu, X86_FEATURE_MWAIT);
+
+	*nop = !shown;
+	/* Without its quirk CPUID's bit follows the MSR. */
+	if (cpu->disabled_quirks & KVM_X86_QUIRK_MISC_ENABLE_NO_MWAIT)
+		shown = cpu->misc_enable & MISC_ENABLE_MWAIT;
+	if (cpu->cpl || (!shown && (cpu->disabled_quirks & KVM_X86_QUIRK_MWAIT_NEVER_UD_FAULTS)))
 		return cpu_raise(cpu, EXC_UD);
 	return CPU_OK;
 }

@@ -33,4 +33,7 @@ void cpu_msr_reset(struct cpu *cpu);
 #define MSR_IA32_TSC_DEADLINE 0x6e0u
 #define MSR_EFER	      0xc0000080u
 
+/* Bits of IA32_MISC_ENABLE. */
+#define MISC_ENABLE_MWAIT BIT64(18)
+
 #endif

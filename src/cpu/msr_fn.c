@@ -125,7 +125,10 @@ SET(flush_cmd)
 /* --- configuration -------------------------------------------------------------------------------- */
 
 #define FEATURE_CONTROL_LOCK	  1ull
+#define FEATURE_CONTROL_LMCE	  BIT64(20)
+#define MCG_LMCE_P		  BIT64(27)
 #define PLATFORM_INFO_CPUID_FAULT BIT64(31)
+#define MISC_ENABLE_EMON	  BIT64(7)
 #define MISC_ENABLE_RO		  (BIT64(11) | BIT64(12)) /* no branch trace store, no PEBS */
 
 GET(feature_control)
@@ -140,6 +143,8 @@ SET(feature_control)
 
 	if (cpu_has(cpu, X86_FEATURE_VMX))
 		ok |= 4; /* VMX outside SMX */
+	if (cpu->mcg_cap & MCG_LMCE_P)
+		ok |= FEATURE_CONTROL_LMCE;
 	if (value & ~ok)
 		return 1;
 	if (!host && (cpu->feature_control & FEATURE_CONTROL_LOCK))
@@ -170,7 +175,12 @@ GET(misc_enable)
 
 SET(misc_enable)
 {
-	cpu->misc_enable = value | MISC_ENABLE_RO;
+	if (!host) {
+		if ((cpu->misc_enable ^ value) & MISC_ENABLE_RO)
+			return 1;
+		value = (value & ~MISC_ENABLE_EMON) | (cpu->misc_enable & MISC_ENABLE_EMON);
+	}
+	cpu->misc_enable = value;
 	return 0;
 }
 
@@ -391,7 +401,6 @@ SET(mtrr_var)
 
 #define MCG_CTL_P	  BIT64(8)
 #define MCG_CMCI_P	  BIT64(10)
-#define MCG_LMCE_P	  BIT64(27)
 #define HWCR_MC_STATUS_WR BIT64(18)
 
 GET(mcg_ctl)

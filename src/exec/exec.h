@@ -57,6 +57,7 @@ struct exec_options {
 	int log_fd;
 	bool trace, stats, follow, raw;
 	bool all_features; /* also those that the host's CPUID contradicts */
+	bool host_cpuid;   /* the program's CPUID instruction is left alone */
 };
 extern struct exec_options exec_options;
 /** One line into the log, with the thread's number. */
@@ -126,9 +127,32 @@ void exec_fd_created(int fd);
 int exec_close(int fd);
 int exec_ioctl(int fd, enum anykvm_kind kind, unsigned long request, unsigned long arg);
 
+/* --- the program's CPUID (cpuid.c, cpuid_trap.c, cpuid_find.c) ---------------------------------------- */
+
+struct exec_cpuid_insn {
+	u64 addr;
+	u32 length;
+};
+
 /** KVM_GET_SUPPORTED_CPUID's answer without what the program would find contradicted. */
 struct kvm_cpuid2;
 void exec_cpuid_filter(struct kvm_cpuid2 *list);
+/** What the program sees; the table behind it is made once, before the first question. */
+void exec_cpuid_view_init(void);
+void exec_cpuid_view(u32 leaf, u32 index, u32 regs[4]);
+/** The host's own answer, wherever it is asked. */
+void exec_cpuid_native(u32 leaf, u32 index, u32 regs[4]);
+/** The program's CPUID instructions are answered here from now on, as far as that can be. */
+void exec_cpuid_start(void);
+bool exec_cpuid_trapped(void);
+/** A SIGILL or SIGSEGV that stands for CPUID: true when it was one. */
+bool exec_cpuid_signal(int signo, const siginfo_t *info, ucontext_t *uc);
+/** Puts the program's instructions back in memory that becomes a guest's. */
+void exec_cpuid_restore(u64 start, u64 size);
+/** CPUID instructions in functions of the program, by address; at most `max`. Their number. */
+unsigned exec_cpuid_find(struct exec_cpuid_insn *out, unsigned max);
+/** The executable segment that `addr` lies in. */
+void exec_segment_of(u64 addr, u64 *start, u64 *size);
 
 /* --- reports ------------------------------------------------------------------------------------------ */
 

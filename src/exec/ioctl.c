@@ -42,6 +42,13 @@ out:
 	return ret;
 }
 
+/* What a guest may execute is as the program's file has it. Both structures begin alike. */
+static void restore_cpuid(const struct kvm_userspace_memory_region *region)
+{
+	if (exec_cpuid_trapped())
+		exec_cpuid_restore(region->userspace_addr, region->memory_size);
+}
+
 static int call(int fd, enum anykvm_kind kind, unsigned long request, unsigned long arg)
 {
 	int ret, error;
@@ -53,6 +60,9 @@ static int call(int fd, enum anykvm_kind kind, unsigned long request, unsigned l
 		exec_fd_created(ret);
 	if (!ret && (u32)request == (u32)KVM_GET_SUPPORTED_CPUID)
 		exec_cpuid_filter((struct kvm_cpuid2 *)arg);
+	if (!ret && ((u32)request == (u32)KVM_SET_USER_MEMORY_REGION ||
+		     (u32)request == (u32)KVM_SET_USER_MEMORY_REGION2))
+		restore_cpuid((const struct kvm_userspace_memory_region *)arg);
 	if (UNLIKELY(exec_options.trace)) {
 		error = errno;
 		exec_trace_ioctl(fd, kind, (u32)request, arg, ret < 0 ? -error : ret);

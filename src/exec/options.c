@@ -91,6 +91,7 @@ static __attribute__((constructor)) void start(void)
 	exec_options.follow = flag("ANYKVM_EXEC_FOLLOW");
 	exec_options.raw = flag("ANYKVM_EXEC_RAW");
 	exec_options.all_features = flag("ANYKVM_EXEC_ALL_FEATURES");
+	exec_options.host_cpuid = flag("ANYKVM_EXEC_HOST_CPUID");
 	if (log && *log) {
 		int fd = REAL(open)(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
 
@@ -104,6 +105,7 @@ static __attribute__((constructor)) void start(void)
 		pthread_atfork(NULL, NULL, exec_raw_thread);
 		exec_raw_thread();
 	}
+	exec_cpuid_start();
 }
 
 static __attribute__((destructor)) void end(void)

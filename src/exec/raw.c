@@ -136,10 +136,11 @@ bool exec_raw_signal(siginfo_t *info, ucontext_t *uc)
 	return true;
 }
 
-/* Threads of the program are caught from their start on. */
+/* Threads of the program are caught from their start on: system calls by hand, and CPUID. */
 struct start {
 	void *(*function)(void *);
 	void *arg;
+	u64 blocked_sync;
 };
 
 static void *thread_start(void *arg)
@@ -148,6 +149,9 @@ static void *thread_start(void *arg)
 
 	free(arg);
 	exec_raw_thread();
+	if (!exec_thread.ready)
+		exec_thread_prepare();
+	exec_thread.blocked_sync = start.blocked_sync; /* in truth they are open */
 	return start.function(start.arg);
 }
 
@@ -158,12 +162,12 @@ EXPORT int pthread_create(pthread_t *thread, const pthread_attr_t *attr, void *(
 	int ret;
 
 	/* The engine's own threads are made inside an ioctl. */
-	if (!exec_options.raw || exec_raw_selector == EXEC_RAW_PASS)
+	if (exec_options.raw ? exec_raw_selector == EXEC_RAW_PASS : !exec_cpuid_trapped())
 		return REAL(pthread_create)(thread, attr, function, arg);
 	start = malloc(sizeof(*start));
 	if (!start)
 		return EAGAIN;
-	*start = (struct start){function, arg};
+	*start = (struct start){function, arg, exec_thread.blocked_sync};
 	ret = REAL(pthread_create)(thread, attr, thread_start, start);
 	if (ret)
 		free(start);

@@ -149,6 +149,8 @@ static void trampoline(int signo, siginfo_t *info, void *context)
 
 	if (signo == SIGSYS && exec_raw_signal(info, context))
 		return;
+	if ((signo == SIGILL || signo == SIGSEGV) && exec_cpuid_signal(signo, info, context))
+		return;
 	if (t->running) {
 		if (!(SIGBIT(signo) & EXEC_SYNC)) {
 			if (defer(t, signo, info, context))

@@ -467,18 +467,35 @@ static void client_check(struct cpu *cpu)
 	jit_jump_cache_flush(cpu);
 }
 
+/*
+ * Somebody wants this processor while it is between a fault and its delivery: it leaves there, as
+ * KVM does, and the client may look at the exception. Re-entry delivers it first.
+ */
+static bool leaves_faulting(struct cpu *cpu)
+{
+	if (LIKELY(__atomic_load_n(&cpu->poll, __ATOMIC_SEQ_CST)) || cpu->exc.kind != EVENT_HW_EXC ||
+	    cpu->exc.vector == EXC_DB || cpu->guest_debug || cpu->mmio.write_count)
+		return false;
+	if (cpu->exc.vector == EXC_PF)
+		cpu->cr2 = cpu->exc.payload;
+	cpu->exit.reason = CPU_EXIT_POLL;
+	return true;
+}
+
 static void run(struct cpu *cpu)
 {
 	struct jit_link *link = NULL;
-	bool alone = false;
+	bool alone = false, entering = true;
 
 	client_check(cpu);
 	cpu->exit.reason = CPU_EXIT_NONE;
-	for (;;) {
+	for (;; entering = false) {
 		enum outcome out;
 
 		if (UNLIKELY(cpu->exc.pending)) {
 			link = NULL;
+			if (!entering && leaves_faulting(cpu))
+				break;
 			if (debug_exit(cpu) || cpu_exc_deliver(cpu) == CPU_EXIT)
 				break;
 			continue;

@@ -100,7 +100,7 @@ static int enable_quirks(struct vm *vm, u64 mask, bool strict)
 {
 	if (strict && (mask & ~(u64)CAPS_QUIRKS))
 		return -EINVAL;
-	vm->disabled_quirks |= mask & CAPS_QUIRKS;
+	vm->disabled_quirks = mask & CAPS_QUIRKS;
 	for (u32 i = 0; i < vm->vcpu_count; i++)
 		vm->vcpus[i]->cpu.disabled_quirks = (u32)vm->disabled_quirks;
 	if (vm->irqchip)

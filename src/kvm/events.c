@@ -25,13 +25,13 @@ void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *e)
 	} else if (exc->pending && exc->kind == EVENT_NMI) {
 		e->nmi.injected = 1;
 	} else if (exc->pending && !exception_is_soft(exc)) {
-		/* Without the payload capability a pending exception counts as injected. */
-		e->exception.injected = !vcpu->vm->exception_payload;
-		e->exception.pending = vcpu->vm->exception_payload;
+		/* Without the payload capability a pending exception counts as injected, too. */
+		e->exception.injected = exc->injected || !vcpu->vm->exception_payload;
+		e->exception.pending = !exc->injected;
 		e->exception.nr = exc->vector;
 		e->exception.has_error_code = exc->has_error;
 		e->exception.error_code = exc->error;
-		e->exception_has_payload = vcpu->vm->exception_payload &&
+		e->exception_has_payload = vcpu->vm->exception_payload && !exc->injected &&
 					   (exc->vector == EXC_PF || exc->vector == EXC_DB);
 		e->exception_payload = e->exception_has_payload ? exc->payload : 0;
 	}

@@ -156,19 +156,11 @@ static bool emulation_fails(struct vcpu *vcpu)
 	return true;
 }
 
-static int exit_internal(struct vcpu *vcpu)
+int exit_emulation_failure(struct vcpu *vcpu, const u8 *bytes, unsigned n)
 {
 	struct kvm_run *run = vcpu->run;
-	const struct cpu_exit *e = &vcpu->cpu.exit;
-	u8 len;
+	u8 len = (u8)MIN(n, (unsigned)sizeof(run->emulation_failure.insn_bytes));
 
-	if (mmu_mmio_asked(&vcpu->cpu) && !emulation_fails(vcpu)) {
-		mmu_mmio_allow(&vcpu->cpu, true);
-		jit_step(&vcpu->cpu);
-		mmu_mmio_allow(&vcpu->cpu, false);
-		return exit_handle(vcpu);
-	}
-	len = MIN(e->internal.len, (u8)sizeof(run->emulation_failure.insn_bytes));
 	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
 	run->emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;
 	run->emulation_failure.ndata = 3;
@@ -176,8 +168,22 @@ static int exit_internal(struct vcpu *vcpu)
 	run->emulation_failure.insn_size = len;
 	mem_set(run->emulation_failure.insn_bytes, 0x90,
 		sizeof(run->emulation_failure.insn_bytes));
-	mem_copy(run->emulation_failure.insn_bytes, e->internal.bytes, len);
+	if (len)
+		mem_copy(run->emulation_failure.insn_bytes, bytes, len);
 	return RUN_USER;
+}
+
+static int exit_internal(struct vcpu *vcpu)
+{
+	const struct cpu_exit *e = &vcpu->cpu.exit;
+
+	if (mmu_mmio_asked(&vcpu->cpu) && !emulation_fails(vcpu)) {
+		mmu_mmio_allow(&vcpu->cpu, true);
+		jit_step(&vcpu->cpu);
+		mmu_mmio_allow(&vcpu->cpu, false);
+		return exit_handle(vcpu);
+	}
+	return exit_emulation_failure(vcpu, e->internal.bytes, e->internal.len);
 }
 
 int exit_handle(struct vcpu *vcpu)

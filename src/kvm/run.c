@@ -355,6 +355,16 @@ static int run_uninitialized(struct vcpu *vcpu)
 	return -EAGAIN;
 }
 
+/*
+ * A processor with VMX runs no guest in protected mode without a task register ("Checks on Guest
+ * Segment Registers"); KVM without unrestricted guests then fails to emulate it. SVM takes it.
+ */
+static bool state_impossible(const struct cpu *cpu)
+{
+	return (cpu->seg[SEG_TR].attr & SEG_ATTR_UNUSABLE) && (cpu->cr0 & CR0_PE) &&
+	       cpu->vendor == CPU_VENDOR_INTEL;
+}
+
 static int run_prepared(struct vcpu *vcpu)
 {
 	struct kvm_run *run = vcpu->run;
@@ -382,6 +392,8 @@ static int run_prepared(struct vcpu *vcpu)
 		__atomic_store_n(&vcpu->latch.kicked, 0, __ATOMIC_SEQ_CST);
 		return -EINTR;
 	}
+	if (UNLIKELY(state_impossible(&vcpu->cpu)))
+		return exit_emulation_failure(vcpu, NULL, 0);
 	run->exit_reason = KVM_EXIT_UNKNOWN;
 	return run_loop(vcpu);
 }

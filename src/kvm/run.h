@@ -15,6 +15,8 @@ enum { RUN_USER = 0, RUN_GUEST = 1 };
 /* exits.c: cpu->exit → kvm_run, and what completes an exit on re-entry. */
 int exit_handle(struct vcpu *vcpu);
 int exit_complete(struct vcpu *vcpu);
+/** The exit for what cannot be emulated, with up to 15 bytes of the instruction. RUN_USER. */
+int exit_emulation_failure(struct vcpu *vcpu, const u8 *bytes, unsigned n);
 
 /* inject.c: delivers what is due and allowed, and prepares to hear about what is not. */
 int inject_events(struct vcpu *vcpu);

@@ -237,7 +237,7 @@ static int launch(char **argv, GError **error)
 
 int cmd_exec(int argc, char **argv)
 {
-	gboolean trace = FALSE, stats = FALSE, follow = FALSE, all = FALSE, raw = FALSE;
+	gboolean trace = FALSE, stats = FALSE, follow = FALSE, all = FALSE, raw = FALSE, host_cpuid = FALSE;
 	g_autofree char *cpu = NULL, *log = NULL;
 	const GOptionEntry entries[] = {
 		{"cpu", 0, 0, G_OPTION_ARG_STRING, &cpu,
@@ -253,6 +253,8 @@ int cmd_exec(int argc, char **argv)
 		 "Catch system calls made without libc as well (each costs a signal)", NULL},
 		{"all-features", 0, 0, G_OPTION_ARG_NONE, &all,
 		 "Offer also what the host's own CPUID contradicts (QEMU goes wrong with it)", NULL},
+		{"host-cpuid", 0, 0, G_OPTION_ARG_NONE, &host_cpuid,
+		 "Leave the program's own CPUID instruction alone: it tells the host's CPU", NULL},
 		{NULL, 0, 0, G_OPTION_ARG_NONE, NULL, NULL, NULL},
 	};
 	g_autoptr(GOptionContext) context = g_option_context_new("-- PROGRAM [ARGUMENT]...");
@@ -288,6 +290,7 @@ int cmd_exec(int argc, char **argv)
 	g_setenv("ANYKVM_EXEC_FOLLOW", follow ? "1" : "0", TRUE);
 	g_setenv("ANYKVM_EXEC_RAW", raw ? "1" : "0", TRUE);
 	g_setenv("ANYKVM_EXEC_ALL_FEATURES", all ? "1" : "0", TRUE);
+	g_setenv("ANYKVM_EXEC_HOST_CPUID", host_cpuid ? "1" : "0", TRUE);
 	status = launch(argv, &error);
 	complain(error);
 	return status;

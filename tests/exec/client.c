@@ -7,6 +7,7 @@
 #include <linux/kvm.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +18,7 @@
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #define CAP_ANYKVM 0x616b766d
@@ -365,6 +367,193 @@ static void case_raw(void)
 	CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 43);
 }
 
+/* ---- the program's own CPUID instruction: it tells what KVM_GET_SUPPORTED_CPUID does ---- */
+
+struct cpuid {
+	unsigned a, b, c, d;
+};
+
+#define CPUID_FORM(name, prefix)                                                          \
+	static __attribute__((noinline)) struct cpuid name(unsigned leaf, unsigned index) \
+	{                                                                                 \
+		struct cpuid r;                                                           \
+											  \
+		__asm__ volatile(prefix "cpuid"                                           \
+				 : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d)             \
+				 : "a"(leaf), "c"(index));                                \
+		return r;                                                                 \
+	}
+
+CPUID_FORM(cpuid_plain, "")
+CPUID_FORM(cpuid_wide, ".byte 0x48;")
+CPUID_FORM(cpuid_prefixed, ".byte 0x66, 0xf3;")
+CPUID_FORM(cpuid_marked, ".globl cpuid_place; cpuid_place: ")
+extern const unsigned char cpuid_place[];
+
+static struct cpuid cpuid_early, cpuid_signal;
+
+static __attribute__((constructor)) void cpuid_constructor(void)
+{
+	cpuid_early = cpuid_plain(0, 0);
+}
+
+static void cpuid_handler(int signo)
+{
+	cpuid_signal = cpuid_plain(0, (unsigned)signo);
+}
+
+static void *cpuid_thread(void *result)
+{
+	*(struct cpuid *)result = cpuid_plain(0, 0);
+	return NULL;
+}
+
+static struct kvm_cpuid_entry2 supported(unsigned leaf)
+{
+	static struct kvm_cpuid2 *list;
+	int kvm = open_kvm();
+
+	if (!list)
+		list = calloc(1, sizeof(*list) + 256 * sizeof(list->entries[0]));
+	CHECK(list);
+	list->nent = 256;
+	CHECK(!ioctl(kvm, KVM_GET_SUPPORTED_CPUID, list));
+	close(kvm);
+	for (unsigned i = 0; i < list->nent; i++)
+		if (list->entries[i].function == leaf)
+			return list->entries[i];
+	CHECK(!"the leaf is there");
+	return list->entries[0];
+}
+
+static bool same_vendor(struct cpuid r)
+{
+	struct kvm_cpuid_entry2 want = supported(0);
+
+	return r.b == want.ebx && r.c == want.ecx && r.d == want.edx;
+}
+
+static volatile sig_atomic_t traps;
+static void *volatile trap_at;
+
+static void trap_handler(int signo, siginfo_t *info, void *context)
+{
+	ucontext_t *uc = context;
+
+	CHECK(signo == SIGILL || signo == SIGTRAP);
+	traps++;
+	trap_at = info->si_addr;
+	if (signo == SIGILL)
+		uc->uc_mcontext.gregs[REG_RIP] += 2;
+}
+
+extern const unsigned char own_trap[];
+
+static __attribute__((noinline)) void trap_by_hand(void)
+{
+	__asm__ volatile(".globl own_trap; own_trap: ud2; int3");
+}
+
+/* The program's own SIGILL and SIGTRAP stay its own. */
+static void check_own_traps(void)
+{
+	struct sigaction act = {.sa_sigaction = trap_handler, .sa_flags = SA_SIGINFO};
+	int status;
+	pid_t pid = fork();
+
+	if (!pid) {
+		trap_by_hand();
+		_exit(0);
+	}
+	CHECK(waitpid(pid, &status, 0) == pid && WIFSIGNALED(status) && WTERMSIG(status) == SIGILL);
+	CHECK(!sigaction(SIGILL, &act, NULL) && !sigaction(SIGTRAP, &act, NULL));
+	trap_by_hand();
+	CHECK(traps == 2);
+	CHECK(!raise(SIGILL) && traps == 3);
+	CHECK(same_vendor(cpuid_plain(0, 0)) && traps == 3);
+	traps = 0;
+	act.sa_sigaction = trap_handler;
+	CHECK(!sigaction(SIGTRAP, &(struct sigaction){.sa_handler = SIG_IGN}, NULL));
+}
+
+static __attribute__((noinline)) unsigned long bytes_in_number(void)
+{
+	unsigned long v;
+
+	__asm__ volatile("movabs $0xa20fa20fa20fa20f, %0" : "=r"(v));
+	return v;
+}
+
+/* Memory that becomes a guest's is as the program's file has it. */
+static void check_guest_text(void)
+{
+	struct kvm_userspace_memory_region region = {
+		.memory_size = 0x1000,
+		.userspace_addr = (unsigned long)cpuid_place & ~0xffful,
+	};
+	int kvm = open_kvm(), vm = ioctl(kvm, KVM_CREATE_VM, 0);
+
+	CHECK(vm >= 0);
+	if (region.userspace_addr + 0x1000 < (unsigned long)cpuid_place + 2)
+		region.memory_size = 0x2000;
+	CHECK(!ioctl(vm, KVM_SET_USER_MEMORY_REGION, &region));
+	CHECK(cpuid_place[0] == 0x0f && cpuid_place[1] == 0xa2);
+}
+
+static void case_cpuid(void)
+{
+	static const unsigned char data[] = {0x0f, 0xa2, 0x0f, 0xa2};
+	struct sigaction act = {.sa_handler = cpuid_handler};
+	struct cpuid r;
+	pthread_t thread;
+	sigset_t all;
+	int status;
+	pid_t pid;
+
+	CHECK(same_vendor(cpuid_early) && same_vendor(cpuid_plain(0, 0)));
+	CHECK(same_vendor(cpuid_wide(0, 0)) && same_vendor(cpuid_prefixed(0, 0)));
+	CHECK(same_vendor(cpuid_marked(0, 0)));
+	CHECK(cpuid_plain(1, 0).a == supported(1).eax);
+	CHECK(cpuid_plain(7, 0).b == supported(7).ebx);
+	CHECK(cpuid_plain(0x80000000, 0).a == supported(0x80000000).eax);
+	sigfillset(&act.sa_mask);
+	CHECK(!sigaction(SIGUSR1, &act, NULL) && !raise(SIGUSR1) && same_vendor(cpuid_signal));
+	pid = fork();
+	if (!pid)
+		_exit(same_vendor(cpuid_plain(0, 0)) ? 42 : 1);
+	CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status) && WEXITSTATUS(status) == 42);
+	/* A thread that begins, and stays, with everything blocked. */
+	sigfillset(&all);
+	CHECK(!pthread_sigmask(SIG_SETMASK, &all, NULL));
+	CHECK(!pthread_create(&thread, NULL, cpuid_thread, &r) && !pthread_join(thread, NULL));
+	CHECK(same_vendor(r) && same_vendor(cpuid_plain(0, 0)));
+	CHECK(!pthread_sigmask(SIG_SETMASK, NULL, &all) && sigismember(&all, SIGILL) == 1);
+	sigemptyset(&all);
+	CHECK(!pthread_sigmask(SIG_SETMASK, &all, NULL));
+	CHECK(bytes_in_number() == 0xa20fa20fa20fa20f);
+	CHECK(((const volatile unsigned char *)data)[1] == 0xa2);
+	check_own_traps();
+	check_guest_text();
+}
+
+/* --host-cpuid: the vendor that the kernel tells. */
+static void case_host_cpuid(void)
+{
+	struct cpuid r = cpuid_plain(0, 0);
+	char line[256] = "", name[13];
+	FILE *info = fopen("/proc/cpuinfo", "r");
+
+	CHECK(info);
+	memcpy(name, &r.b, 4);
+	memcpy(name + 4, &r.d, 4);
+	memcpy(name + 8, &r.c, 4);
+	name[12] = 0;
+	while (!strstr(line, "vendor_id"))
+		CHECK(fgets(line, sizeof(line), info));
+	CHECK(strstr(line, name));
+	fclose(info);
+}
+
 static const struct {
 	const char *name;
 	void (*run)(void);
@@ -373,10 +562,15 @@ static const struct {
 	{"descriptors", case_descriptors}, {"fork", case_fork}, {"handler", case_handler},
 	{"mask", case_mask},	     {"immediate-exit", case_immediate_exit}, {"segv", case_segv},
 	{"cancel", case_cancel},     {"child", case_child}, {"raw", case_raw},
+	{"cpuid", case_cpuid},
 };
 
 int main(int argc, char **argv)
 {
+	if (argc > 1 && !strcmp(argv[1], "host-cpuid")) { /* not in the list: needs its option */
+		case_host_cpuid();
+		return 0;
+	}
 	for (unsigned i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
 		if (argc > 1 && !strcmp(argv[1], "list"))
 			puts(cases[i].name);

@@ -28,7 +28,7 @@ def refused(tap, name, done, status, words):
 def main():
     cases = subprocess.run([CLIENT, "list"], capture_output=True, text=True).stdout.split()
     by_hand = [x for x in cases if x != "guard"]        # which finds itself unguarded by hand
-    tap = Tap(2 * len(cases) + len(by_hand) + 10)
+    tap = Tap(2 * len(cases) + len(by_hand) + 11)
     for vendor in ("amd", "intel"):
         for case in cases:
             done = run("--cpu", vendor, "--", CLIENT, case)
@@ -38,6 +38,8 @@ def main():
         tap.case("%s, --raw" % case, done.returncode == 0, done.stdout + done.stderr)
     done = run("--follow", "--", CLIENT, "child", EXPECT_FOLLOW="1")
     tap.case("--follow", done.returncode == 0, done.stdout + done.stderr)
+    done = run("--host-cpuid", "--cpu", "intel", "--", CLIENT, "host-cpuid")
+    tap.case("--host-cpuid", done.returncode == 0, done.stdout + done.stderr)
     refused(tap, "no program", run(), 2, "no program given")
     refused(tap, "unknown program", run("--", "no-such-program"), 127, "no such program")
     refused(tap, "unknown vendor", run("--cpu", "via", CLIENT), 2, "intel or amd")
