@@ -199,6 +199,12 @@ enum cpu_vendor { CPU_VENDOR_INTEL, CPU_VENDOR_AMD };
 #define CPU_SHADOW_STI 1
 #define CPU_SHADOW_MOV_SS 2
 
+/*
+ * cpu.poll while nobody wants the vCPU. It is the PEXT mask that makes an address the index into the
+ * jump cache, so that a cleared one sends every computed jump to slot 0, which is never filled.
+ */
+#define CPU_GO_ON 0x1fffeull
+
 struct jit;
 struct mmu_vm;
 
@@ -206,7 +212,7 @@ struct cpu {
 	/* --- reached by generated code; keep together ------------------------------------- */
 	u64 gpr[16];       /* RSP and the memory-homed registers are current here while running */
 	u64 rip;           /* of the current or next instruction; current only outside blocks */
-	u64 poll;          /* 1: go on; 0: leave at the next poll. Cleared by any thread */
+	u64 poll;          /* CPU_GO_ON, or 0: leave at the next poll. Cleared by any thread */
 	u64 irq_window;    /* 1: nobody waits; 0: leave when IF becomes 1 */
 	u16 hflags;        /* see above */
 	u8 df, intf;
@@ -217,7 +223,6 @@ struct cpu {
 	u64 tlb_mask;      /* PEXT mask that selects the TLB index from an address */
 	u64 page_mask;     /* constant ~0xfff, PEXT operand */
 	u64 flag_mask;     /* constant FLAG_ARITH, PEXT operand */
-	u64 jc_mask;       /* PEXT mask that selects the jump-cache index */
 	u64 pauses;        /* PAUSE instructions until the thread yields */
 	u64 code_base;     /* linear address of the page that runs, for position-independent blocks */
 	struct cpu_seg seg[SEG_COUNT];

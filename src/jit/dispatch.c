@@ -435,9 +435,12 @@ static enum outcome run_block(struct cpu *cpu, struct jit_link **link)
 		jit_jc_take(cpu, view, mode);
 	if (mode & MODE_FLAT)
 		jit_jc_fill(cpu, view, cpu->rip, b, f.global);
-	if (from && flushes == jit->stat_flushes && !from->to && !from->from->dead && b->gpa2 == ~0ull &&
-	    from->mode == mode && from->from->page == b->page) {
-		jit_link_patch(from, b);
+	if (from && flushes == jit->stat_flushes && !from->to && !from->from->dead && from->mode == mode &&
+	    from->from->page == b->page) {
+		if (b->gpa2 == ~0ull)
+			jit_link_patch(from, b);
+		else if (from->from->mode == mode)
+			jit_link_cross(jit, from);
 		jit->stat_links++;
 	}
 	cpu->rflags &= ~FLAG_RF;
@@ -642,14 +645,15 @@ int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
 	cpu->jit = jit;
 	jit->use_loop = host_is_amd();
 	jit->fsgsbase = have_fsgsbase();
-	cpu->jc_mask = JIT_JC_MASK;
 	cpu->page_mask = PAGE_MASK;
 	cpu->flag_mask = FLAG_ARITH;
 	cpu->pauses = 1;
-	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
-		cpu->jc[v].ntag[0] = JIT_JC_EMPTY(0);
 	decoders_init(cpu);
 	jit_thunks_emit(cpu);
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
+		cpu->jc[v].ntag[0] = JIT_JC_NOWHERE;
+		cpu->jc[v].code[0] = jit_exec(jit, jit->thunk.next);
+	}
 	jit->code_next = jit->code_start;
 	jit->code_end = jit->rw + align_up(jit->size / 2, 64);
 	jit->cold_next = jit->code_end;

@@ -200,6 +200,14 @@ static inline void emit_gs_zext(struct emit *e, unsigned opcode, unsigned dst, u
 	emit_mem(e, dst, -1, -1, 0, (s32)off);
 }
 
+/** pext disp(%rsp), src, dst */
+static inline void emit_pext_stack(struct emit *e, unsigned dst, unsigned src, s32 disp)
+{
+	emit_vex3(e, dst, 0, 0, 2, true, src, 2);
+	emit8(e, 0xf5);
+	emit_mem(e, dst, H_RSP, -1, 0, disp);
+}
+
 /** pext %gs:off, src, dst */
 static inline void emit_pext_gs(struct emit *e, unsigned dst, unsigned src, u32 off)
 {

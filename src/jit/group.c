@@ -7,8 +7,8 @@
  *
  * The first access opens a group; while B, the TLB's addend, and the base register live on (the
  * base may change by a known amount, as PUSH does), further ones join. Joining patches the check
- * that was emitted before: its address is that of the lowest byte, its size spans all, and its tag
- * is the one for writing when any of them writes. The accesses themselves are [base + B + disp].
+ * that was emitted before: it spans all bytes from the lowest one, or from the base register itself
+ * when they are close behind it, and its tag is the one for writing when any writes. The accesses themselves are [base + B + disp].
  *
  * When the check fails nothing of the group has been done. The group is then run from its second
  * translation, which lies with the stubs and checks every access by itself (cold_group() in
@@ -22,6 +22,8 @@
 
 /* A wider span crosses pages more often, and is then done twice. */
 #define SPAN 256
+/* How far a byte may be from the base register whose page is looked up. */
+#define NEAR 127
 /* Farther displacements stay alone: the sums below must not leave 32 bits. */
 #define FAR (1 << 30)
 
@@ -45,19 +47,51 @@ static void patch(u8 *at, u32 v)
 static bool join(struct trans *t, struct group *g, unsigned reg, s32 disp, unsigned size, bool write)
 {
 	s64 at = disp + g->shift, lo = MIN(g->lo, at), hi = MAX(g->hi, at + (s64)size);
+	s64 reach = g->based ? hi - 1 : hi - lo - 1;
 
-	if (g->reg != reg || hi - lo > SPAN)
+	if (g->reg != reg || hi - lo > SPAN || (g->based && (lo < 0 || reach > NEAR)))
 		return false;
 	g->lo = lo;
 	g->hi = hi;
 	g->write |= write;
 	g->last = t->insn_count - 1;
-	patch(g->check.address, (u32)lo);
-	patch(g->check.span, (u32)(hi - lo - 1) - (t->jit->use_loop ? 0 : PAGE_SIZE));
+	if (g->check.address)
+		patch(g->check.address, (u32)lo);
+	if (g->check.narrow)
+		*g->check.reach = (u8)reach;
+	else
+		patch(g->check.reach, (u32)reach - (t->jit->use_loop ? 0 : PAGE_SIZE));
 	patch(g->check.tag, jit_tlb_tag(t, g->write));
 	g->cold->kind = COLD_GROUP;
 	g->cold->target = (u64)(g - t->group);
 	return true;
+}
+
+/* LEA A with a displacement of 32 bits, to be patched: where it is. */
+static u8 *emit_address(struct trans *t, unsigned host, s32 disp)
+{
+	emit_rex(&t->e, true, REG_A, 0, host, false);
+	emit8(&t->e, 0x8d);
+	emit8(&t->e, 0x80 | (REG_A & 7) << 3 | (host & 7));
+	if ((host & 7) == 4)
+		emit8(&t->e, 0x24);
+	emit32(&t->e, (u32)disp);
+	return t->e.p - 4;
+}
+
+/*
+ * Where an access looks. Bytes near the base register are mostly in its own page, which spares the
+ * LEA. Not the stack's, which is used on both sides of RSP, but for CALL and RET: nothing joins them.
+ */
+static struct host_address look_at(const struct trans *t, unsigned reg, s32 disp, unsigned size, bool *based)
+{
+	ZydisInstructionCategory c = t->in.meta.category;
+	bool alone = c == ZYDIS_CATEGORY_CALL || c == ZYDIS_CATEGORY_RET;
+
+	*based = reg == RSP ? alone : disp >= 0 && disp + (s32)size - 1 <= NEAR;
+	if (!*based)
+		return (struct host_address){ .reg = REG_A, .reach = (s32)size - 1 };
+	return (struct host_address){ .reg = jit_home[reg], .disp = disp, .reach = disp < 0 ? disp : disp + (s32)size - 1 };
 }
 
 bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, unsigned access, bool lock,
@@ -65,6 +99,7 @@ bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, un
 {
 	struct group *g = &t->group[t->group_count];
 	bool write = access & MMU_WRITE;
+	struct host_address at;
 
 	*c = NULL;
 	if (disp < -FAR || disp > FAR)
@@ -80,15 +115,10 @@ bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, un
 		return false;
 	*g = (struct group){ .reg = reg, .lo = disp, .hi = disp + (s64)size, .write = write,
 			     .first = t->insn_count - 1, .last = t->insn_count - 1 };
-	/* LEA with a displacement of 32 bits, to be patched */
-	emit_rex(&t->e, true, REG_A, 0, jit_home[reg], false);
-	emit8(&t->e, 0x8d);
-	emit8(&t->e, 0x80 | (REG_A & 7) << 3 | (jit_home[reg] & 7));
-	if ((jit_home[reg] & 7) == 4)
-		emit8(&t->e, 0x24);
-	g->check.address = t->e.p;
-	emit32(&t->e, (u32)disp);
-	g->cold = jit_emit_check(t, size, access, lock, desc, &g->check);
+	at = look_at(t, reg, disp, size, &g->based);
+	if (!g->based)
+		g->check.address = emit_address(t, jit_home[reg], disp);
+	g->cold = jit_emit_check(t, at, size, access, lock, desc, &g->check);
 	*c = g->cold;
 	t->group_live = !t->e.full;
 	return true;

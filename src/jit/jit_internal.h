@@ -30,6 +30,10 @@
 #define SCRATCH(n) ((u32)(offsetof(struct cpu, jit_scratch) + 8 * (n)))
 #define GS_GPR(n) ((u32)(offsetof(struct cpu, gpr) + 8 * (n)))
 
+/* Constants that enter leaves on the host's stack, where an operand is shorter than in struct cpu. */
+#define STACK_TLB_MASK 0
+#define STACK_PAGE_MASK 8
+
 /* Why generated code came back to the dispatcher (value of jit_enter). */
 enum jit_stop {
 	JIT_NEXT,     /* cpu->rip says where to go on */
@@ -99,12 +103,13 @@ struct jit_link {
 };
 
 /*
- * Jump cache: JIT_JC_BITS bits of RIP make the index. A kernel has some ten thousand targets, and
- * they should not fight for slots. 0 is the empty tag: it stands for RIP 1, which only slot 0 could
- * hold; that slot has a tag of its own when empty (1 + 2^62, no RIP).
+ * Jump cache: the bits CPU_GO_ON of RIP make the index. A kernel has some ten thousand targets, and
+ * they should not fight for slots. 0 is the empty tag: it stands for RIP 1, whose slot is 0. Slot 0
+ * is where all jumps look while cpu.poll is cleared: it is never filled, its tag stands for RIP 2
+ * (whose slot is 1), and its code is the way out.
  */
-#define JIT_JC_MASK 0x1fffeull
-#define JIT_JC_EMPTY(slot) ((slot) ? 0 : 1ull << 62)
+#define JIT_JC_NOWHERE (~0ull)
+_Static_assert(CPU_GO_ON >> 1 == JIT_JC_SIZE - 1, "the index is what fits the jump cache");
 
 /* CR4 bits that inline.c relies on and no mode bit tells. */
 #define JIT_CR4 (CR4_SMAP | CR4_FSGSBASE)
@@ -169,13 +174,23 @@ struct cold {
 	struct jit_link *link;
 	u64 target;    /* COLD_LINK: guest RIP; COLD_INSN: struct cpu_insn; COLD_GROUP: its number */
 	u64 rip;       /* COLD_INSN */
+	u8 base;       /* COLD_ACCESS: A is this host register + disp */
+	s32 disp;
 };
 
 /* Where a TLB check can still be changed: fields of 32 bits. */
 struct check {
-	u8 *address; /* displacement of the LEA that made A */
+	u8 *address; /* displacement of the LEA that made A; NULL: there is none */
 	u8 *tag;     /* displacement of the tag */
-	u8 *span;    /* bytes accessed, minus one */
+	u8 *reach;   /* distance to the byte that must be in the page, too */
+	bool narrow; /* that is a field of 8 bits */
+};
+
+/* An address for jit_emit_check(): the page of `reg` is looked up, and has to hold reg + reach. */
+struct host_address {
+	unsigned reg;
+	s32 reach;
+	s32 disp;    /* of the access itself */
 };
 
 /* Accesses that share one check (group.c). */
@@ -187,6 +202,7 @@ struct group {
 	s64 lo, hi;           /* bytes touched, from the base register's value at the check */
 	s64 shift;            /* what was added to the base register since */
 	bool write;
+	bool based;           /* the page is the base register's own: lo >= 0 */
 	unsigned first, last; /* instructions */
 };
 
@@ -270,6 +286,7 @@ struct cpu *jit_signal_running(void);
 
 /* translate.c: returns the block, or NULL with *ret CPU_EXC/CPU_EXIT, or cache full (*ret CPU_OK). */
 struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u64 rip, u32 mode, int *ret);
+void jit_link_cross(struct jit *jit, struct jit_link *link);
 
 /* classify.c: CPU_OP_NONE: an ordinary instruction, to be copied. */
 unsigned jit_classify(struct trans *t, struct cpu_insn *out);
@@ -289,14 +306,16 @@ struct cold *jit_cold_add(struct trans *t, u8 *from, unsigned kind);
 struct cold *jit_emit_unless_one(struct trans *t, unsigned kind);
 /** Host register that holds a guest register, or REG_MEMORY. */
 extern const u8 jit_home[16];
+/** Emits the offset of a memory operand into dst, A and B being free; 64 bits of it when `w`. */
+void jit_emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, unsigned dst, bool w);
 /** Emits the address of a memory operand into A: linear, or the offset when segments are not flat. */
 void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra_disp, u64 *desc);
 /** The second half of jit_emit_address, for an offset already in A. */
 void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc);
 /** Emits translation of A into host A+B (T destroyed); desc from jit_emit_address, size, access. */
 struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc);
-/** Likewise, A made by the caller; *check, when not NULL, tells where it can be patched. */
-struct cold *jit_emit_check(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc, struct check *check);
+/** Likewise for an address of the caller's; *check, when not NULL, tells where it can be patched. */
+struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned size, unsigned access, bool lock, u64 desc, struct check *check);
 /** The displacement of the TLB's tags from GS base. */
 u32 jit_tlb_tag(const struct trans *t, bool write);
 /** The instruction's own bytes begin here (after jit_emit_access) and end there. */

@@ -19,7 +19,7 @@ u32 jit_jc_index(u64 rip)
 {
 	u64 i;
 
-	__asm__("pext %2, %1, %0" : "=r"(i) : "r"(rip), "r"(JIT_JC_MASK));
+	__asm__("pext %2, %1, %0" : "=r"(i) : "r"(rip), "r"(CPU_GO_ON));
 	return (u32)i;
 }
 
@@ -31,6 +31,8 @@ void jit_jc_fill(struct cpu *cpu, unsigned view, u64 rip, const struct jit_block
 	u32 i = jit_jc_index(rip);
 	u8 state = log->state[i] & (u8)~JC_GLOBAL;
 
+	if (UNLIKELY(!i))
+		return;
 	if (global) {
 		if (!(state & JC_IN_GLOBAL))
 			log->global[log->global_count++] = (u16)i;
@@ -77,7 +79,7 @@ static void flush_local(struct cpu *cpu, unsigned view)
 
 		log->state[i] &= (u8)~JC_IN_LOCAL;
 		if (!(log->state[i] & JC_GLOBAL))
-			jc->ntag[i] = JIT_JC_EMPTY(i);
+			jc->ntag[i] = 0;
 	}
 	log->local_count = 0;
 }
@@ -93,7 +95,7 @@ void jit_jc_flush_view(struct cpu *cpu, unsigned view)
 		u32 i = log->global[k];
 
 		log->state[i] = 0;
-		jc->ntag[i] = JIT_JC_EMPTY(i);
+		jc->ntag[i] = 0;
 	}
 	log->global_count = 0;
 }
@@ -122,7 +124,7 @@ static void drop_page(struct jit_jump_cache *jc, const u16 *list, u32 count, u64
 		u64 rip = 1 - jc->ntag[list[k]];
 
 		if (!((rip ^ page) >> shift) || !(((rip + CROSS) ^ page) >> shift))
-			jc->ntag[list[k]] = JIT_JC_EMPTY(list[k]);
+			jc->ntag[list[k]] = 0;
 	}
 }
 
@@ -148,7 +150,7 @@ void jit_jc_drop_block(struct cpu *cpu, const struct jit_block *b)
 	if (b->relative)
 		jit_jc_flush_view(cpu, view); /* it may be there for several addresses */
 	else if (jc->code[i] == jit_exec(cpu->jit, b->code))
-		jc->ntag[i] = JIT_JC_EMPTY(i);
+		jc->ntag[i] = 0;
 }
 
 /** The jump cache of a view changes hands: jumps from other modes relied on who had it. */

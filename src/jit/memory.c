@@ -82,24 +82,22 @@ void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc)
 	}
 }
 
-void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra, u64 *desc)
+void jit_emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, unsigned dst, bool w)
 {
 	struct emit *e = &t->e;
 	unsigned width = t->in.address_width;
-	bool w = width == 64;
 	s64 disp = op->mem.disp.value + extra;
 	s64 rest = fits_s32(disp) ? 0 : extra; /* of what one LEA can add */
 	int base = -1, index = -1;
 	unsigned scale = op->mem.scale == 8 ? 3 : op->mem.scale == 4 ? 2 : op->mem.scale == 2 ? 1 : 0;
 
 	if (op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP) {
-		jit_emit_rip(t, REG_A, t->next_pc + (u64)disp);
+		jit_emit_rip(t, dst, t->next_pc + (u64)disp);
 		if (!w)
-			emit_mov(e, false, REG_A, REG_A);
-		jit_emit_segment(t, op, desc);
+			emit_mov(e, false, dst, dst);
 		return;
 	}
-	 if (op->mem.base != ZYDIS_REGISTER_NONE) {
+	if (op->mem.base != ZYDIS_REGISTER_NONE) {
 		unsigned g = jit_gpr_index(op->mem.base);
 
 		base = jit_home[g];
@@ -117,17 +115,39 @@ void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra,
 			index = REG_B;
 		}
 	}
-	if (base < 0 && index < 0)
-		emit_mov_imm(e, REG_A, width == 64 ? (u64)disp : width == 32 ? (u32)disp : (u16)disp);
-	else if (index < 0 && disp == 0 && width != 16)
-		emit_mov(e, w, REG_A, base);
-	else
-		emit_lea(e, w, REG_A, base, index, scale, (s32)(disp - rest));
-	if (rest && (base >= 0 || index >= 0))
-		emit_lea(e, w, REG_A, REG_A, -1, 0, (s32)rest);
-	if (width == 16 && (base >= 0 || index >= 0))
-		emit_zext16(e, REG_A, REG_A);
+	if (base < 0 && index < 0) {
+		emit_mov_imm(e, dst, w ? (u64)disp : width == 16 ? (u16)disp : (u32)disp);
+		return;
+	}
+	if (index >= 0 || disp != 0 || width == 16)
+		emit_lea(e, w, dst, base, index, scale, (s32)(disp - rest));
+	else if (base != (int)dst || !w)
+		emit_mov(e, w, dst, base);
+	if (rest)
+		emit_lea(e, w, dst, (int)dst, -1, 0, (s32)rest);
+	if (width == 16)
+		emit_zext16(e, dst, dst);
+}
+
+void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra, u64 *desc)
+{
+	jit_emit_offset(t, op, extra, REG_A, t->in.address_width == 64);
 	jit_emit_segment(t, op, desc);
+}
+
+/* The short branch whose opcode was emitted leads to a JMP rel32 that hides in a NOP: its field. */
+static u8 *emit_island(struct emit *e)
+{
+	u8 *field;
+
+	emit8(e, 3);
+	emit8(e, 0x0f);
+	emit8(e, 0x1f);
+	emit8(e, 0x84);
+	emit8(e, 0xe9);
+	field = e->p;
+	emit32(e, 0);
+	return field;
 }
 
 /* LOOP (or JRCXZ) on T to a JMP rel32 whose displacement field is returned. */
@@ -138,16 +158,11 @@ static u8 *emit_branch_miss(struct trans *t)
 
 	if (t->jit->use_loop) {
 		emit8(e, 0xe2);
-		emit8(e, 3);
-		emit8(e, 0x0f);
-		emit8(e, 0x1f);
-		emit8(e, 0x84);
-		emit8(e, 0xe9);
-	} else {
-		emit8(e, 0xe3);
-		emit8(e, 5);
-		emit8(e, 0xe9);
+		return emit_island(e);
 	}
+	emit8(e, 0xe3);
+	emit8(e, 5);
+	emit8(e, 0xe9);
 	field = e->p;
 	emit32(e, 0);
 	return field;
@@ -169,11 +184,12 @@ u32 jit_tlb_tag(const struct trans *t, bool write)
 	       (u32)(write ? offsetof(struct mmu_tlb, wtag) : offsetof(struct mmu_tlb, rtag));
 }
 
-struct cold *jit_emit_check(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc, struct check *check)
+struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned size, unsigned access, bool lock,
+			    u64 desc, struct check *check)
 {
 	struct emit *e = &t->e;
 	unsigned view = (t->mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
-	s32 span = (s32)size - 1 - (t->jit->use_loop ? 0 : (s32)PAGE_SIZE);
+	s32 reach = at.reach - (t->jit->use_loop ? 0 : (s32)PAGE_SIZE);
 	bool write = access & MMU_WRITE;
 	struct cold *c;
 
@@ -186,25 +202,27 @@ struct cold *jit_emit_check(struct trans *t, unsigned size, unsigned access, boo
 	} else {
 		u32 addend = GS(tlb) + view * (u32)sizeof(struct mmu_tlb) + (u32)offsetof(struct mmu_tlb, addend);
 
-		emit_pext_gs(e, REG_B, REG_A, GS(tlb_mask));
+		emit_pext_stack(e, REG_B, at.reg, STACK_TLB_MASK);
 		emit_gs_load_index(e, REG_T, REG_B, jit_tlb_tag(t, write));
-		if (check)
-			check->tag = e->p - 4;
 		if (check) {
-			emit_rex(e, true, REG_T, REG_T, REG_A, false);
+			check->tag = e->p - 4;
+			check->narrow = reach == (s8)reach && at.reg != REG_A;
+			emit_rex(e, true, REG_T, REG_T, at.reg, false);
 			emit8(e, 0x8d);
-			emit8(e, 0x84 | (REG_T & 7) << 3);
-			emit8(e, (REG_T & 7) << 3 | (REG_A & 7));
-			check->span = e->p;
-			emit32(e, (u32)span);
+			emit8(e, (check->narrow ? 0x44 : 0x84) | (REG_T & 7) << 3);
+			emit8(e, (REG_T & 7) << 3 | (at.reg & 7));
+			check->reach = e->p;
+			emit_n(e, (u32)reach, check->narrow ? 1 : 4);
 		} else {
-			emit_lea(e, true, REG_T, REG_A, REG_T, 0, span);
+			emit_lea(e, true, REG_T, (int)at.reg, REG_T, 0, reach);
 		}
-		emit_pext_gs(e, REG_T, REG_T, GS(page_mask));
+		emit_pext_stack(e, REG_T, REG_T, STACK_PAGE_MASK);
 		c = jit_cold_add(t, emit_branch_miss(t), COLD_ACCESS);
 		emit_gs_load_index(e, REG_B, REG_B, addend);
 	}
 	c->hot = e->p;
+	c->base = (u8)at.reg;
+	c->disp = at.disp;
 	c->desc = desc | size | (u64)(write ? DESC_WRITE : 0) | (access & MMU_RMW ? DESC_RMW : 0) | (lock ? DESC_LOCK : 0);
 	return c;
 }
@@ -212,7 +230,8 @@ struct cold *jit_emit_check(struct trans *t, unsigned size, unsigned access, boo
 struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc)
 {
 	jit_group_close(t);
-	return jit_emit_check(t, size, access, lock, desc, NULL);
+	return jit_emit_check(t, (struct host_address){ .reg = REG_A, .reach = (s32)size - 1 }, size, access, lock, desc,
+			      NULL);
 }
 
 void jit_access_end(struct trans *t, struct cold *c)
@@ -225,11 +244,12 @@ void jit_access_end(struct trans *t, struct cold *c)
 void jit_emit_poll(struct trans *t)
 {
 	emit_gs_load(&t->e, REG_T, GS(poll));
-	jit_emit_unless_one(t, COLD_POLL);
+	emit8(&t->e, 0xe3); /* jrcxz */
+	jit_cold_add(t, emit_island(&t->e), COLD_POLL);
 }
 
 /**
- * Goes to the guest RIP in A through the jump cache. A miss, or a poll, goes to a cold stub that
+ * Goes to the guest RIP in A through the jump cache. A miss, which a poll is as well, goes to a cold stub that
  * tells which instruction jumped.
  */
 void jit_emit_jump_cache(struct trans *t)
@@ -238,12 +258,10 @@ void jit_emit_jump_cache(struct trans *t)
 	unsigned view = (t->mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
 	u32 jc = (u32)(offsetof(struct cpu, jc) + view * sizeof(struct jit_jump_cache));
 
-	emit_pext_gs(e, REG_B, REG_A, GS(jc_mask));
+	emit_pext_gs(e, REG_B, REG_A, GS(poll));
 	emit_gs_load_index(e, REG_T, REG_B, jc + (u32)offsetof(struct jit_jump_cache, ntag));
 	emit_lea(e, true, REG_T, REG_A, REG_T, 0, t->jit->use_loop ? 0 : -1);
 	jit_cold_add(t, emit_branch_miss(t), COLD_TARGET);
-	emit_gs_load(e, REG_T, GS(poll));
-	jit_emit_unless_one(t, COLD_TARGET);
 	emit8(e, 0x65);
 	emit_rex(e, false, 0, REG_B, 0, false);
 	emit8(e, 0xff);

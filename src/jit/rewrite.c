@@ -28,6 +28,8 @@ struct field {
 struct rewrite {
 	struct field reg, rm, vvvv, opc;
 	bool mem;
+	bool home;             /* rm is in memory: the register's place in struct cpu */
+	u8 flip;               /* what turns the opcode into the one with reg and rm exchanged */
 	unsigned mem_op;
 	unsigned mem_size;
 	unsigned access; /* MMU_* */
@@ -130,6 +132,52 @@ static void assign(struct trans *t, struct rewrite *w, struct field *f)
 	emit_gs_load(&t->e, f->host, GS_GPR(f->guest));
 }
 
+/* Instructions on general registers that do the same with rm in memory, but for the width they clear. */
+static bool has_memory_form(const ZydisDecodedInstruction *in)
+{
+	u8 op = in->opcode;
+
+	if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+		return false;
+	if (in->opcode_map == ZYDIS_OPCODE_MAP_0F)
+		return (op & 0xf0) == 0x40 || (op & 0xf0) == 0x90 || op == 0xaf || op == 0xba ||
+		       (op & 0xf6) == 0xb6; /* CMOVcc, SETcc, IMUL, BT imm, MOVZX and MOVSX */
+	if (in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
+		return false;
+	return (op < 0x40 && (op & 7) < 4) || op == 0x63 || op == 0x69 || op == 0x6b || op == 0x80 || op == 0x81 ||
+	       (op >= 0x83 && op <= 0x85) || (op >= 0x88 && op <= 0x8b) || (op & 0xfe) == 0xc0 || (op & 0xfe) == 0xc6 ||
+	       (op & 0xfc) == 0xd0 || (op & 0xfe) == 0xf6 || (op & 0xfe) == 0xfe;
+}
+
+/* A write of 32 bits clears the rest of a register, and would not in memory. */
+static bool fits_home(const struct field *f)
+{
+	return f->host == REG_MEMORY && !f->high && !(f->write && f->size == 4);
+}
+
+/* A memory-homed register as a memory operand: no scratch, and one instruction for two or three. */
+static void use_home(const struct trans *t, struct rewrite *w)
+{
+	u8 op = t->in.opcode;
+
+	if (w->mem || !w->rm.used || w->rm.high || w->reg.high || !has_memory_form(&t->in) ||
+	    (w->reg.used && w->reg.guest == w->rm.guest))
+		return;
+	if (w->rm.host != REG_MEMORY && w->reg.used && fits_home(&w->reg) &&
+	    t->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (op < 0x40 || (op >= 0x84 && op <= 0x8b))) {
+		struct field reg = w->reg;
+
+		w->reg = w->rm;
+		w->rm = reg;
+		w->flip = op == 0x84 || op == 0x85 ? 0 : 2;
+	}
+	if (!fits_home(&w->rm))
+		return;
+	w->home = true;
+	w->rm.write = false;
+	w->rm.host = 0;
+}
+
 static void store_back(struct trans *t, const struct field *f)
 {
 	if (f->used && !f->high && f->write && jit_home[f->guest] == REG_MEMORY)
@@ -225,6 +273,8 @@ static void emit_modrm(struct trans *t, const struct rewrite *w)
 
 	if (w->mem || (w->rdi_mem && !t->in.raw.modrm.offset)) {
 		emit_mem(e, reg, w->base, w->index, 0, w->disp);
+	} else if (w->home) {
+		emit_mem(e, reg, -1, -1, 0, (s32)GS_GPR(w->rm.guest));
 	} else {
 		unsigned rm = w->rm.used ? w->rm.host & 7u : t->in.raw.modrm.rm;
 
@@ -258,6 +308,8 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 	bool moffs = w->mem && !in->raw.modrm.offset && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
 		     (opcode & 0xfc) == 0xa0;
 
+	if (w->home)
+		emit8(e, 0x65);
 	for (unsigned i = 0; i < in->raw.prefix_count; i++) {
 		u8 p = in->raw.prefixes[i].value;
 
@@ -308,7 +360,7 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 	}
 	if (opcode == 0x82 && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
 		opcode = 0x80; /* the alias that 64-bit mode lost */
-	emit8(e, w->opc.used ? (opcode & 0xf8) | (w->opc.host & 7) : opcode);
+	emit8(e, w->opc.used ? (opcode & 0xf8) | (w->opc.host & 7) : opcode ^ w->flip);
 	if (in->raw.modrm.offset)
 		emit_modrm(t, w);
 	emit_immediates(t);
@@ -430,28 +482,19 @@ static void emit_instruction(struct trans *t, const struct rewrite *w)
 /* LEA: no access; the result may be truncated. */
 static void emit_lea_insn(struct trans *t)
 {
-	ZydisDecodedOperand mem = t->op[1];
-	unsigned g = jit_gpr_index(t->op[0].reg.value), size = t->in.operand_width;
-	u64 desc;
-	u32 mode = t->mode;
+	unsigned g = jit_gpr_index(t->op[0].reg.value), size = t->in.operand_width, home = jit_home[g];
+	bool direct = size != 16 && home != REG_MEMORY;
 
-	mem.mem.segment = ZYDIS_REGISTER_DS;
-	t->mode |= MODE_FLAT; /* the offset itself is wanted */
-	jit_emit_address(t, &mem, 0, &desc);
-	t->mode = mode;
-	if (size == 64) {
-		jit_emit_reg_store(t, g, REG_A);
-	} else if (size == 32) {
-		emit_mov(&t->e, false, jit_home[g] == REG_MEMORY ? REG_A : jit_home[g], REG_A);
-		if (jit_home[g] == REG_MEMORY)
-			emit_gs_store(&t->e, REG_A, GS_GPR(g));
-	} else if (jit_home[g] == REG_MEMORY) {
+	/* a 32-bit result is its zero extension, whatever made it */
+	jit_emit_offset(t, &t->op[1], 0, direct ? home : REG_A, t->in.address_width == 64 && size == 64);
+	if (direct)
+		return;
+	if (size == 16)
 		emit8(&t->e, 0x66);
-		emit_gs(&t->e, 0x89, false, REG_A, GS_GPR(g));
-	} else {
-		emit8(&t->e, 0x66);
-		emit_mov(&t->e, false, jit_home[g], REG_A);
-	}
+	if (home == REG_MEMORY)
+		emit_gs(&t->e, 0x89, size != 16, REG_A, GS_GPR(g));
+	else
+		emit_mov(&t->e, false, home, REG_A);
 }
 
 /* BT family, register offset, memory operand: the offset reaches beyond the addressed word. */
@@ -459,7 +502,6 @@ static void emit_bit_string_address(struct trans *t)
 {
 	struct emit *e = &t->e;
 	unsigned g = jit_gpr_index(t->op[1].reg.value), size = t->in.operand_width, src = jit_home[g];
-	u64 desc;
 
 	/* the segment is added with the whole: do the offset first, keep it in T while A is made */
 	if (src == REG_MEMORY) {
@@ -483,13 +525,7 @@ static void emit_bit_string_address(struct trans *t)
 	emit_shiftx(e, SHIFT_SARX, REG_B, REG_B, REG_T);
 	emit_gs_store(e, REG_B, (u32)(offsetof(struct cpu, jit_scratch) + 8 * 9));
 
-	ZydisDecodedOperand mem = t->op[0];
-	u32 mode = t->mode;
-
-	mem.mem.segment = ZYDIS_REGISTER_DS;
-	t->mode |= MODE_FLAT;
-	jit_emit_address(t, &mem, 0, &desc);
-	t->mode = mode;
+	jit_emit_offset(t, &t->op[0], 0, REG_A, t->in.address_width == 64);
 	emit_gs_load(e, REG_B, (u32)(offsetof(struct cpu, jit_scratch) + 8 * 9));
 	emit_lea(e, t->in.address_width == 64, REG_A, REG_A, REG_B, size == 64 ? 3 : size == 32 ? 2 : 1, 0);
 	if (t->in.address_width == 16)
@@ -737,6 +773,7 @@ bool jit_emit_ordinary(struct trans *t)
 		w.reg.host = REG_T;
 		w.free_count = 0;
 	}
+	use_home(t, &w);
 	assign(t, &w, &w.reg);
 	assign(t, &w, &w.rm);
 	assign(t, &w, &w.vvvv);

@@ -207,6 +207,8 @@ static void emit_cold(struct trans *t)
 		case COLD_ACCESS: {
 			bool write = c->desc & DESC_WRITE;
 
+			if (c->base != REG_A)
+				emit_lea(e, true, REG_A, c->base, -1, 0, c->disp);
 			emit_mov_imm(e, REG_T, c->desc);
 			emit_rel32(e, 0xe8, write ? t->jit->thunk.resolve_write : t->jit->thunk.resolve_read);
 			emit_rel32(e, 0xe9, c->hot);
@@ -349,6 +351,34 @@ static void translate_insns(struct trans *t, struct fetch *f, u32 off, int *ret)
 	}
 	if (*ret == CPU_EXC && t->insn_count)
 		*ret = CPU_OK; /* the fault comes when its instruction does */
+}
+
+/**
+ * Makes a direct jump lead to the jump cache: its target crosses into another page, and there is
+ * checked against both. Nothing when the cache is full: the dispatcher goes on doing it.
+ */
+void jit_link_cross(struct jit *jit, struct jit_link *link)
+{
+	struct trans t;
+
+	t.e = (struct emit){ .p = jit->cold_next, .end = jit->rw + jit->size };
+	t.jit = jit;
+	t.mode = link->mode;
+	t.relative = link->from->relative;
+	t.start = 0; /* the target is an offset in the page when position-independent */
+	t.cold_count = 0;
+	t.insn_count = 1;
+	jit_emit_rip(&t, REG_A, link->target);
+	jit_emit_jump_cache(&t);
+	for (unsigned i = 0; i < t.cold_count; i++) {
+		emit_patch_rel32(t.cold[i].from, t.e.p);
+		emit_rel32(&t.e, 0xe8, jit->thunk.lookup);
+	}
+	if (t.e.full)
+		return;
+	link->stub = jit->cold_next;
+	jit->cold_next = t.e.p;
+	emit_patch_rel32(link->site, link->stub);
 }
 
 /* Where computed jumps arrive: A is the block's address. */

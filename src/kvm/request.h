@@ -2,7 +2,7 @@
  * Requests: how any thread gets a vCPU's attention.
  *
  * A request is a bit in latch.requests. Setting one also clears cpu.poll, so that guest code is
- * left at its next poll, and wakes a vCPU that sleeps in HLT. The run loop sets cpu.poll to 1
+ * left at its next poll, and wakes a vCPU that sleeps in HLT. The run loop sets cpu.poll to CPU_GO_ON
  * and looks at the bits afterwards, so a request is never missed: either the loop sees the bit,
  * or the guest's code sees the cleared poll word.
  *

@@ -1,7 +1,7 @@
 /*
  * KVM_RUN.
  *
- * One turn of the loop: handle requests, deliver events, allow polls to pass (cpu.poll = 1), look
+ * One turn of the loop: handle requests, deliver events, allow polls to pass (cpu.poll = CPU_GO_ON), look
  * once more whether anything came in between, run guest code, turn its exit into kvm_run or go on.
  * The guest's FPU state stays in the registers from entry to exit, so nothing here uses vectors.
  */
@@ -224,7 +224,7 @@ static int vcpu_block(struct vcpu *vcpu)
 
 /* --- the loop -------------------------------------------------------------------------------------- */
 
-/* Anything came between the handling of requests and poll = 1. */
+/* Anything came between the handling of requests and poll = CPU_GO_ON. */
 static bool attention(struct vcpu *vcpu)
 {
 	const struct vcpu_latch *l = &vcpu->latch;
@@ -246,7 +246,7 @@ static int enter_guest(struct vcpu *vcpu)
 		ret = inject_events(vcpu);
 	if (ret != RUN_GUEST || vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
 		return ret;
-	__atomic_store_n(&cpu->poll, cpu->exc.pending ? 0 : 1, __ATOMIC_SEQ_CST);
+	__atomic_store_n(&cpu->poll, cpu->exc.pending ? 0 : CPU_GO_ON, __ATOMIC_SEQ_CST);
 	mmu_code_poll(cpu);
 	if (UNLIKELY(attention(vcpu)))
 		return RUN_GUEST;

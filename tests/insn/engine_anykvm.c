@@ -351,7 +351,7 @@ static void state_in(struct cpu *cpu, const struct insn_case *c)
 	cpu->dr6 = 0xffff0ff0;
 	cpu->shadow = 0;
 	cpu->exc.pending = false;
-	cpu->poll = 1;
+	cpu->poll = CPU_GO_ON;
 	cpu->irq_window = 1;
 	cpu_mode_update(cpu);
 	memcpy(cpu->xsave, c->in.xsave, insn_xsave_size);
@@ -446,7 +446,7 @@ static void run(const struct insn_case *c, struct insn_result *out)
 	cpu_fpu_load(cpu);
 	do {
 		cpu->exit.reason = CPU_EXIT_NONE;
-		cpu->poll = 1;
+		cpu->poll = CPU_GO_ON;
 		if (variant & VARIANT_STEP)
 			jit_step(cpu);
 		else

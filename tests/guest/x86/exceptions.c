@@ -74,6 +74,12 @@ static void push_ss(void *p)
 	__asm__ volatile("mov %%rsp, %%rdx; mov $0x8000000000000000, %%rsp\n" TRY("push %%rax")
 			 "mov %%rdx, %%rsp" : : : "rax", "rdx", "memory");
 }
+CASE(jmp_to, "jmp *%0")
+CASE(call_to, "call *%0")
+static void ret_to(void *p)
+{
+	__asm__ volatile("push %0\n" TRY("ret") "lea 8(%%rsp), %%rsp" : : "r"(p) : "memory");
+}
 CASE(aaa, ".byte 0x37")
 CASE(push_es, ".byte 0x06")
 CASE(into64, ".byte 0xce")
@@ -160,6 +166,11 @@ static void simple(void)
 #if IS64
 	check("non-canonical load", load, (void *)0x8000000000000000, EXC_GP, 0, FAULT);
 	check("non-canonical store", store, (void *)0x0000800000000000, EXC_GP, 0, FAULT);
+	check("JMP to a non-canonical address", jmp_to, (void *)0x8000000000000000, EXC_GP, 0, FAULT);
+	/* tags of empty entries in caches of branch targets may look like these */
+	check("JMP to 1 - 2^62", jmp_to, (void *)0xc000000000000001, EXC_GP, 0, FAULT);
+	check("CALL 1 - 2^62", call_to, (void *)0xc000000000000001, EXC_GP, 0, FAULT);
+	check("RET to 1 - 2^62", ret_to, (void *)0xc000000000000001, EXC_GP, 0, FAULT);
 	check("non-canonical by RBP", rbp_ss, NULL, EXC_SS, 0, FAULT);
 	idt_set_ist(EXC_SS, 2);
 	check("non-canonical PUSH", push_ss, NULL, EXC_SS, 0, FAULT);

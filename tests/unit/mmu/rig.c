@@ -111,7 +111,7 @@ void rig_make(unsigned cpus)
 
 		cpu->index = i;
 		cpu->ops = &ops;
-		cpu->poll = 1;
+		cpu->poll = CPU_GO_ON;
 		cpu->phys_reserved = 0x000fff0000000000ull; /* MAXPHYADDR 40 */
 		cpu->rflags = 2;
 		rig_feature(cpu, X86_FEATURE_GBPAGES, true);

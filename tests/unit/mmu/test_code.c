@@ -128,7 +128,7 @@ static void code_messages(void **state)
 	mmu_code_add(a, CODE, 16);
 	assert_int_equal(b->poll, 0);
 	assert_int_equal(c->poll, 0);
-	assert_int_equal(a->poll, 1);
+	assert_int_equal(a->poll, CPU_GO_ON);
 	assert_true(rig_hit(b, LIN, 8, true)); /* nobody waits */
 	mmu_code_poll(b);
 	assert_false(rig_hit(b, LIN, 8, true));
@@ -140,16 +140,16 @@ static void code_messages(void **state)
 	/* c had none */
 	mmu_code_add(a, CODE, 16);
 	mmu_code_poll(b);
-	a->poll = 1;
+	a->poll = CPU_GO_ON;
 	mmu_code_poll(c);
-	assert_int_equal(a->poll, 1);
+	assert_int_equal(a->poll, CPU_GO_ON);
 
 	/* a store of b into a's code */
 	rig.invalidated = 0;
 	assert_int_equal(store(b, LIN + 0x40, 5), MMU_BOUNCED); /* another chunk */
-	assert_int_equal(a->poll, 1);
+	assert_int_equal(a->poll, CPU_GO_ON);
 	assert_int_equal(store(b, LIN, 1), MMU_BOUNCED); /* the same value */
-	assert_int_equal(a->poll, 1);
+	assert_int_equal(a->poll, CPU_GO_ON);
 	assert_int_equal(store(b, LIN, 2), MMU_BOUNCED);
 	assert_int_equal(a->poll, 0);
 	assert_int_equal(rig.invalidated, 0);
@@ -161,7 +161,7 @@ static void code_messages(void **state)
 
 	/* permission forgotten by a flush before the message is read */
 	mmu_code_add(a, CODE, 16);
-	a->poll = 1;
+	a->poll = CPU_GO_ON;
 	mmu_flush_all(b);
 	assert_int_equal(a->poll, 0);
 	rig_free();
