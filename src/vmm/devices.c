@@ -1,5 +1,6 @@
 /* Which devices a machine has. */
 #include "vmm/debug_port.h"
+#include "vmm/error_port.h"
 #include "vmm/i8042.h"
 #include "vmm/machine.h"
 #include "vmm/rtc.h"
@@ -34,6 +35,11 @@ static void free_debug(void *dev)
 	debug_port_free(dev);
 }
 
+static void free_error(void *dev)
+{
+	error_port_free(dev);
+}
+
 static void create_legacy(struct machine *m)
 {
 	struct console *con = m->back->console;
@@ -47,6 +53,7 @@ static void create_legacy(struct machine *m)
 	m->pm = acpi_pm_new(&m->pio, &m->irq, &m->power);
 	machine_add_device(m, m->pm, NULL, free_pm);
 	machine_add_device(m, debug_port_new(&m->pio, con, &m->power), NULL, free_debug);
+	machine_add_device(m, error_port_new(&m->vcpus, mem), NULL, free_error);
 	m->pci = pci_new(&m->pio, &m->mmio, &m->irq, &m->power);
 }
 

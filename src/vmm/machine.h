@@ -33,7 +33,7 @@ struct backends {
 	struct gdb *gdb;
 };
 
-#define MACHINE_DEVICES_MAX (CONFIG_DISKS_MAX + 8)
+#define MACHINE_DEVICES_MAX (CONFIG_DISKS_MAX + 9)
 
 /** A device as the machine sees it: how to take it down. */
 struct machine_device {

@@ -1,7 +1,7 @@
 /*
  * 32-bit protected mode: limits, expand-down, conforming code, call gates, privilege changes,
- * hardware task switches, virtual-8086 and real mode.
- * Source: SDM "Protection", "Task Management", "8086 Emulation".
+ * virtual-8086 and real mode. (Hardware task switches: task.c.)
+ * Source: SDM "Protection", "8086 Emulation".
  */
 #include "x86/cpu.h"
 #include "x86/paging.h"
@@ -97,100 +97,6 @@ static void gates(void)
 	gdt_set(0x80, (at & 0xffff) | (u64)SEL_KCODE << 16 | (u64)1 << 32 | (u64)0x6c << 40 | (u64)(at >> 16) << 48);
 	trap_user((void (*)(void *))through_gate, NULL);
 	report(trap_vector() == EXC_NP && trap_last()->error == 0x80, "call gate not present");
-}
-
-/* ---- tasks ---- */
-
-static struct tss task __attribute__((aligned(4096)));
-static u8 task_stack[4096];
-static volatile u32 task_seen, task_flags, task_cr0;
-
-__asm__(".text\n task_code: incl task_seen; pushf; pop task_flags; mov %cr0, %eax; mov %eax, task_cr0; clts\n"
-	"str %eax; mov %eax, task_tr; iret\n jmp task_code\n");
-extern char task_code[];
-u32 task_tr;
-
-static volatile u32 db_dr6, db_ip;
-static void db_hook(struct regs *r)
-{
-	if (r->vector != EXC_DB)
-		return;
-	db_dr6 = (u32)read_dr6();
-	db_ip = r->ip;
-	write_dr6(0xffff0ff0);
-	this_cpu()->hooked = true;
-}
-
-static int task_call(void)
-{
-	trap_clear();
-	__asm__ volatile(TRY("lcall $0x88, $0") : : : "eax", "memory", "cc");
-	return trap_vector();
-}
-
-static void task_trap(void)
-{
-	u32 seen = task_seen;
-
-	gdt_set(0x88, descriptor((u32)&task, 103, 0x89, 0));
-	task.eip = (u32)task_code;
-	task.esp = (u32)this_cpu() + 0x9000; /* its exceptions ask for this_cpu() */
-	task.trap = 1;
-	this_cpu()->hook = db_hook;
-	task_call();
-	this_cpu()->hook = NULL;
-	task.trap = 0;
-	report(db_dr6 & 0x8000, "the T flag of a TSS: DR6.BT");
-	report_eq(db_ip, (u32)task_code, "before the task's first instruction");
-	report_eq(task_seen, seen + 1, "and the task runs");
-}
-
-static void tasks(void)
-{
-	ulong cr3 = read_cr3();
-	u32 flags;
-
-	memset(&task, 0, sizeof(task));
-	task.cr3 = (u32)cr3;
-	task.eip = (u32)task_code;
-	task.esp = (u32)task_stack + 4096;
-	task.eflags = 2;
-	task.cs = SEL_KCODE;
-	task.ss = task.ds = task.es = SEL_KDATA;
-	task.iomap = 0xffff;
-	gdt_set(0x88, descriptor((u32)&task, 103, 0x89, 0));
-	__asm__ volatile("lcall $0x88, $0" : : : "eax", "memory", "cc");
-	report_eq(task_seen, 1, "CALL to a TSS, and IRET");
-	report_eq(task_tr & 0xffff, 0x88, "TR in the task");
-	report(task_flags & FL_NT, "NT is set by the CALL");
-	report(task_cr0 & CR0_TS, "CR0.TS is set");
-	report_eq(task.link, SEL_TSS, "the back link");
-	flags = (u32)read_flags();
-	report(!(flags & FL_NT), "NT is clear again");
-	report_eq((this_cpu()->gdt[0x88 >> 3] >> 40) & 0xf, 9, "the task is not busy any more");
-	report_eq((this_cpu()->gdt[SEL_TSS >> 3] >> 40) & 0xf, 0xb, "this one is");
-	__asm__ volatile("lcall $0x88, $0" : : : "eax", "memory", "cc");
-	report_eq(task_seen, 2, "again");
-	gdt_set(0x88, descriptor((u32)&task, 103, 0x8b, 0));
-	trap_clear();
-	__asm__ volatile(TRY("lcall $0x88, $0") : : : "eax", "memory", "cc");
-	report(trap_vector() == EXC_GP && trap_last()->error == 0x88, "a busy TSS");
-	gdt_set(0x88, descriptor((u32)&task, 103, 0x09, 0));
-	trap_clear();
-	__asm__ volatile(TRY("lcall $0x88, $0") : : : "eax", "memory", "cc");
-	report(trap_vector() == EXC_NP && trap_last()->error == 0x88, "a TSS that is not present");
-	gdt_set(0x88, descriptor((u32)&task, 102, 0x89, 0));
-	trap_clear();
-	__asm__ volatile(TRY("lcall $0x88, $0") : : : "eax", "memory", "cc");
-	report(trap_vector() == EXC_TS && trap_last()->error == 0x88, "a TSS that is too small");
-	/* through an interrupt */
-	gdt_set(0x88, descriptor((u32)&task, 103, 0x89, 0));
-	idt[0x55] = (struct gate){.sel = 0x88, .type = 0x85};
-	task.eip = (u32)task_code;
-	__asm__ volatile("int $0x55" : : : "eax", "memory", "cc");
-	report_eq(task_seen, 3, "a task gate in the IDT");
-	idt_reset(0x55);
-	task_trap();
 }
 
 /* ---- virtual-8086 mode ---- */
@@ -350,7 +256,6 @@ void test_main(void)
 	user_map();
 	limits();
 	gates();
-	tasks();
 	virtual8086();
 	vme();
 	real_mode();
