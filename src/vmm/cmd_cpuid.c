@@ -1,7 +1,6 @@
 /*
  * `anykvm cpuid`: CPUID features by name, side by side: what this host has, what the KVM API
- * offers for each vendor's guest, what a guest of `anykvm run` sees, and why not. The rows are
- * those of the engine (a generated copy of its table: facts, no code).
+ * offers for each vendor's guest, what a guest of `anykvm run` sees, and why not.
  */
 #include <cpuid.h>
 #include <errno.h>
@@ -10,69 +9,23 @@
 
 #include "vmm/accel.h"
 #include "vmm/cmd.h"
+#include "vmm/cpuid_names.h"
 #include "vmm/error.h"
 #include "vmm/vcpu.h"
 
-enum reg { EAX, EBX, ECX, EDX };
-
-enum word {
-#define WORD(id, leaf, index, reg) WORD_##id,
-#include "vmm/cpuid-features.def"
-#undef WORD
-#undef FEATURE
-#undef RESERVED
-};
-
-static const struct {
-	u32 leaf, index;
-	enum reg reg;
-} words[] = {
-#define WORD(id, leaf, index, reg) {leaf, index, reg},
-#include "vmm/cpuid-features.def"
-#undef WORD
-#undef FEATURE
-#undef RESERVED
-};
-
-static const struct {
-	const char *name;
-	enum word word;
-	unsigned bit;
-	const char *reason;
-} features[] = {
-#define FEATURE(name, word, bit, policy, reason) {#name, WORD_##word, bit, reason},
-#include "vmm/cpuid-features.def"
-#undef WORD
-#undef FEATURE
-#undef RESERVED
-};
-
-static u32 host_word(enum word w)
+static u32 host_word(const struct cpuid_feature *f)
 {
 	u32 r[4] = {0}, max;
 
-	max = __get_cpuid_max(words[w].leaf & 0x80000000, NULL);
-	if ((words[w].leaf & 0xf0000000) == 0x40000000) {
+	max = __get_cpuid_max(f->leaf & 0x80000000, NULL);
+	if ((f->leaf & 0xf0000000) == 0x40000000) {
 		__cpuid(0x40000000, r[0], r[1], r[2], r[3]);
 		max = r[1] == 0x4b4d564b ? r[0] : 0;
 		memset(r, 0, sizeof(r));
 	}
-	if (max >= words[w].leaf)
-		__cpuid_count(words[w].leaf, words[w].index, r[0], r[1], r[2], r[3]);
-	return r[words[w].reg];
-}
-
-static u32 api_word(const struct kvm_cpuid2 *cpuid, enum word w)
-{
-	for (unsigned i = 0; cpuid && i < cpuid->nent; i++) {
-		const struct kvm_cpuid_entry2 *e = &cpuid->entries[i];
-		const u32 r[4] = {e->eax, e->ebx, e->ecx, e->edx};
-
-		if (e->function == words[w].leaf &&
-		    (!(e->flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX) || e->index == words[w].index))
-			return r[words[w].reg];
-	}
-	return 0;
+	if (max >= f->leaf)
+		__cpuid_count(f->leaf, f->index, r[0], r[1], r[2], r[3]);
+	return r[f->reg];
 }
 
 /* What the accelerator offers, NULL when it cannot be opened. */
@@ -113,20 +66,21 @@ static void table(bool all)
 	       "guest sees", "");
 	printf("%-22s %-22s %-5s %-8s %-6s %-6s %-6s %-6s %s\n", "feature", "leaf.index register:bit",
 	       "host", kvm ? "offers" : "(none)", "intel", "amd", "intel", "amd", "why not");
-	for (unsigned i = 0; i < ARRAY_SIZE(features); i++) {
-		enum word w = features[i].word;
-		unsigned bit = features[i].bit;
-		u32 host = host_word(w), ai = api_word(intel, w), aa = api_word(amd, w);
+	for (unsigned i = 0; i < cpuid_feature_count; i++) {
+		const struct cpuid_feature *f = &cpuid_features[i];
+		u32 host = host_word(f), ai = cpuid_feature_word(intel, f),
+		    aa = cpuid_feature_word(amd, f);
 		char place[40];
 
-		if (!all && !((host | ai | aa) >> bit & 1))
+		if (!all && !((host | ai | aa) >> f->bit & 1))
 			continue;
-		snprintf(place, sizeof(place), "%08x.%u %s:%u", words[w].leaf, words[w].index,
-			 (const char *[]){"EAX", "EBX", "ECX", "EDX"}[words[w].reg], bit);
-		printf("%-22s %-23s %-5s %-8s %-6s %-6s %-6s %-6s %s\n", features[i].name, place,
-		       mark(host, bit), kvm ? mark(api_word(kvm, w), bit) : "", mark(ai, bit),
-		       mark(aa, bit), mark(api_word(guest_intel, w), bit),
-		       mark(api_word(guest_amd, w), bit), features[i].reason);
+		snprintf(place, sizeof(place), "%08x.%u %s:%u", f->leaf, f->index,
+			 (const char *[]){"EAX", "EBX", "ECX", "EDX"}[f->reg], f->bit);
+		printf("%-22s %-23s %-5s %-8s %-6s %-6s %-6s %-6s %s\n", f->name, place,
+		       mark(host, f->bit), kvm ? mark(cpuid_feature_word(kvm, f), f->bit) : "",
+		       mark(ai, f->bit), mark(aa, f->bit),
+		       mark(cpuid_feature_word(guest_intel, f), f->bit),
+		       mark(cpuid_feature_word(guest_amd, f), f->bit), f->reason);
 	}
 }
 

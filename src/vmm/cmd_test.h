@@ -38,6 +38,7 @@ struct test_point {
 struct test_job {
 	char *name; /* "walk.64", "smp.64/4" */
 	char *about, *kernel, *groups, *qemu;
+	char *without;	 /* "LM;X2APIC": features that its CPU lacks, or "" */
 	char *append;	 /* more words for its command line */
 	char *esp;	 /* folder of the EFI target's disk, or NULL */
 	bool shuts_down; /* the test ends in a triple fault, after its plan */

@@ -16,6 +16,7 @@ void test_job_free(void *data)
 	g_free(job->groups);
 	g_free(job->qemu);
 	g_free(job->append);
+	g_free(job->without);
 	g_free(job->esp);
 	g_free(job->arch);
 	g_free(job->log);
@@ -75,6 +76,7 @@ static struct test_job *job_new(const struct test_options *opt, GKeyFile *file, 
 	job->groups = get(file, test, "groups", "");
 	job->qemu = get(file, test, "qemu", "");
 	job->append = get(file, test, "append", "");
+	job->without = get(file, test, "without", "");
 	job->shuts_down = !strcmp(ends, "shutdown");
 	job->timeout = timeout > 0 ? (unsigned)timeout : 60;
 	if (!job->shuts_down && strcmp(ends, "exit")) {

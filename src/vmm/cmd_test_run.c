@@ -44,11 +44,26 @@ static char *append_text(const struct test_options *opt, const struct test_job *
 			       opt->append ? opt->append : "");
 }
 
+/* "LM;X2APIC" as both `anykvm run` and QEMU take it away, which has small letters. */
+static char *features(const char *names, bool small)
+{
+	g_auto(GStrv) list = g_strsplit(names, ";", -1);
+	GString *s = g_string_new(NULL);
+
+	for (char **name = list; *name; name++)
+		if (**name)
+			g_string_append_printf(s, ",-%s", *name);
+	for (char *c = s->str; small && *c; c++)
+		*c = g_ascii_tolower(*c);
+	return g_string_free(s, FALSE);
+}
+
 static void command_anykvm(GPtrArray *args, const struct test_options *opt,
 			   const struct test_job *job)
 {
 	g_autofree char *self = g_file_read_link("/proc/self/exe", NULL);
-	g_autofree char *append = append_text(opt, job);
+	g_autofree char *append = append_text(opt, job), *without = NULL;
+	const char *vendor;
 
 	add(args, "%s", self ? self : "anykvm");
 	add_words(args, "run --no-reboot --accel");
@@ -58,8 +73,9 @@ static void command_anykvm(GPtrArray *args, const struct test_options *opt,
 	add(args, "--memory=%uK", (unsigned)(job->memory >> 10));
 	add(args, "--timeout=%u", job->timeout);
 	add(args, "--append=%s", append);
-	if (opt->cpu && opt->target == TARGET_ANYKVM)
-		add(args, "--cpu=%s", opt->cpu);
+	vendor = opt->target == TARGET_KVM ? "host" : opt->cpu ? opt->cpu : "intel";
+	without = features(job->without, false);
+	add(args, "--cpu=%s%s", vendor, without);
 }
 
 static const char *qemu_cpu(const struct test_options *opt)
@@ -75,7 +91,7 @@ static void command_qemu(GPtrArray *args, const struct test_options *opt,
 			 const struct test_job *job)
 {
 	bool arm = !g_strcmp0(job->arch, "arm64");
-	g_autofree char *append = append_text(opt, job);
+	g_autofree char *append = append_text(opt, job), *without = features(job->without, true);
 
 	add(args, "%s", arm ? "qemu-system-aarch64" : "qemu-system-x86_64");
 	add_words(args, "-nodefaults -display none -serial stdio -no-reboot");
@@ -90,7 +106,7 @@ static void command_qemu(GPtrArray *args, const struct test_options *opt,
 				"-semihosting-config enable=on,target=native");
 	} else {
 		add_words(args, "-device isa-debug-exit,iobase=0x5f4 -cpu");
-		add(args, "%s", qemu_cpu(opt));
+		add(args, "%s%s", qemu_cpu(opt), without);
 	}
 	if (opt->target == TARGET_EFI) {
 		add_words(args, "-M q35 -bios OVMF.fd -device virtio-blk-pci,drive=esp -drive");

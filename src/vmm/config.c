@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "vmm/cpuid_names.h"
 #include "vmm/error.h"
 
 enum option_id {
@@ -61,7 +62,9 @@ static const struct option_row rows[] = {
 	{OPT_ACCEL, "accel", 0, "anykvm|kvm|auto",
 	 "what runs the CPUs: anykvm's own processor (default),\n"
 	 "the host's /dev/kvm, or the latter if there is one"},
-	{OPT_CPU, "cpu", 0, "intel|amd|host", "vendor of the guest's CPU (default intel)"},
+	{OPT_CPU, "cpu", 0, "intel|amd|host[,-FEATURE]...",
+	 "vendor of the guest's CPU (default intel), and what it\n"
+	 "lacks, by the names of 'anykvm cpuid', e.g. amd,-x2apic"},
 	{OPT_GDB, "gdb", 0, "tcp:HOST:PORT|unix:PATH[,wait]",
 	 "gdb server for the guest's CPUs; with 'wait' the guest\n"
 	 "starts when the debugger lets it, e.g. --gdb tcp::1234,wait"},
@@ -319,13 +322,39 @@ static void set_string(char **field, const char *value)
 	*field = g_strdup(value);
 }
 
+static bool config_parse_cpu(const char *text, struct run_config *cfg, GError **error)
+{
+	static const char *const vendors[] = {"intel", "amd", "host", NULL};
+	g_auto(GStrv) parts = g_strsplit(text, ",", -1);
+	unsigned n;
+
+	if (!parse_word("cpu", parts[0] ? parts[0] : "", vendors, &n, error))
+		return false;
+	for (unsigned i = 1; parts[i]; i++) {
+		if (parts[i][0] != '-') {
+			vmm_error_usage(error, "--cpu: '%s' is not '-FEATURE'", parts[i]);
+			return false;
+		}
+		if (!cpuid_feature_find(parts[i] + 1)) {
+			vmm_error_usage(error,
+					"--cpu: there is no feature '%s' ('anykvm cpuid --all' "
+					"names all)",
+					parts[i] + 1);
+			return false;
+		}
+	}
+	set_string(&cfg->vendor, n == 2 ? config_host_vendor() : parts[0]);
+	g_strfreev(cfg->without);
+	cfg->without = g_strdupv(parts + 1);
+	return true;
+}
+
 static bool apply_option(struct run_config *cfg, const struct option_row *row, const char *arg,
 			 GError **error)
 {
 	static const char *const consoles[] = {"serial", "virtio", NULL};
 	static const char *const entries[] = {"auto", "64", "32", "pvh", NULL};
 	static const char *const accels[] = {"anykvm", "kvm", "auto", NULL};
-	static const char *const vendors[] = {"intel", "amd", "host", NULL};
 	unsigned n;
 
 	switch (row->id) {
@@ -386,10 +415,7 @@ static bool apply_option(struct run_config *cfg, const struct option_row *row, c
 		set_string(&cfg->accel, arg);
 		return true;
 	case OPT_CPU:
-		if (!parse_word(row->name, arg, vendors, &n, error))
-			return false;
-		set_string(&cfg->vendor, n == 2 ? config_host_vendor() : arg);
-		return true;
+		return config_parse_cpu(arg, cfg, error);
 	case OPT_GDB:
 		set_string(&cfg->gdb, arg);
 		return true;
@@ -493,6 +519,7 @@ void config_free(struct run_config *cfg)
 	g_free(cfg->accel);
 	g_free(cfg->vendor);
 	g_free(cfg->gdb);
+	g_strfreev(cfg->without);
 	g_strfreev(cfg->command);
 	g_free(cfg);
 }

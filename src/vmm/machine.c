@@ -99,6 +99,7 @@ struct machine *machine_new(const struct run_config *cfg, struct backends *back,
 			   error) ||
 	    !machine_create_devices(m, error))
 		goto fail;
+	m->vcpus.without = cfg->without;
 	rsdp = acpi_place(&back->mem, cfg->cpus, m->irq.pin2_timer);
 	if (!boot_load(&back->image, cfg, &back->mem, rsdp, &entry, error) ||
 	    !vcpu_set_boot(&m->vcpus, &entry, error))

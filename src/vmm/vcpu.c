@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "vmm/cpuid_names.h"
 #include "vmm/error.h"
 #include "vmm/profile.h"
 
@@ -345,6 +346,8 @@ bool vcpu_set_boot(struct vcpu_set *set, const struct boot_entry *entry, GError 
 
 	if (!cpuid)
 		return false;
+	for (char **name = set->without; name && *name; name++)
+		cpuid_feature_remove(cpuid, cpuid_feature_find(*name + 1));
 	for (unsigned i = 0; i < set->count; i++) {
 		int r;
 

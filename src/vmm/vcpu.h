@@ -52,6 +52,7 @@ struct vcpu_set {
 	bool stop_asked; /* atomic: a vCPU ended the machine; threads leave the guest for good */
 	char *crash;	 /* under lock: text of the first crash */
 	struct profile *profile; /* NULL: none wanted */
+	char **without;		 /* names of features that no vCPU shows, or NULL */
 	/* Called by a vCPU's thread that has stopped the set by a debug exit; NULL: no debugger. */
 	void (*debug_notify)(void *opaque);
 	void *debug_opaque;

@@ -3,6 +3,7 @@
  * level, remote IRR, masks. Source: SDM "Advanced Programmable Interrupt Controller"; 82093AA.
  */
 #include "x86/apic.h"
+#include "x86/probe.h"
 #include "x86/smp.h"
 
 #define V1 0x61
@@ -138,22 +139,9 @@ static void errors(void)
 	report_eq(apic_read(APIC_ESR), 0, "ESR is cleared");
 }
 
-static int msr_write(u32 msr, u64 v)
-{
-	trap_clear();
-	__asm__ volatile(TRY("wrmsr") : : "c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
-	return trap_vector();
-}
-static int msr_read(u32 msr)
-{
-	trap_clear();
-	__asm__ volatile(TRY("rdmsr") : : "c"(msr) : "eax", "edx", "memory");
-	return trap_vector();
-}
-
 static void modes(void)
 {
-	u64 base = rdmsr(MSR_APIC_BASE);
+	u64 base = rdmsr(MSR_APIC_BASE), v;
 	u32 id = apic_id();
 
 	report_eq(apic_read(APIC_VERSION) & 0xf0, 0x10, "an integrated APIC");
@@ -161,15 +149,15 @@ static void modes(void)
 		report_skip("x2APIC");
 		return;
 	}
-	report_eq(msr_read(0x802), EXC_GP, "x2APIC registers in xAPIC mode");
+	report_eq(msr_read(0x802, &v), EXC_GP, "x2APIC registers in xAPIC mode");
 	report_eq(msr_write(MSR_APIC_BASE, (base | APIC_BASE_X2) & ~APIC_BASE_EN), EXC_GP, "EXTD without EN");
 	report(apic_enable_x2(), "x2APIC mode");
 	report_eq(apic_id(), id, "the same id");
 	report_eq(rdmsr(0x80d), (u64)(id >> 4) << 16 | 1u << (id & 15), "LDR follows the id");
 	report_eq(msr_write(0x802, 1), EXC_GP, "x2APIC: the id is read-only");
 	report_eq(msr_write(0x80b, 1), EXC_GP, "x2APIC: EOI of 1");
-	report_eq(msr_read(0x80e), EXC_GP, "x2APIC: no DFR");
-	report_eq(msr_read(0x831), EXC_GP, "x2APIC: no ICR2");
+	report_eq(msr_read(0x80e, &v), EXC_GP, "x2APIC: no DFR");
+	report_eq(msr_read(0x831, &v), EXC_GP, "x2APIC: no ICR2");
 	report_eq(msr_write(0x808, 0x100), EXC_GP, "x2APIC: reserved bits of TPR");
 	report_eq(msr_write(0x80f, 1u << 31), EXC_GP, "x2APIC: reserved bits of SVR");
 	report_eq(msr_write(MSR_APIC_BASE, base), EXC_GP, "x2APIC to xAPIC directly");

@@ -4,6 +4,7 @@
  * Enable Register".
  */
 #include "x86/paging.h"
+#include "x86/probe.h"
 
 static int set_cr0(ulong v)
 {
@@ -23,13 +24,6 @@ static int set_cr4(ulong v)
 	__asm__ volatile(TRY("mov %0, %%cr4") : : "r"(v) : "memory");
 	return trap_vector();
 }
-static int set_msr(u32 msr, u64 v)
-{
-	trap_clear();
-	__asm__ volatile(TRY("wrmsr") : : "c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
-	return trap_vector();
-}
-
 static void cr0(void)
 {
 	ulong old = read_cr0();
@@ -148,15 +142,15 @@ static void efer(void)
 {
 	u64 old = rdmsr(MSR_EFER);
 
-	report_eq(set_msr(MSR_EFER, old | EFER_SCE), HAS(SYSCALL) ? -1 : EXC_GP, "EFER.SCE");
+	report_eq(msr_write(MSR_EFER, old | EFER_SCE), HAS(SYSCALL) ? -1 : EXC_GP, "EFER.SCE");
 	report_eq(rdmsr(MSR_EFER), old | (HAS(SYSCALL) ? EFER_SCE : 0), "read back");
 	wrmsr(MSR_EFER, old);
-	report_eq(set_msr(MSR_EFER, old | EFER_NX), HAS(NX) ? -1 : EXC_GP, "EFER.NXE");
+	report_eq(msr_write(MSR_EFER, old | EFER_NX), HAS(NX) ? -1 : EXC_GP, "EFER.NXE");
 	wrmsr(MSR_EFER, old);
-	report_eq(set_msr(MSR_EFER, old | BIT64(1)), EXC_GP, "EFER bit 1");
-	report_eq(set_msr(MSR_EFER, old | BIT64(20)), EXC_GP, "EFER bit 20");
-	report_eq(set_msr(MSR_EFER, old | BIT64(63)), EXC_GP, "EFER bit 63");
-	report_eq(set_msr(MSR_EFER, old ^ EFER_LME), EXC_GP, "EFER.LME changed while paging");
+	report_eq(msr_write(MSR_EFER, old | BIT64(1)), EXC_GP, "EFER bit 1");
+	report_eq(msr_write(MSR_EFER, old | BIT64(20)), EXC_GP, "EFER bit 20");
+	report_eq(msr_write(MSR_EFER, old | BIT64(63)), EXC_GP, "EFER bit 63");
+	report_eq(msr_write(MSR_EFER, old ^ EFER_LME), EXC_GP, "EFER.LME changed while paging");
 	report_eq(rdmsr(MSR_EFER), old, "EFER is as before");
 }
 

@@ -4,6 +4,7 @@
  */
 #include "x86/apic.h"
 #include "x86/paging.h"
+#include "x86/probe.h"
 #include "x86/smp.h"
 
 #define MSR_WALL_CLOCK 0x4b564d00
@@ -27,13 +28,6 @@ struct clock {
 	s8 shift;
 	u8 flags, pad[2];
 } __attribute__((packed));
-
-static int wr(u32 msr, u64 v)
-{
-	trap_clear();
-	__asm__ volatile(TRY("wrmsr") : : "c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
-	return trap_vector();
-}
 
 static u64 scale(const volatile struct clock *c, u64 delta)
 {
@@ -70,7 +64,7 @@ static void pvclock(void)
 		report_skip("kvmclock");
 		return;
 	}
-	report_eq(wr(MSR_SYSTEM_TIME, (ulong)c | 1), -1, "clock on");
+	report_eq(msr_write(MSR_SYSTEM_TIME, (ulong)c | 1), -1, "clock on");
 	report(c->version && !(c->version & 1) && c->mul, "its page is filled in");
 	t = rdtsc();
 	a = clock_read(c);
@@ -89,9 +83,9 @@ static void pvclock(void)
 		a = b;
 	}
 	report_cases(&cs, "it does not go back");
-	report_eq(wr(MSR_WALL_CLOCK, (ulong)wall), -1, "wall clock");
+	report_eq(msr_write(MSR_WALL_CLOCK, (ulong)wall), -1, "wall clock");
 	report(wall[0] && !(wall[0] & 1) && wall[1] > 1600000000, "its page");
-	wr(MSR_SYSTEM_TIME, 0);
+	msr_write(MSR_SYSTEM_TIME, 0);
 	report_eq(rdmsr(MSR_SYSTEM_TIME), 0, "clock off");
 }
 
@@ -104,12 +98,12 @@ static void steal(void)
 		return;
 	}
 	p[0] = p[1] = 0;
-	report_eq(wr(MSR_STEAL_TIME, (ulong)p | 2), EXC_GP, "steal time: reserved bits");
-	report_eq(wr(MSR_STEAL_TIME, (ulong)p | 1), -1, "steal time on");
+	report_eq(msr_write(MSR_STEAL_TIME, (ulong)p | 2), EXC_GP, "steal time: reserved bits");
+	report_eq(msr_write(MSR_STEAL_TIME, (ulong)p | 1), -1, "steal time on");
 	delay_us(1000);
 	inb(0x61);
 	report(!(p[2] & 1), "its version is even");
-	wr(MSR_STEAL_TIME, 0);
+	msr_write(MSR_STEAL_TIME, 0);
 }
 
 static volatile u32 eois;
@@ -135,7 +129,7 @@ static void pv_eoi(void)
 	}
 	eoi_page = page_alloc();
 	irq_set(0x66, on_pv);
-	report_eq(wr(MSR_EOI_EN, (ulong)eoi_page | 1), -1, "PV EOI on");
+	report_eq(msr_write(MSR_EOI_EN, (ulong)eoi_page | 1), -1, "PV EOI on");
 	sti();
 	for (unsigned i = 0; i < 100; i++) {
 		u32 old = eois;
@@ -147,7 +141,7 @@ static void pv_eoi(void)
 	report_eq(eois, 100, "interrupts with PV EOI");
 	inb(0x61); /* a look of the hypervisor at it */
 	report(!(apic_read(APIC_ISR + 0x30) & BIT(6)), "ISR is empty");
-	wr(MSR_EOI_EN, 0);
+	msr_write(MSR_EOI_EN, 0);
 }
 
 static long hypercall(ulong nr, ulong a, ulong b, ulong c, ulong d)
@@ -242,13 +236,13 @@ static void on_wake_up(struct regs *r)
 /* Reads the page, sleeps, reads it again: nothing but the hypervisor flushes in between. */
 static void sleeper(void *arg)
 {
-	wr(MSR_STEAL_TIME, (ulong)&steals[this_cpu()->id] | 1);
+	msr_write(MSR_STEAL_TIME, (ulong)&steals[this_cpu()->id] | 1);
 	seen_value = *(volatile u32 *)shared;
 	asleep = 1;
 	while (!woke)
 		__asm__ volatile("sti; hlt; cli" ::: "memory");
 	seen_value = *(volatile u32 *)shared;
-	wr(MSR_STEAL_TIME, 0);
+	msr_write(MSR_STEAL_TIME, 0);
 }
 
 static void tlb_flush(void)
@@ -336,12 +330,12 @@ static void migration(void)
 {
 	if (HAS(KVM_MIGRATION_CONTROL)) {
 		report_eq(rdmsr(MSR_MIGRATION), 0, "migration control: not ready at first");
-		report_eq((u64)(s64)wr(MSR_MIGRATION, 1), ~0ull, "migration control: ready");
+		report_eq((u64)(s64)msr_write(MSR_MIGRATION, 1), ~0ull, "migration control: ready");
 		report_eq(rdmsr(MSR_MIGRATION), 1, "and it says so");
-		report_eq((u64)(s64)wr(MSR_MIGRATION, 2), EXC_GP, "migration control: reserved bits");
-		report_eq((u64)(s64)wr(MSR_MIGRATION, BIT64(63)), EXC_GP, "migration control: bit 63");
+		report_eq((u64)(s64)msr_write(MSR_MIGRATION, 2), EXC_GP, "migration control: reserved bits");
+		report_eq((u64)(s64)msr_write(MSR_MIGRATION, BIT64(63)), EXC_GP, "migration control: bit 63");
 		report_eq(rdmsr(MSR_MIGRATION), 1, "and it is as before");
-		wr(MSR_MIGRATION, 0);
+		msr_write(MSR_MIGRATION, 0);
 	} else {
 		report_skip("migration control");
 	}
@@ -364,12 +358,12 @@ static void async_pf(void)
 		report_skip("asynchronous page faults");
 		return;
 	}
-	report_eq((u64)(s64)wr(MSR_ASYNC_PF, (ulong)page_alloc() | 0x11), EXC_GP, "asynchronous page faults: reserved bits");
+	report_eq((u64)(s64)msr_write(MSR_ASYNC_PF, (ulong)page_alloc() | 0x11), EXC_GP, "asynchronous page faults: reserved bits");
 	report_eq(rdmsr(MSR_ASYNC_PF), 0, "and they are off");
 	if (HAS(KVM_ASYNC_PF_INT)) {
-		report_eq((u64)(s64)wr(MSR_ASYNC_PF_INT, 0xf3), ~0ull, "their vector");
-		report_eq((u64)(s64)wr(MSR_ASYNC_PF_INT, 0x100), EXC_GP, "their vector has 8 bits");
-		wr(MSR_ASYNC_PF_INT, 0);
+		report_eq((u64)(s64)msr_write(MSR_ASYNC_PF_INT, 0xf3), ~0ull, "their vector");
+		report_eq((u64)(s64)msr_write(MSR_ASYNC_PF_INT, 0x100), EXC_GP, "their vector has 8 bits");
+		msr_write(MSR_ASYNC_PF_INT, 0);
 	}
 }
 
@@ -383,7 +377,7 @@ static void steal_grows(void)
 	if (!HAS(KVM_STEAL_TIME))
 		return;
 	s = page_alloc();
-	wr(MSR_STEAL_TIME, (ulong)s | 1);
+	msr_write(MSR_STEAL_TIME, (ulong)s | 1);
 	for (unsigned i = 0; i < 200; i++) {
 		u64 now;
 
@@ -397,7 +391,7 @@ static void steal_grows(void)
 	}
 	report_cases(&c, "steal time grows");
 	report(!s->flags && !s->preempted, "flags and preempted are 0 while it runs");
-	wr(MSR_STEAL_TIME, 0);
+	msr_write(MSR_STEAL_TIME, 0);
 }
 
 void test_main(void)
@@ -421,8 +415,8 @@ void test_main(void)
 	tlb_flush();
 	unhalt();
 	if (HAS(KVM_POLL_CONTROL)) {
-		report_eq(wr(MSR_POLL, 0), -1, "poll control 0");
-		report_eq(wr(MSR_POLL, 2), EXC_GP, "poll control 2");
-		wr(MSR_POLL, 1);
+		report_eq(msr_write(MSR_POLL, 0), -1, "poll control 0");
+		report_eq(msr_write(MSR_POLL, 2), EXC_GP, "poll control 2");
+		msr_write(MSR_POLL, 1);
 	}
 }

@@ -3,7 +3,7 @@
  * processor has, and values that a failed write leaves alone.
  * Sources: SDM "Model-Specific Registers", APM "MSR Cross-Reference".
  */
-#include "x86/cpu.h"
+#include "x86/probe.h"
 
 enum kind {
 	ANY = 1,	/* keeps every value of `mask` */
@@ -40,23 +40,6 @@ static const struct row {
 	{0x200, "MTRR_PHYSBASE0", ANY, 0xfffff000, FEATURE_MTRR},
 };
 
-static int try_read(u32 msr, u64 *v)
-{
-	u32 lo = 0, hi = 0;
-
-	trap_clear();
-	__asm__ volatile(TRY("rdmsr") : "+a"(lo), "=d"(hi) : "c"(msr) : "memory");
-	*v = (u64)hi << 32 | lo;
-	return trap_vector();
-}
-
-static int try_write(u32 msr, u64 v)
-{
-	trap_clear();
-	__asm__ volatile(TRY("wrmsr") : : "c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
-	return trap_vector();
-}
-
 static void canonical(const struct row *r, u64 old)
 {
 	static const u64 good[] = {0, 0x00007ffffffff123, 0xffff800000000000, 0xfffffffffffff000, 0x12345678};
@@ -72,20 +55,20 @@ static void canonical(const struct row *r, u64 old)
 		c.run++;
 		if ((!HAS(LM) || cut) && good[i] >> 32)
 			continue;
-		if (try_write(r->msr, good[i]) != -1 || try_read(r->msr, &v) != -1 || v != good[i])
+		if (msr_write(r->msr, good[i]) != -1 || msr_read(r->msr, &v) != -1 || v != good[i])
 			fail_case(&c, "%s: wrote %llx, got %llx, vector %d", r->name,
 				  (unsigned long long)good[i], (unsigned long long)v, trap_vector());
 	}
 	report_cases(&c, r->name);
 	if (!HAS(LM) || cut)
 		return;
-	try_write(r->msr, 0x1234);
+	msr_write(r->msr, 0x1234);
 	c = (struct cases){0};
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
 		c.run++;
-		if (try_write(r->msr, bad[i]) != EXC_GP || try_read(r->msr, &v) != -1 || (v != 0x1234 && (IS64 || !seg)))
+		if (msr_write(r->msr, bad[i]) != EXC_GP || msr_read(r->msr, &v) != -1 || (v != 0x1234 && (IS64 || !seg)))
 			fail_case(&c, "%s: %llx was taken", r->name, (unsigned long long)bad[i]);
-		try_write(r->msr, 0x1234);
+		msr_write(r->msr, 0x1234);
 	}
 	report(!c.failed, "%s: non-canonical addresses fault and change nothing", r->name);
 }
@@ -100,13 +83,13 @@ static void any(const struct row *r, u64 old)
 		u64 want = patterns[i] & r->mask;
 
 		c.run++;
-		if (try_write(r->msr, want) != -1 || try_read(r->msr, &v) != -1 || v != want)
+		if (msr_write(r->msr, want) != -1 || msr_read(r->msr, &v) != -1 || v != want)
 			fail_case(&c, "%s: wrote %llx, got %llx, vector %d", r->name,
 				  (unsigned long long)want, (unsigned long long)v, trap_vector());
 	}
 	report_cases(&c, r->name);
 	if (r->kind & HIGH_FAULTS)
-		report_eq(try_write(r->msr, BIT64(32)), cpu_is_amd() ? -1 : EXC_GP,
+		report_eq(msr_write(r->msr, BIT64(32)), cpu_is_amd() ? -1 : EXC_GP,
 			  "%s: bit 32", r->name);
 }
 
@@ -116,21 +99,21 @@ static void row(const struct row *r)
 	u64 old, v;
 
 	if (!has) {
-		report_eq(try_read(r->msr, &v), EXC_GP, "%s: not there, RDMSR faults", r->name);
-		report_eq(try_write(r->msr, 0), EXC_GP, "%s: not there, WRMSR faults", r->name);
+		report_eq(msr_read(r->msr, &v), EXC_GP, "%s: not there, RDMSR faults", r->name);
+		report_eq(msr_write(r->msr, 0), EXC_GP, "%s: not there, WRMSR faults", r->name);
 		return;
 	}
-	if (!report(try_read(r->msr, &old) == -1, "%s: readable", r->name))
+	if (!report(msr_read(r->msr, &old) == -1, "%s: readable", r->name))
 		return;
 	if (r->kind & READ_ONLY) {
-		report_eq(try_write(r->msr, old), EXC_GP, "%s: read-only", r->name);
+		report_eq(msr_write(r->msr, old), EXC_GP, "%s: read-only", r->name);
 		return;
 	}
 	if (r->kind & CANONICAL)
 		canonical(r, old);
 	else
 		any(r, old);
-	report(try_write(r->msr, old) == -1 && try_read(r->msr, &v) == -1 && v == old,
+	report(msr_write(r->msr, old) == -1 && msr_read(r->msr, &v) == -1 && v == old,
 	       "%s: restored", r->name);
 }
 
@@ -139,16 +122,16 @@ static void pat_mtrr(void)
 	u64 old = rdmsr(MSR_PAT), v;
 
 	report_eq(old, 0x0007040600070406, "PAT at reset");
-	report_eq(try_write(MSR_PAT, 0x0706050401000706), -1, "PAT: all types");
-	report_eq(try_write(MSR_PAT, 0x0706050401000702), EXC_GP, "PAT: type 2");
-	report_eq(try_write(MSR_PAT, 0x0806050401000706), EXC_GP, "PAT: type 8");
+	report_eq(msr_write(MSR_PAT, 0x0706050401000706), -1, "PAT: all types");
+	report_eq(msr_write(MSR_PAT, 0x0706050401000702), EXC_GP, "PAT: type 2");
+	report_eq(msr_write(MSR_PAT, 0x0806050401000706), EXC_GP, "PAT: type 8");
 	wrmsr(MSR_PAT, old);
 	v = rdmsr(MSR_MTRR_DEF);
-	report_eq(try_write(MSR_MTRR_DEF, 0xc02), EXC_GP, "MTRR default type 2");
-	report_eq(try_write(MSR_MTRR_DEF, 0x1c06), EXC_GP, "MTRR default: reserved bits");
+	report_eq(msr_write(MSR_MTRR_DEF, 0xc02), EXC_GP, "MTRR default type 2");
+	report_eq(msr_write(MSR_MTRR_DEF, 0x1c06), EXC_GP, "MTRR default: reserved bits");
 	report_eq(rdmsr(MSR_MTRR_DEF), v, "MTRR default is as before");
-	report_eq(try_write(0x200, 2), EXC_GP, "MTRR_PHYSBASE0: type 2");
-	report_eq(try_write(0x250, 2), EXC_GP, "MTRR_FIX64K: type 2");
+	report_eq(msr_write(0x200, 2), EXC_GP, "MTRR_PHYSBASE0: type 2");
+	report_eq(msr_write(0x250, 2), EXC_GP, "MTRR_FIX64K: type 2");
 }
 
 static void apic_base(void)
@@ -156,8 +139,8 @@ static void apic_base(void)
 	u64 old = rdmsr(MSR_APIC_BASE);
 
 	report(old & BIT64(8), "APIC_BASE: this is the boot processor");
-	report_eq(try_write(MSR_APIC_BASE, old | BIT64(cpu_maxphyaddr())), EXC_GP, "APIC_BASE bit MAXPHYADDR");
-	report_eq(try_write(MSR_APIC_BASE, old | 1), EXC_GP, "APIC_BASE bit 0");
+	report_eq(msr_write(MSR_APIC_BASE, old | BIT64(cpu_maxphyaddr())), EXC_GP, "APIC_BASE bit MAXPHYADDR");
+	report_eq(msr_write(MSR_APIC_BASE, old | 1), EXC_GP, "APIC_BASE bit 0");
 	report_eq(rdmsr(MSR_APIC_BASE), old, "APIC_BASE is as before");
 }
 

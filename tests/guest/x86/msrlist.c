@@ -7,7 +7,7 @@
  * Sources: SDM "Model-Specific Registers"; APM "MSR Cross-Reference"; Linux,
  * Documentation/virt/kvm/x86/msr.
  */
-#include "x86/cpu.h"
+#include "x86/probe.h"
 
 #define NO_RESET 1u   /* firmware or the machine sets it before us */
 #define RO 2u	      /* writes fault */
@@ -87,22 +87,6 @@ static const struct row {
 	{0xc0011029, "DE_CFG", -1, AMD | NO_RESET | NO_BAD, 0, 0, 0},
 };
 
-static int rd(u32 msr, u64 *v)
-{
-	u32 lo = 0, hi = 0;
-
-	trap_clear();
-	__asm__ volatile(TRY("rdmsr") : "+a"(lo), "=d"(hi) : "c"(msr) : "memory");
-	*v = (u64)hi << 32 | lo;
-	return trap_vector();
-}
-static int wr(u32 msr, u64 v)
-{
-	trap_clear();
-	__asm__ volatile(TRY("wrmsr") : : "c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
-	return trap_vector();
-}
-
 static void variable_mtrrs(void)
 {
 	unsigned n = (unsigned)(rdmsr(0xfe) & 0xff);
@@ -113,14 +97,14 @@ static void variable_mtrrs(void)
 		u64 old = 0, want = i & 1 ? 0xfffff800 : 0x80000006;
 
 		c.run++;
-		if (rd(0x200 + i, &old) != -1 || wr(0x200 + i, want) != -1 || rd(0x200 + i, &v) != -1 ||
-		    v != want || wr(0x200 + i, want | BIT64(i & 1 ? 0 : 9)) != EXC_GP ||
-		    wr(0x200 + i, BIT64(63)) != EXC_GP || rd(0x200 + i, &v) != -1 || v != want ||
-		    wr(0x200 + i, old) != -1)
+		if (msr_read(0x200 + i, &old) != -1 || msr_write(0x200 + i, want) != -1 || msr_read(0x200 + i, &v) != -1 ||
+		    v != want || msr_write(0x200 + i, want | BIT64(i & 1 ? 0 : 9)) != EXC_GP ||
+		    msr_write(0x200 + i, BIT64(63)) != EXC_GP || msr_read(0x200 + i, &v) != -1 || v != want ||
+		    msr_write(0x200 + i, old) != -1)
 			fail_case(&c, "MSR %x: %llx", 0x200 + i, (unsigned long long)v);
 	}
 	report_cases(&c, "the variable MTRRs");
-	report_eq((u64)(s64)rd(0x200 + 2 * n, &v), EXC_GP, "the one after the last");
+	report_eq((u64)(s64)msr_read(0x200 + 2 * n, &v), EXC_GP, "the one after the last");
 }
 
 /* ---- performance counters: as many as CPUID says ---- */
@@ -133,8 +117,8 @@ static void holds(u32 msr, u64 value)
 {
 	u64 old = 0, v = 0;
 
-	report(rd(msr, &old) == -1 && wr(msr, value) == -1 && rd(msr, &v) == -1 && v == value &&
-		       wr(msr, old) == -1,
+	report(msr_read(msr, &old) == -1 && msr_write(msr, value) == -1 && msr_read(msr, &v) == -1 && v == value &&
+		       msr_write(msr, old) == -1,
 	       "counter MSR %x holds a value", msr);
 }
 
@@ -149,17 +133,17 @@ static void counters(void)
 	for (unsigned i = 0; (c.a & 0xff) && i < n && i < 8; i++) {
 		holds(0xc1 + i, 0x12345678);
 		holds(0x186 + i, 0x300c0);
-		report(wr(0x186 + i, BIT64(40)) == EXC_GP, "counter MSR %x: reserved bits fault", 0x186 + i);
+		report(msr_write(0x186 + i, BIT64(40)) == EXC_GP, "counter MSR %x: reserved bits fault", 0x186 + i);
 	}
 	if ((c.a & 0xff) >= 2) {
 		for (unsigned i = 0; i < (c.d & 31) && i < 3; i++)
 			holds(0x309 + i, 0x12345678);
 		holds(0x38d, 0);
-		report(wr(0x38d, BIT64(63)) == EXC_GP, "counter MSR 38d: reserved bits fault");
-		report(wr(0x38e, 0) == EXC_GP, "counter MSR 38e: read-only");
+		report(msr_write(0x38d, BIT64(63)) == EXC_GP, "counter MSR 38d: reserved bits fault");
+		report(msr_write(0x38e, 0) == EXC_GP, "counter MSR 38e: read-only");
 		holds(0x38f, 0);
-		report(wr(0x38f, BIT64(63)) == EXC_GP, "counter MSR 38f: reserved bits fault");
-		report(wr(0x390, 0) == -1, "counter MSR 390 takes 0");
+		report(msr_write(0x38f, BIT64(63)) == EXC_GP, "counter MSR 38f: reserved bits fault");
+		report(msr_write(0x390, 0) == -1, "counter MSR 390 takes 0");
 	}
 	if (!cpu_is_amd() || !HAS(PERFCTR_CORE))
 		return;
@@ -182,11 +166,11 @@ static void row(const struct row *r)
 		return;
 	if (r->msr == 0x3b && !HAS(TSC_ADJUST))
 		return;
-	if (rd(r->msr, &old) != -1) {
+	if (msr_read(r->msr, &old) != -1) {
 		if (r->flags & HIDDEN)
 			report(true, "%s: hidden", r->name);
 		else if (r->msr == 0x17b || r->msr == 0x4d0) /* only with their bits of MCG_CAP */
-			report(wr(r->msr, 0) == EXC_GP, "%s: not there", r->name);
+			report(msr_write(r->msr, 0) == EXC_GP, "%s: not there", r->name);
 		else
 			report(false, "%s: readable", r->name);
 		return;
@@ -195,38 +179,38 @@ static void row(const struct row *r)
 	if (!(r->flags & (NO_RESET | COUNTS | RO)))
 		report_eq(old, r->reset, "%s: after reset", r->name);
 	if (r->flags & RO) {
-		report(wr(r->msr, old) == EXC_GP, "%s: read-only", r->name);
-		report(rd(r->msr, &v) == -1 && v == old, "%s: as before", r->name);
+		report(msr_write(r->msr, old) == EXC_GP, "%s: read-only", r->name);
+		report(msr_read(r->msr, &v) == -1 && v == old, "%s: as before", r->name);
 		return;
 	}
 	if (r->good) {
 		/* AMD's SYSENTER addresses, and everybody's in 32 bits, end at bit 31. */
 		u64 want = r->good;
 
-		report(wr(r->msr, want) == -1 && rd(r->msr, &v) == -1 && v == want, "%s: holds a value", r->name);
+		report(msr_write(r->msr, want) == -1 && msr_read(r->msr, &v) == -1 && v == want, "%s: holds a value", r->name);
 		if (v != want)
 			note("wrote %llx, read %llx", (unsigned long long)want, (unsigned long long)v);
 	}
 	if (r->flags & CANON && !(cpu_is_amd() && r->msr < 0xc0000000) && HAS(LM)) {
-		rd(r->msr, &v);
-		report(wr(r->msr, BIT64(63)) == EXC_GP && wr(r->msr, 0x00ffffffffffffff) == EXC_GP,
+		msr_read(r->msr, &v);
+		report(msr_write(r->msr, BIT64(63)) == EXC_GP && msr_write(r->msr, 0x00ffffffffffffff) == EXC_GP,
 		       "%s: addresses are canonical", r->name);
-		report(rd(r->msr, &old) == -1 && old == v, "%s: as before", r->name);
+		report(msr_read(r->msr, &old) == -1 && old == v, "%s: as before", r->name);
 		old = 0;
 	} else if (r->bad) {
-		rd(r->msr, &v);
-		report(wr(r->msr, v | r->bad) == EXC_GP, "%s: reserved bits fault", r->name);
+		msr_read(r->msr, &v);
+		report(msr_write(r->msr, v | r->bad) == EXC_GP, "%s: reserved bits fault", r->name);
 		{
 			u64 now = ~v;
 
-			report(rd(r->msr, &now) == -1 && now == v, "%s: and change nothing", r->name);
+			report(msr_read(r->msr, &now) == -1 && now == v, "%s: and change nothing", r->name);
 		}
 	}
 	if (r->flags & COUNTS)
 		return;
-	report(wr(r->msr, old) == -1 && rd(r->msr, &v) == -1 && v == old, "%s: restored", r->name);
+	report(msr_write(r->msr, old) == -1 && msr_read(r->msr, &v) == -1 && v == old, "%s: restored", r->name);
 	if (r->msr == 0x3b) /* the TSC has moved by what we wrote */
-		wr(r->msr, 0);
+		msr_write(r->msr, 0);
 }
 
 /* ---- the API's list, from the engine's table: nothing is missing here ---- */

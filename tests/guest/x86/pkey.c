@@ -10,8 +10,8 @@
  * no case below invalidates anything after it changes rights.
  */
 #include "x86/paging.h"
+#include "x86/probe.h"
 
-enum access { READ, WRITE, FETCH };
 enum { AD = 1, WD = 2 };
 
 static struct cases cases;
@@ -37,41 +37,12 @@ static int pkru_read(u32 *v, u32 ecx)
 	return trap_vector() == -1 && edx ? 99 : trap_vector();
 }
 
-/* ---- accesses ---- */
-
-USER static void user_read(void *p)
-{
-	__asm__ volatile("movb (%0), %%al" : : "r"(p) : "eax", "memory");
-}
-USER static void user_write(void *p)
-{
-	__asm__ volatile("movb $0xc3, (%0)" : : "r"(p) : "memory");
-}
-USER static void user_fetch(void *p)
-{
-	__asm__ volatile("call *%0" : : "r"(p) : "memory");
-}
-static void kernel_fetch(void *p)
-{
-	__asm__ volatile("call *%0" : : "r"(p) : "memory");
-}
-
 static void access(enum access a, bool user, ulong at, bool ac)
 {
-	void (*const fns[])(void *) = {user_read, user_write, user_fetch};
-	ulong flags = 2 | (ac ? FL_AC : 0);
-
-	trap_clear();
 	if (user)
-		trap_user(fns[a], (void *)at);
-	else if (a == READ)
-		__asm__ volatile("push %1; popf\n" TRY("movb (%0), %%al") "push $2; popf"
-				 : : "r"(at), "r"(flags) : "eax", "memory", "cc");
-	else if (a == WRITE)
-		__asm__ volatile("push %1; popf\n" TRY("movb $0xc3, (%0)") "push $2; popf"
-				 : : "r"(at), "r"(flags) : "memory", "cc");
+		access_user(a, at);
 	else
-		trap_guard(kernel_fetch, (void *)at);
+		access_kernel(a, at, ac);
 }
 
 /* ---- the model ---- */

@@ -6,6 +6,7 @@
  */
 #include "x86/apic.h"
 #include "x86/paging.h"
+#include "x86/probe.h"
 
 #define PERFCTR(n) (0xc1u + (n))
 #define EVNTSEL(n) (0x186u + (n))
@@ -22,21 +23,6 @@
 #define SEL_EN BIT(22)
 #define EVENT_INSTRUCTIONS 0xc0
 
-static int rd(u32 msr, u64 *v)
-{
-	u32 lo = 0, hi = 0;
-
-	trap_clear();
-	__asm__ volatile(TRY("rdmsr") : "+a"(lo), "=d"(hi) : "c"(msr) : "memory");
-	*v = (u64)hi << 32 | lo;
-	return trap_vector();
-}
-static int wr(u32 msr, u64 v)
-{
-	trap_clear();
-	__asm__ volatile(TRY("wrmsr") : : "c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
-	return trap_vector();
-}
 static int rdpmc(u32 index, u64 *v)
 {
 	u32 lo = 0, hi = 0;
@@ -62,23 +48,23 @@ static void counter(const char *name, u32 sel, u32 ctr, u32 pmc, u32 global)
 {
 	u64 a = 0, b = 0, v = 0;
 
-	wr(sel, 0);
-	report_eq((u64)(s64)wr(ctr, 0), ~0ull, "%s: written", name);
+	msr_write(sel, 0);
+	report_eq((u64)(s64)msr_write(ctr, 0), ~0ull, "%s: written", name);
 	if (global)
-		wr(GLOBAL_CTRL, 1);
-	report_eq((u64)(s64)wr(sel, EVENT_INSTRUCTIONS | SEL_OS | SEL_USR | SEL_EN), ~0ull, "%s: instructions", name);
+		msr_write(GLOBAL_CTRL, 1);
+	report_eq((u64)(s64)msr_write(sel, EVENT_INSTRUCTIONS | SEL_OS | SEL_USR | SEL_EN), ~0ull, "%s: instructions", name);
 	report_eq((u64)(s64)rdpmc(pmc, &a), ~0ull, "%s: RDPMC", name);
 	loop(10000);
 	rdpmc(pmc, &b);
 	report(b - a >= 20000 && b - a < 40000, "%s: 20000 instructions are %u", name, (u32)(b - a));
-	rd(ctr, &v);
+	msr_read(ctr, &v);
 	report(v >= b, "%s: RDMSR agrees", name);
-	wr(sel, EVENT_INSTRUCTIONS | SEL_USR | SEL_EN);
+	msr_write(sel, EVENT_INSTRUCTIONS | SEL_USR | SEL_EN);
 	rdpmc(pmc, &a);
 	loop(10000);
 	rdpmc(pmc, &b);
 	report_eq(b - a, 0, "%s: none at level 0 when only level 3 counts", name);
-	wr(sel, 0);
+	msr_write(sel, 0);
 	rdpmc(pmc, &a);
 	loop(10000);
 	rdpmc(pmc, &b);
@@ -98,23 +84,23 @@ static void overflow(void)
 
 	irq_set(0x5e, on_pmi);
 	apic_write(APIC_LVTPC, 0x5e);
-	wr(GLOBAL_CTRL, 0);
-	wr(PERFCTR(0), (u32)-1000);
-	wr(EVNTSEL(0), EVENT_INSTRUCTIONS | SEL_OS | SEL_EN | SEL_INT);
-	wr(GLOBAL_CTRL, 1);
+	msr_write(GLOBAL_CTRL, 0);
+	msr_write(PERFCTR(0), (u32)-1000);
+	msr_write(EVNTSEL(0), EVENT_INSTRUCTIONS | SEL_OS | SEL_EN | SEL_INT);
+	msr_write(GLOBAL_CTRL, 1);
 	sti();
 	loop(10000);
 	for (volatile unsigned i = 0; i < 1000; i++)
 		;
 	cli();
-	wr(GLOBAL_CTRL, 0);
-	report(rd(GLOBAL_STATUS, &v) == -1 && (v & 1), "overflow: global status");
+	msr_write(GLOBAL_CTRL, 0);
+	report(msr_read(GLOBAL_STATUS, &v) == -1 && (v & 1), "overflow: global status");
 	report(overflows >= 1, "overflow: its interrupt");
 	report(apic_read(APIC_LVTPC) & LVT_MASKED, "overflow: the LVT entry is masked");
-	wr(GLOBAL_OVF, 1);
-	report(rd(GLOBAL_STATUS, &v) == -1 && !(v & 1), "overflow: cleared");
+	msr_write(GLOBAL_OVF, 1);
+	report(msr_read(GLOBAL_STATUS, &v) == -1 && !(v & 1), "overflow: cleared");
 	apic_write(APIC_LVTPC, LVT_MASKED);
-	wr(EVNTSEL(0), 0);
+	msr_write(EVNTSEL(0), 0);
 }
 
 static void intel(unsigned version, unsigned count, unsigned width)
@@ -125,27 +111,27 @@ static void intel(unsigned version, unsigned count, unsigned width)
 	report(width >= 32 && width <= 64, "counters of %u bits", width);
 	counter("counter 0", EVNTSEL(0), PERFCTR(0), 0, version >= 2);
 	report_eq((u64)(s64)rdpmc(count, &v), EXC_GP, "RDPMC of the counter after the last");
-	report_eq((u64)(s64)wr(EVNTSEL(0), BIT64(40)), EXC_GP, "reserved bits of the event select");
+	report_eq((u64)(s64)msr_write(EVNTSEL(0), BIT64(40)), EXC_GP, "reserved bits of the event select");
 	if (version < 2)
 		return;
-	report_eq((u64)(s64)wr(GLOBAL_CTRL, BIT64(63)), EXC_GP, "reserved bits of the global control");
-	report_eq((u64)(s64)wr(GLOBAL_STATUS, 0), EXC_GP, "the global status is read-only");
-	wr(GLOBAL_CTRL, 0);
-	wr(EVNTSEL(0), EVENT_INSTRUCTIONS | SEL_OS | SEL_EN);
+	report_eq((u64)(s64)msr_write(GLOBAL_CTRL, BIT64(63)), EXC_GP, "reserved bits of the global control");
+	report_eq((u64)(s64)msr_write(GLOBAL_STATUS, 0), EXC_GP, "the global status is read-only");
+	msr_write(GLOBAL_CTRL, 0);
+	msr_write(EVNTSEL(0), EVENT_INSTRUCTIONS | SEL_OS | SEL_EN);
 	rdpmc(0, &a);
 	loop(1000);
 	rdpmc(0, &b);
 	report_eq(b, a, "the global control stops it");
-	wr(EVNTSEL(0), 0);
+	msr_write(EVNTSEL(0), 0);
 	if (c.d & 31) {
-		wr(FIXED_CTRL, 1);
-		wr(GLOBAL_CTRL, BIT64(32));
+		msr_write(FIXED_CTRL, 1);
+		msr_write(GLOBAL_CTRL, BIT64(32));
 		report_eq((u64)(s64)rdpmc(BIT(30), &a), ~0ull, "RDPMC of fixed counter 0");
 		loop(10000);
 		rdpmc(BIT(30), &b);
 		report(b - a >= 20000 && b - a < 40000, "fixed counter 0: 20000 instructions are %u", (u32)(b - a));
-		wr(FIXED_CTRL, 0);
-		wr(GLOBAL_CTRL, 0);
+		msr_write(FIXED_CTRL, 0);
+		msr_write(GLOBAL_CTRL, 0);
 	}
 	overflow();
 }
@@ -164,10 +150,10 @@ static void none(void)
 	report_eq((u64)(s64)rdpmc(0x40000000, &v), EXC_GP, "RDPMC of a fixed counter");
 	report_eq((u64)(s64)rdpmc(0xffffffff, &v), EXC_GP, "RDPMC of any other number");
 	if (cpu_is_intel())
-		report_eq((u64)(s64)rd(FIXED_CTRL, &v), EXC_GP, "no fixed counters");
+		report_eq((u64)(s64)msr_read(FIXED_CTRL, &v), EXC_GP, "no fixed counters");
 	/* Old kernels touch these without looking: they read 0 and hold nothing. */
-	if (rd(EVNTSEL(0), &v) == -1)
-		report(!v && wr(EVNTSEL(0), 0) == -1, "the first event select holds nothing");
+	if (msr_read(EVNTSEL(0), &v) == -1)
+		report(!v && msr_write(EVNTSEL(0), 0) == -1, "the first event select holds nothing");
 	else
 		report(true, "the first event select is not there");
 }

@@ -2,7 +2,7 @@
  * SYSCALL, SYSRET, SYSENTER, SYSEXIT: registers, flags, segments, faults.
  * Sources: SDM and APM, the instructions' pages; "Performing Fast Calls to System Procedures".
  */
-#include "x86/cpu.h"
+#include "x86/probe.h"
 
 #if IS64
 static u64 saved_sp __attribute__((used));
@@ -52,13 +52,6 @@ static void ud_syscall(void *p)
 	__asm__ volatile(TRY("syscall") : : : "rax", "rcx", "r11", "memory");
 }
 
-static int set_msr(u32 msr, u64 v)
-{
-	trap_clear();
-	__asm__ volatile(TRY("wrmsr") : : "c"(msr), "a"((u32)v), "d"((u32)(v >> 32)) : "memory");
-	return trap_vector();
-}
-
 static void syscall(void)
 {
 	u8 *stack = page_alloc();
@@ -72,8 +65,8 @@ static void syscall(void)
 	wrmsr(MSR_STAR, (u64)(0x18 | 3) << 48 | (u64)SEL_KCODE << 32);
 	wrmsr(MSR_LSTAR, (ulong)entry64);
 	wrmsr(MSR_SFMASK, FL_DF | FL_TF);
-	report_eq(set_msr(MSR_LSTAR, 1ul << 60), EXC_GP, "LSTAR is canonical");
-	report_eq(set_msr(MSR_CSTAR, 1ul << 60), EXC_GP, "CSTAR is canonical");
+	report_eq(msr_write(MSR_LSTAR, 1ul << 60), EXC_GP, "LSTAR is canonical");
+	report_eq(msr_write(MSR_CSTAR, 1ul << 60), EXC_GP, "CSTAR is canonical");
 	report_eq(rdmsr(MSR_LSTAR), (ulong)entry64, "LSTAR is as before");
 	wrmsr(MSR_LSTAR, (ulong)entry64);
 	trap_user(user_popf_syscall, (void *)out);
@@ -124,7 +117,7 @@ static void sysenter(void)
 	wrmsr(MSR_SYSENTER_CS, SEL_KCODE);
 	wrmsr(MSR_SYSENTER_ESP, (ulong)stack + 4000);
 	wrmsr(MSR_SYSENTER_EIP, (ulong)senter);
-	report_eq(set_msr(MSR_SYSENTER_EIP, 1ul << 60), EXC_GP, "SYSENTER_EIP is canonical");
+	report_eq(msr_write(MSR_SYSENTER_EIP, 1ul << 60), EXC_GP, "SYSENTER_EIP is canonical");
 	wrmsr(MSR_SYSENTER_EIP, (ulong)senter);
 	trap_user((void (*)(void *))sysenter64, NULL);
 	report_eq(trap_vector(), -1, "SYSENTER and SYSEXIT");

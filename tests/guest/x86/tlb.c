@@ -111,6 +111,20 @@ static void global(void)
 	report_eq(at(va), 0x100, "and the others");
 }
 
+/* The second-level entry of an address: what large pages are made by. */
+static volatile pte_t *entry_above(ulong p)
+{
+	volatile pte_t *e = (pte_t *)(read_cr3() & ~0xffful);
+
+#if IS64
+	e = (pte_t *)(e[(p >> 39) & 511] & ~0xffful);
+	e = (pte_t *)(e[(p >> 30) & 511] & ~0xffful);
+	return e + ((p >> 21) & 511);
+#else
+	return e + (p >> 22);
+#endif
+}
+
 static void large(void)
 {
 	ulong size = IS64 ? 0x200000 : 0x400000, at0 = va & ~(size - 1);
@@ -121,15 +135,7 @@ static void large(void)
 	block[5 * PAGE_SIZE] = 1;
 	block[size + 5 * PAGE_SIZE] = 2;
 	table = (pte_t *)((ulong)pte_of(at0) & ~0xffful);
-	/* The entry above: found by its content. */
-	e = (pte_t *)(read_cr3() & ~0xffful);
-#if IS64
-	e = (pte_t *)(e[(at0 >> 39) & 511] & ~0xffful);
-	e = (pte_t *)(e[(at0 >> 30) & 511] & ~0xffful);
-	e += (at0 >> 21) & 511;
-#else
-	e += at0 >> 22;
-#endif
+	e = entry_above(at0);
 	old = *e;
 	report((old & ~0xffful) == (ulong)table, "the table above");
 	*e = (ulong)block | PT_P | PT_W | PT_PS;
@@ -149,18 +155,10 @@ static void large(void)
 /* Paging structures themselves are changed through a mapping of their own. */
 static void upper(void)
 {
-	volatile pte_t *e = (pte_t *)(read_cr3() & ~0xffful);
+	volatile pte_t *e = entry_above(va);
 	pte_t *other = page_alloc();
-	ulong old;
+	ulong old = *e;
 
-#if IS64
-	e = (pte_t *)(e[(va >> 39) & 511] & ~0xffful);
-	e = (pte_t *)(e[(va >> 30) & 511] & ~0xffful);
-	e += (va >> 21) & 511;
-#else
-	e += va >> 22;
-#endif
-	old = *e;
 	put((ulong)page[0] | PT_P | PT_W);
 	invlpg((void *)va);
 	touch(va, false);

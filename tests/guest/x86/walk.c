@@ -10,12 +10,12 @@
  */
 #include "x86/mode.h"
 #include "x86/paging.h"
+#include "x86/probe.h"
 
 /* A case's flags of one entry. */
 enum { F_P = 1, F_W = 2, F_U = 4, F_NX = 8, F_RSVD = 16, F_ALL = 32 };
 /* Of the processor. */
 enum { C_WP = 1, C_NXE = 2, C_SMEP = 4, C_SMAP = 8, C_AC = 16, C_ALL = 32 };
-enum access { READ, WRITE, FETCH };
 
 struct walk {
 	const char *name;
@@ -30,53 +30,6 @@ struct walk {
 };
 
 static struct cases cases, present; /* present: P in the error code of reserved bits */
-
-/* ---- accesses ---- */
-
-USER static void user_read(void *p)
-{
-	__asm__ volatile("movb (%0), %%al" : : "r"(p) : "eax", "memory");
-}
-USER static void user_write(void *p)
-{
-	__asm__ volatile("movb $0xc3, (%0)" : : "r"(p) : "memory");
-}
-USER static void user_fetch(void *p)
-{
-	__asm__ volatile("call *%0" : : "r"(p) : "memory");
-}
-static void kernel_fetch(void *p)
-{
-	__asm__ volatile("call *%0" : : "r"(p) : "memory");
-}
-
-static int access_kernel(enum access a, ulong va, bool ac)
-{
-	ulong flags = 2 | (ac ? FL_AC : 0);
-
-	trap_clear();
-	if (a == READ) {
-		__asm__ volatile("push %1; popf\n" TRY("movb (%0), %%al") "push $2; popf"
-				 : : "r"(va), "r"(flags) : "eax", "memory", "cc");
-	} else if (a == WRITE) {
-		__asm__ volatile("push %1; popf\n" TRY("movb $0xc3, (%0)") "push $2; popf"
-				 : : "r"(va), "r"(flags) : "memory", "cc");
-	} else {
-		if (ac)
-			write_flags(flags);
-		trap_guard(kernel_fetch, (void *)va);
-		write_flags(2);
-	}
-	return trap_vector();
-}
-
-static int access_user(enum access a, ulong va, bool ac)
-{
-	void (*const fns[])(void *) = {user_read, user_write, user_fetch};
-
-	trap_user(fns[a], (void *)va);
-	return trap_vector();
-}
 
 /* ---- the model ---- */
 
@@ -153,7 +106,7 @@ static void check(const struct walk *w, const unsigned *f, unsigned c, enum acce
 	const char *why = NULL;
 	u64 e;
 
-	got = user ? access_user(a, w->va, false) : access_kernel(a, w->va, c & C_AC);
+	got = user ? access_user(a, w->va) : access_kernel(a, w->va, c & C_AC);
 	cases.run++;
 	if (want >= 0 && (want & PF_RSVD)) {
 		present.run++;
