@@ -124,6 +124,19 @@ static void mend_base(struct trans *t)
 		}
 }
 
+/* AMD's LOCK MOV to and from CR0, which is CR8; Zydis refuses it. True when it is one. */
+static bool decode_lock_cr(struct trans *t, const ZydisDecoder *d, const u8 *p, u32 n)
+{
+	u32 at = (t->mode & MODE_LONG) && n > 1 && (p[1] & 0xf0) == 0x40 ? 2 : 1;
+
+	if (at + 3 > n || p[0] != 0xf0 || p[at] != 0x0f || (p[at + 1] & 0xfd) != 0x20 ||
+	    !ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, p + 1, n - 1, &t->in, t->op)))
+		return false;
+	t->in.raw.prefixes[t->in.raw.prefix_count++].value = 0xf0;
+	t->in.length++;
+	return true;
+}
+
 /*
  * Decodes into t->in and t->op. The EVEX prefix's bits for registers 8 and up are ignored outside
  * 64-bit mode, where Zydis refuses them. What is no instruction has a length, too.
@@ -145,6 +158,8 @@ static ZyanStatus decode_bytes(struct trans *t, const u8 *p, u32 n)
 			status = ZydisDecoderDecodeFull(d, copy, n, &t->in, t->op);
 		}
 	}
+	if (status == ZYDIS_STATUS_ILLEGAL_LOCK && decode_lock_cr(t, d, p, n))
+		status = ZYAN_STATUS_SUCCESS;
 	/* where there is no VMX, VMREAD's opcode is undefined, and longer */
 	if (ZYAN_SUCCESS(status) && !(t->in.mnemonic == ZYDIS_MNEMONIC_VMREAD && t->cpu->vendor == CPU_VENDOR_AMD)) {
 		mend_base(t);
