@@ -3,6 +3,7 @@
  * Sources: SDM "Control Registers", MOV to control registers, LMSW; EFER in "Extended Feature
  * Enable Register".
  */
+#include "x86/mode.h"
 #include "x86/paging.h"
 #include "x86/probe.h"
 
@@ -155,6 +156,80 @@ static void efer(void)
 }
 
 #if IS64
+/* MAXPHYADDR counts however deep the tables are, and with PCIDs. */
+static void cr3_modes(void)
+{
+	ulong cr3 = read_cr3(), cr4 = read_cr4(), bit = 1ul << cpu_maxphyaddr(), *top = page_alloc();
+
+	if (HAS(PCID)) {
+		write_cr4(cr4 | CR4_PCIDE);
+		report_eq(set_cr3(cr3 | bit), EXC_GP, "CR3 bit MAXPHYADDR with PCIDs");
+		report_eq(set_cr3(cr3 | bit | 1ul << 63), EXC_GP, "and without a flush");
+		write_cr3(cr3);
+		write_cr4(cr4);
+	}
+	if (!HAS(LA57)) {
+		report_skip("5 levels");
+		return;
+	}
+	top[0] = cr3 | PT_P | PT_W | PT_U;
+	mode_switch((ulong)top, cr4 | CR4_LA57);
+	report(read_cr4() & CR4_LA57, "5 levels");
+	report_eq(set_cr3((ulong)top | bit), EXC_GP, "5 levels: CR3 bit MAXPHYADDR");
+	report_eq(set_cr3((ulong)top | 1ul << 60), EXC_GP, "5 levels: CR3 bit 60");
+	report_eq(set_cr4(cr4), EXC_GP, "5 levels: CR4.LA57 cleared in long mode");
+	report_eq(read_cr3(), (ulong)top, "5 levels: CR3 is as before");
+	mode_switch(cr3, cr4);
+}
+#else
+/* PAE: the four entries that CR3 points at are checked when CR3, CR0 or CR4 are loaded. */
+static void pdptes(void)
+{
+	u64 *root = page_alloc(), *bad = page_alloc(), *pd = pages_alloc(4);
+	ulong cr3 = read_cr3(), cr4 = read_cr4(), cr0 = read_cr0();
+	static const u8 reserved[] = {1, 2, 5, 6, 7, 8, 51, 52, 62, 63};
+	struct cases c = {0}, absent = {0};
+
+	for (unsigned i = 0; i < 4; i++)
+		bad[i] = root[i] = (ulong)pd + i * PAGE_SIZE + PT_P;
+	for (unsigned i = 0; i < 2048; i++)
+		pd[i] = ((u64)i << 21) | PT_P | PT_W | PT_PS;
+	mode_switch((ulong)root, cr4 | CR4_PAE);
+	report_eq(set_cr3((ulong)bad), -1, "PAE: CR3");
+	for (unsigned entry = 0; entry < 4; entry++)
+		for (unsigned i = 0; i < ARRAY_SIZE(reserved) + 1; i++) {
+			unsigned bit = i ? reserved[i - 1] : cpu_maxphyaddr();
+
+			if (i && bit >= 51 && bit < cpu_maxphyaddr())
+				continue;
+			write_cr3((ulong)root);
+			bad[entry] = root[entry] | BIT64(bit);
+			c.run++;
+			if (set_cr3((ulong)bad) != EXC_GP || trap_last()->error || read_cr3() != (ulong)root)
+				fail_case(&c, "entry %u, bit %u: vector %d", entry, bit, trap_vector());
+			/* No reserved bits in an entry that is not present; the last one maps devices only. */
+			if (entry == 3) {
+				bad[entry] &= ~PT_P;
+				absent.run++;
+				if (set_cr3((ulong)bad) != -1)
+					fail_case(&absent, "bit %u", bit);
+			}
+			bad[entry] = root[entry];
+		}
+	report_cases(&c, "PAE: reserved bits of the page-directory pointers fault, CR3 stays");
+	report_cases(&absent, "PAE: but not of those that are not present");
+	write_cr3((ulong)root);
+	root[3] |= 2;
+	report_eq(set_cr4(read_cr4() ^ CR4_PGE), EXC_GP, "PAE: MOV to CR4 looks at them, too");
+	report_eq(set_cr0(read_cr0() ^ CR0_CD), EXC_GP, "PAE: MOV to CR0 that changes CD does");
+	report_eq(read_cr0(), cr0, "PAE: CR0 is as before");
+	root[3] &= ~2ull;
+	report_eq(set_cr3((ulong)root | 0x18), -1, "PAE: CR3's PWT and PCD");
+	mode_switch(cr3, cr4);
+}
+#endif
+
+#if IS64
 /* CR8 is the task priority. */
 static void cr8(void)
 {
@@ -180,6 +255,9 @@ void test_main(void)
 	efer();
 #if IS64
 	cr8();
+	cr3_modes();
+#else
+	pdptes();
 #endif
 	trap_clear();
 	__asm__ volatile(TRY("ltr %%ax") : : "a"(0));

@@ -98,13 +98,24 @@ static void bound(void *p)
 static void user_none(void *p)
 {
 }
+#if IS64
+#define DI "rdi"
+#else
+#define DI "edi"
+#endif
 #define USER_CASE(id, text) \
-	USER static void id(void *p) { __asm__ volatile(text : : "r"(p) : "eax", "ecx", "edx", "memory", "cc"); }
+	USER static void id(void *p) { __asm__ volatile(text : : "r"(p) : "eax", "ecx", "edx", DI, "memory", "cc"); }
 USER_CASE(u_hlt, "hlt")
 USER_CASE(u_cli, "cli")
 USER_CASE(u_sti, "sti")
 USER_CASE(u_in, "in $0x80, %%al")
 USER_CASE(u_out, "out %%al, $0x80")
+USER_CASE(u_in_word, "in $0x80, %%ax")
+USER_CASE(u_in_dword, "mov $0x7e, %%edx; inl %%dx, %%eax")
+USER_CASE(u_out_far, "mov $0x1234, %%edx; outb %%al, %%dx")
+USER_CASE(u_in_last, "mov $0xffff, %%edx; inb %%dx, %%al")
+USER_CASE(u_in_beyond, "mov $0xffff, %%edx; inw %%dx, %%ax")
+USER_CASE(u_ins_ok, "mov $0x80, %%edx; mov %0, %%" DI "; insb")
 USER_CASE(u_ins, "mov $0x80, %%edx; insb")
 USER_CASE(u_cr0, ".byte 0x0f, 0x20, 0xc0")
 USER_CASE(u_dr, ".byte 0x0f, 0x21, 0xf0")
@@ -207,6 +218,129 @@ static void selectors(void)
 	check("LLDT of a data segment", lldt_data, NULL, EXC_GP, 0x10, FAULT);
 	check("LTR of a busy TSS", ltr_busy, NULL, EXC_GP, 0x50, FAULT);
 }
+
+/* ---- far transfers ---- */
+
+static struct {
+	u32 offset;
+	u16 sel;
+} far __attribute__((aligned(16)));
+
+CASE(far_jmp, "ljmpl *(%0)")
+CASE(far_call, "lcall *(%0)")
+static void far_ret(void *p)
+{
+#if IS64
+	__asm__ volatile("mov %%rsp, %%rdx; mov %0, %%rcx; sub $8, %%rsp\n"
+			 "movl %k1, 4(%%rsp); lea 1f(%%rip), %%rax; mov %%eax, (%%rsp)\n"
+			 TRY("lretl") "1: mov %%rdx, %%rsp" : : "r"(p), "r"((ulong)far.sel) : "rax", "rcx", "rdx", "memory");
+#else
+	__asm__ volatile("mov %%esp, %%edx; push %0; push $1f\n" TRY("lret") "1: mov %%edx, %%esp"
+			 : : "r"((ulong)far.sel) : "edx", "memory");
+#endif
+}
+
+static void far_transfers(void)
+{
+	static const struct {
+		const char *name;
+		void (*fn)(void *);
+		bool ret;
+	} kinds[] = {{"JMP", far_jmp, false}, {"CALL", far_call, false}, {"RET", far_ret, true}};
+	static const struct {
+		const char *name;
+		u16 sel;
+		u8 access, flags; /* of SEL_FREE */
+		int vector;
+		u32 error;
+	} bad[] = {
+		{"null", 0, 0, 0, EXC_GP, 0},
+		{"null with RPL 3", 3, 0, 0, EXC_GP, 0},
+		{"beyond the GDT", 0xfff8, 0, 0, EXC_GP, 0xfff8},
+		{"in an empty LDT", 0x0c, 0, 0, EXC_GP, 0x0c},
+		{"data", SEL_KDATA, 0, 0, EXC_GP, SEL_KDATA},
+		{"code of level 3", SEL_FREE, 0xfb, IS64 ? 0xa : 0xc, EXC_GP, SEL_FREE},
+		{"conforming code of level 3", SEL_FREE, 0xff, IS64 ? 0xa : 0xc, EXC_GP, SEL_FREE},
+		{"code that is not present", SEL_FREE, 0x1b, IS64 ? 0xa : 0xc, EXC_NP, SEL_FREE},
+		{"a system segment of no use", SEL_FREE, 0x80, 0, EXC_GP, SEL_FREE},
+		{"an LDT", SEL_FREE, 0x82, 0, EXC_GP, SEL_FREE},
+		{"an interrupt gate", SEL_FREE, 0x8e, 0, EXC_GP, SEL_FREE},
+#if IS64
+		{"code with L and D", SEL_FREE, 0x9b, 0xe, EXC_GP, SEL_FREE},
+		{"a TSS", SEL_TSS, 0, 0, EXC_GP, SEL_TSS},
+#endif
+	};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++)
+		for (unsigned k = 0; k < ARRAY_SIZE(kinds); k++) {
+			char name[80];
+
+			/* RET asks for the RPL first: level 3's code is no error of its own with RPL 3. */
+			if (kinds[k].ret && bad[i].sel == 3)
+				continue;
+			gdt_set(SEL_FREE, descriptor(0, 0xfffff, bad[i].access, bad[i].flags));
+			gdt_set(SEL_FREE + 8, 0);
+			far.offset = 0x1000;
+			far.sel = bad[i].sel;
+			snprintf(name, sizeof(name), "%s far: %s", kinds[k].name, bad[i].name);
+			check(name, kinds[k].fn, &far, bad[i].vector, bad[i].error, FAULT);
+		}
+}
+
+#if IS64
+/* ---- call gates of 16 bytes ---- */
+
+__asm__(".text\ngate64: mov 8(%rsp), %eax; mov %eax, gate64_cs(%rip); lretq\n"
+	".section .user, \"ax\"\n through_gate64: lcall *gate64_far(%rip); ret\n"
+	"gate64_far: .long 0, 0x80\n .text\n");
+extern char gate64[], through_gate64[];
+u32 gate64_cs;
+
+static void set_gate(u16 sel, u8 access, u32 type_above)
+{
+	ulong at = (ulong)gate64;
+
+	gdt_set(0x80, (at & 0xffff) | (u64)sel << 16 | (u64)access << 40 | (u64)((at >> 16) & 0xffff) << 48);
+	gdt_set(0x88, at >> 32 | (u64)type_above << 40);
+}
+
+static int call_gate(void)
+{
+	gate64_cs = 0;
+	trap_user((void (*)(void *))through_gate64, NULL);
+	return trap_vector();
+}
+
+static bool gate_faults(int vector, u32 error)
+{
+	return call_gate() == vector && trap_last()->error == error;
+}
+
+static void call_gates(void)
+{
+	set_gate(SEL_KCODE, 0xec, 0);
+	report(call_gate() == -1 && gate64_cs == (SEL_UCODE | 3), "call gate: to level 0 and back");
+	set_gate(SEL_KCODE, 0x8c, 0);
+	report(gate_faults(EXC_GP, 0x80), "call gate: of level 0");
+	set_gate(SEL_KCODE, 0x6c, 0);
+	report(gate_faults(EXC_NP, 0x80), "call gate: not present");
+	set_gate(SEL_KCODE, 0xec, 1);
+	report(gate_faults(EXC_GP, 0x80), "call gate: a type in its upper half");
+	set_gate(0, 0xec, 0);
+	report(gate_faults(EXC_GP, 0), "call gate: to a null selector");
+	set_gate(SEL_KDATA, 0xec, 0);
+	report(gate_faults(EXC_GP, SEL_KDATA), "call gate: to data");
+	set_gate(SEL_KCODE32, 0xec, 0);
+	report(gate_faults(EXC_GP, SEL_KCODE32), "call gate: to 32-bit code");
+	set_gate(0xfff0, 0xec, 0);
+	report(gate_faults(EXC_GP, 0xfff0), "call gate: beyond the GDT");
+	gdt_set(SEL_FREE, descriptor(0, 0xfffff, 0x1b, 0xa));
+	set_gate(SEL_FREE, 0xec, 0);
+	report(gate_faults(EXC_NP, SEL_FREE), "call gate: to code that is not present");
+	set_gate(SEL_KCODE, 0xe4, 0);
+	report(gate_faults(EXC_GP, 0x80), "call gate: of 16 bits");
+}
+#endif
 
 static void fpu(void)
 {
@@ -318,6 +452,53 @@ static void user_mode(void)
 	}
 }
 
+/* The I/O permission map: every byte's bit, its end, and IOPL, which overrides it. */
+static void io_map(void)
+{
+	struct tss *tss = &this_cpu()->tss;
+	u16 iomap = tss->iomap;
+	u8 *map = tss->io;
+
+	memset(map, 0xff, sizeof(tss->io));
+	map[0x80 / 8] = 0xfe;
+	user("I/O map: a port that is open", u_in, NULL, -1, 0);
+	user("I/O map: OUT to it", u_out, NULL, -1, 0);
+	user("I/O map: INS from it", u_ins_ok, (void *)(user_stack() - 2048), -1, 0);
+	user("I/O map: a word of which one port is open", u_in_word, NULL, EXC_GP, 0);
+	user("I/O map: four ports across two bytes", u_in_dword, NULL, EXC_GP, 0);
+	map[0x80 / 8] = 0xfc;
+	user("I/O map: a word", u_in_word, NULL, -1, 0);
+	map[0x78 / 8] = 0x3f;
+	user("I/O map: four ports", u_in_dword, NULL, -1, 0);
+	map[0x1234 / 8] = (u8)~(1 << (0x1234 % 8));
+	user("I/O map: a high port", u_out_far, NULL, -1, 0);
+	map[0xffff / 8] = 0x7f;
+	user("I/O map: the last port", u_in_last, NULL, -1, 0);
+	user("I/O map: beyond the last port", u_in_beyond, NULL, EXC_GP, 0);
+	tss->iomap = sizeof(struct tss) - 0x1234 / 8;
+	map[0x80 / 8] = 0;
+	user("I/O map: it ends with the TSS's limit", u_out_far, NULL, EXC_GP, 0);
+	tss->iomap = 0xffff;
+	user("I/O map: none", u_in, NULL, EXC_GP, 0);
+	{
+		struct regs r;
+
+		memset(&r, 0, sizeof(r));
+		r.ip = (ulong)u_in;
+		r.cs = SEL_UCODE | 3;
+		r.ss = SEL_UDATA | 3;
+		r.sp = user_stack() - 64;
+#if !IS64
+		r.ds = r.es = SEL_UDATA | 3;
+#endif
+		((ulong *)r.sp)[0] = (ulong)u_hlt;
+		r.flags = 2 | FL_IOPL;
+		report(trap_enter(&r) == EXC_GP && trap_last()->ip != (ulong)u_in, "user: IN with IOPL 3");
+	}
+	tss->iomap = iomap;
+	memset(map, 0xff, sizeof(tss->io));
+}
+
 CASE(int_gate, "int $0x60")
 
 static void gates(void)
@@ -392,8 +573,13 @@ void test_main(void)
 {
 	simple();
 	selectors();
+	far_transfers();
 	gates();
 	fpu();
 	user_mode();
+	io_map();
+#if IS64
+	call_gates();
+#endif
 	nested();
 }

@@ -59,6 +59,21 @@ static void sti_shadow(void)
 	if (ip != at)
 		note("count %u at %lx, want %lx", count, ip, at);
 	pend();
+	__asm__ volatile(LEA(1, "%0") "mov %%ss, %%ecx; sti\n mov %%ecx, %%ss\n nop\n1: nop\n cli" : "=&r"(at) : : "ecx", "memory");
+	report(count == 1 && ip == at, "MOV SS: after the next instruction");
+	pend();
+	__asm__ volatile("mov %%ss, %%ecx; sti; mov %%ecx, %%ss; cli" ::: "ecx", "memory");
+	report_eq(count, 0, "MOV SS, CLI: never");
+	__asm__ volatile("sti; nop; nop; cli");
+#if !IS64
+	pend();
+	__asm__ volatile(LEA(1, "%0") "push %%ss; sti\n pop %%ss\n nop\n1: nop\n cli" : "=&r"(at) : : "memory");
+	report(count == 1 && ip == at, "POP SS: after the next instruction");
+#endif
+	pend();
+	__asm__ volatile(LEA(1, "%0") "sti\n nop\n1: mov %%ds, %%ecx\n mov %%ecx, %%ds\n nop\n cli" : "=&r"(at) : : "ecx", "memory");
+	report(count == 1 && ip == at, "MOV DS is no shadow");
+	pend();
 	__asm__ volatile("sti; cli" ::: "memory");
 	report_eq(count, 0, "STI, CLI: never");
 	__asm__ volatile(LEA(1, "%0") "sti\n sti\n1: nop\n cli" : "=&r"(at) : : "memory");

@@ -161,6 +161,11 @@ static void on_pv_ipi(struct regs *r)
 	pv_hits[this_cpu()->id]++;
 	apic_eoi();
 }
+static volatile u32 nmis;
+static void on_nmi(struct regs *r)
+{
+	nmis++;
+}
 static void idle_on(void *arg)
 {
 	volatile u32 *stop = arg;
@@ -206,6 +211,15 @@ static void hypercalls(void)
 		n = hypercall(10, (1u << cpu_count) - 2, 0, 0, 0x67);
 		report_eq((ulong)n, cpu_count - 1, "PV IPI says how many it sent");
 		report(wait_change(&pv_hits[cpu_count - 1], 0, 1000), "PV IPI arrives");
+		report_eq((ulong)hypercall(10, 1, 0, cpus[1]->apic_id, 0x67), 1, "PV IPI: the bits count from a lowest id");
+		report(wait_change(&pv_hits[1], pv_hits[1] - 1, 1000), "and it arrives");
+		report_eq((ulong)hypercall(10, 0, 3, 0, 0x67), 0, "PV IPI: the second word counts behind the first");
+		report_eq((ulong)hypercall(10, 0, 0, 0, 0x67), 0, "PV IPI to nobody");
+		report_eq((ulong)hypercall(10, 1, 0, 200, 0x67), 0, "PV IPI to a CPU that is not there");
+		nmis = 0;
+		irq_set(EXC_NMI, on_nmi);
+		report_eq((ulong)hypercall(10, 2, 0, 0, ICR_NMI), 1, "PV IPI of an NMI");
+		report(wait_change(&nmis, 0, 1000) && nmis == 1, "it arrives");
 		stop = 1;
 		for (unsigned i = 1; i < cpu_count; i++)
 			smp_wait(i);
