@@ -143,7 +143,9 @@ static bool decode_lock_cr(struct trans *t, const ZydisDecoder *d, const u8 *p, 
  */
 static ZyanStatus decode_bytes(struct trans *t, const u8 *p, u32 n)
 {
-	const ZydisDecoder *d = decoder_for(t->cpu, t->mode);
+	/* Zydis has no SYSENTER and SYSEXIT in real mode, where they are #GP. */
+	bool known = n >= 2 && p[0] == 0x0f && (p[1] & 0xfe) == 0x34;
+	const ZydisDecoder *d = decoder_for(t->cpu, known ? t->mode | MODE_PE : t->mode);
 	ZyanStatus status = ZydisDecoderDecodeFull(d, p, n, &t->in, t->op);
 	u8 copy[15];
 	u32 at = 0;
