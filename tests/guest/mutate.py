@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Mutation check: does a guest test catch each deliberate fault of the engine?
 
-usage: tests/guest/mutate.py [--work DIR] [--source DIR] [--table FILE] [NAME...]
+usage: tests/guest/mutate.py [--work DIR] [--source DIR] [--table FILE] [--jobs N] [NAME...]
        tests/guest/mutate.py --check
        tests/guest/mutate.py --emit NAME FILE
 
@@ -83,7 +83,8 @@ def check(table, docs):
 class Bench:
     """A build folder, reconfigured for each fault."""
 
-    def __init__(self, source, work):
+    def __init__(self, source, work, jobs):
+        self.jobs = str(jobs)
         self.build = os.path.join(work, "build")
         self.logs = os.path.join(work, "logs")
         if not os.path.exists(os.path.join(self.build, "build.ninja")):
@@ -94,15 +95,15 @@ class Bench:
     def fault(self, name, *targets):
         """None, or why it does not build."""
         for command in (("meson", "configure", "-Dfault=" + name, self.build),
-                        ("ninja", "-j2", "-C", self.build, "anykvm") + targets):
+                        ("ninja", "-j", self.jobs, "-C", self.build, "anykvm") + targets):
             result = run(*command)
             if result.returncode:
                 return result.stdout
         return None
 
     def test(self, cpu, *patterns):
-        return run(os.path.join(self.build, "anykvm"), "test", "--cpu", cpu, "--logs", self.logs,
-                   *patterns)
+        return run(os.path.join(self.build, "anykvm"), "test", "--cpu", cpu, "--jobs", self.jobs,
+                   "--logs", self.logs, *patterns)
 
 
 def main():
@@ -111,6 +112,7 @@ def main():
     options.add_argument("--work", default="/tmp/anykvm-mutate")
     options.add_argument("--source", default=TOP)
     options.add_argument("--table", default=os.path.join(HERE, "mutations.cfg"))
+    options.add_argument("--jobs", type=int, default=2)
     options.add_argument("--check", action="store_true")
     options.add_argument("--emit", nargs=2, metavar=("NAME", "FILE"))
     options.add_argument("names", nargs="*")
@@ -122,7 +124,7 @@ def main():
     if args.check:
         return check(table, os.path.join(TOP, "docs", "guest-tests.md"))
     wanted = args.names or list(table)
-    bench = Bench(args.source, args.work)
+    bench = Bench(args.source, args.work, args.jobs)
     why = bench.fault("", "guest-tests")
     if why:
         sys.exit(why)

@@ -220,15 +220,38 @@ __asm__(".text\n"
 	"mov $0x7000, %ax; mov %ax, %es; movl $0x12345678, %es:0x10\n"
 	"push $0x4242; pop %ax; mov %ax, 0x4008\n"
 	"smsw %ax; mov %ax, 0x400a\n"
+	/* exceptions by the interrupt vector table: no error code, the faulting IP; they go on at 0x4010 */
+	"movw $(2f - real_base), 0x4010; movw $(3f - real_base), 0x4012\n"
+	"2: mov 0xffff, %ax\n 3: mov 0x4014, %ax; mov %ax, 0x4020\n"
+	"movw $(2f - real_base), 0x4010; movw $(3f - real_base), 0x4012\n"
+	"2: addr32 movb 0x10000, %al\n 3: mov 0x4014, %ax; mov %ax, 0x4022\n"
+	"movw $(2f - real_base), 0x4010; movw $(3f - real_base), 0x4012\n"
+	"2: str %ax\n 3: mov 0x4014, %ax; mov %ax, 0x4024\n"
+	"movw $(2f - real_base), 0x4010; movw $(3f - real_base), 0x4012\n"
+	"xor %cx, %cx\n2: div %cx\n 3: mov 0x4014, %ax; mov %ax, 0x4026\n"
+	"movw $(2f - real_base), 0x4010; movw $(3f - real_base), 0x4012\n"
+	"2: sysenter\n 3: mov 0x4014, %ax; mov %ax, 0x4028\n"
+	"movw $(2f - real_base), 0x4010; movw $(3f - real_base), 0x4012\n"
+	"2: lldt %ax\n 3: mov 0x4014, %ax; mov %ax, 0x402a\n"
+	"movw $0x77, 0x4014; cli; mov %cr3, %eax; mov %eax, %cr3; lgdt 0x4030; mov 0x4014, %ax; mov %ax, 0x402c\n"
 	"mov %cr0, %eax; or $0x80000001, %eax; mov %eax, %cr0\n"
 	"ljmpl $0x08, $real_back\n"
+	"real_de: push $0; jmp 1f\n real_ud: push $6; jmp 1f\n real_gp: push $13\n"
+	"1: mov %sp, %bp; pop %ax; mov 2(%bp), %bx; cmp 0x4010, %bx; je 1f; mov $0xbad, %ax\n"
+	"1: mov %ax, 0x4014; mov 0x4012, %bx; mov %bx, 2(%bp); iretw\n"
 	"real_int: movw $0x2222, 0x4004; iretw\n"
 	"real_end:\n .code32\n"
 	"real_back: mov $0x10, %eax; mov %eax, %ds; mov %eax, %es; mov %eax, %ss; xor %eax, %eax; mov %eax, %fs\n"
 	"mov real_sp, %esp; lidt real_idt; popa; ret\n"
 	".data\n real_sp: .long 0\n real_idt: .word 0, 0, 0, 0\n real_ivt: .word 0x3ff, 0, 0\n .text\n");
 void real_trip(void);
-extern u8 real_base[], real_end[], real_int[];
+extern u8 real_base[], real_end[], real_int[], real_de[], real_ud[], real_gp[];
+
+static void vector_set(unsigned vector, const u8 *code)
+{
+	*(volatile u16 *)(vector * 4) = (u16)(code - real_base);
+	*(volatile u16 *)(vector * 4 + 2) = 0x3000;
+}
 
 static void real_mode(void)
 {
@@ -237,8 +260,15 @@ static void real_mode(void)
 	memcpy((void *)0x30000, real_base, (size_t)(real_end - real_base));
 	gdt_set(SEL_CODE16, descriptor(0x30000, 0xffff, 0x9b, 0));
 	gdt_set(SEL_DATA16, descriptor(0x30000, 0xffff, 0x93, 0));
-	*(volatile u16 *)(0x60 * 4) = (u16)(real_int - real_base);
-	*(volatile u16 *)(0x60 * 4 + 2) = 0x3000;
+	vector_set(0x60, real_int);
+	vector_set(EXC_DE, real_de);
+	vector_set(EXC_UD, real_ud);
+	vector_set(EXC_GP, real_gp);
+	{
+		struct table_reg gdt = sgdt();
+
+		memcpy((void *)0x34030, &gdt, 6);
+	}
 	cli();
 	real_trip();
 	report_eq(out[0], 0x1111, "real mode: a store");
@@ -248,6 +278,13 @@ static void real_mode(void)
 	report_eq(*(volatile u32 *)0x70010, 0x12345678, "real mode: 32-bit operand");
 	report_eq(out[4], 0x4242, "real mode: PUSH, POP");
 	report_eq(out[5] & 1, 0, "real mode: SMSW says PE is clear");
+	report_eq(out[16], EXC_GP, "real mode: a word at 0xffff");
+	report_eq(out[17], EXC_GP, "real mode: an address beyond 64 KiB");
+	report_eq(out[18], EXC_UD, "real mode: STR");
+	report_eq(out[19], EXC_DE, "real mode: DIV by 0");
+	report_eq(out[20], EXC_GP, "real mode: SYSENTER");
+	report_eq(out[21], EXC_UD, "real mode: LLDT");
+	report_eq(out[22], 0x77, "real mode: CLI, MOV to CR3, LGDT");
 	report_eq(read_cr0() & 0x80000001, 0x80000001, "and back");
 }
 
