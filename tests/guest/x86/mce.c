@@ -90,8 +90,10 @@ static void on_mc(struct regs *r)
 	status_seen = rdmsr(BANK(1) + 1);
 	cs_seen = r->cs;
 	flags_seen = read_flags();
-	if (again)
+	if (again) {
+		again = false;
 		inject(1, FATAL, G_MCIP);
+	}
 	wrmsr(MSR_MCG_STATUS, 0);
 	this_cpu()->hooked = true;
 }

@@ -134,6 +134,21 @@ static void pat_mtrr(void)
 	report_eq(msr_write(0x250, 2), EXC_GP, "MTRR_FIX64K: type 2");
 }
 
+/* EFER's bits are those that CPUID has; the 32-bit kernel sets SCE as well. */
+static void efer(void)
+{
+	u64 old = rdmsr(MSR_EFER), v;
+
+	report(msr_write(MSR_EFER, old ^ EFER_SCE) == (HAS(SYSCALL) || HAS(LM) ? -1 : EXC_GP), "EFER.SCE");
+	report(msr_read(MSR_EFER, &v) == -1 && (v ^ old) == (HAS(SYSCALL) || HAS(LM) ? EFER_SCE : 0), "EFER.SCE reads back");
+	msr_write(MSR_EFER, old);
+	if (!HAS(LM)) {
+		report_eq(msr_write(MSR_EFER, old | EFER_LME), EXC_GP, "EFER.LME without long mode");
+		report_eq(msr_write(MSR_EFER, old | EFER_LMA), EXC_GP, "EFER.LMA without long mode");
+	}
+	report_eq(rdmsr(MSR_EFER), old, "EFER is as before");
+}
+
 static void apic_base(void)
 {
 	u64 old = rdmsr(MSR_APIC_BASE);
@@ -201,6 +216,7 @@ void test_main(void)
 		row(&rows[i]);
 	pat_mtrr();
 	apic_base();
+	efer();
 #if IS64
 	bases();
 #endif

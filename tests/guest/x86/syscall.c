@@ -33,6 +33,7 @@ __asm__(".text\n"
 	"compat_sysenter: mov %esp, %ecx; mov $1f, %edx; sysenter\n 1: mov %cs, %eax; mov %ss, %edx; int $0x80\n"
 	".code64\n"
 	".text\n"
+	"wrong_entry: ud2\n"
 	"centry: mov %rcx, seen(%rip); mov %r11, seen+8(%rip); mov %rsp, seen+16(%rip)\n"
 	"mov %cs, %eax; mov %rax, seen+24(%rip); mov %ss, %eax; mov %rax, seen+32(%rip)\n"
 	"sysretl\n"
@@ -44,7 +45,7 @@ __asm__(".text\n"
 	"mov %cs, %eax; mov %rax, seen+24(%rip); mov %ss, %eax; mov %rax, seen+32(%rip)\n"
 	"sysexitl\n"
 	".data\n back_sp: .quad 0\n .text\n");
-extern char entry64[], to32[], call64[], after64[], sysenter64[], senter[], centry[], senter32[],
+extern char entry64[], to32[], call64[], after64[], sysenter64[], senter[], centry[], wrong_entry[], senter32[],
 	compat_syscall[], after_compat[], compat_sysenter[];
 extern u64 back_sp;
 
@@ -125,6 +126,8 @@ static void compatibility(void)
 	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SCE);
 	wrmsr(MSR_STAR, (u64)(0x18 | 3) << 48 | (u64)SEL_KCODE << 32);
 	wrmsr(MSR_CSTAR, (ulong)centry);
+	wrmsr(MSR_LSTAR, (ulong)wrong_entry);
+	idt_set_ist(EXC_UD, 2); /* SYSCALL leaves the stack to its target */
 	wrmsr(MSR_SFMASK, FL_DF);
 	if (cpu_is_intel()) {
 		u8 *stack = page_alloc();
@@ -147,6 +150,7 @@ static void compatibility(void)
 		report_eq(seen[2], user_stack(), "compatibility mode: SYSCALL: RSP stays");
 		report_eq(compat(compat_sysenter), EXC_UD, "compatibility mode: SYSENTER on AMD");
 	}
+	idt_set_ist(EXC_UD, 0);
 	wrmsr(MSR_STAR, 0);
 }
 
