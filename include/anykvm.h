@@ -49,7 +49,12 @@ extern "C" {
  *
  * @options: NULL, or a comma-separated list:
  *	vendor=intel|amd   what CPU guests see (default intel)
+ *	cpu=MODEL          what host to be taken for: a name of src/cpu/model.def, such as Haswell or
+ *	                   EPYC-Rome; its vendor becomes the guests', and KVM_GET_SUPPORTED_CPUID
+ *	                   leaves out what is newer (default: all that the host can do)
  *	cache=N            MiB of address space for each vCPU's translated code (default 64)
+ *	trace=FD           writes a line to descriptor FD at each trace point of KVM's (kvm_exit …);
+ *	                   trace=FD:kvm_pio+kvm_msr: at these only
  *	perfmap            names translated code in /tmp/perf-PID.map, for perf(1)
  * Returns a descriptor, or -1 and errno: EINVAL (an option is unknown or has a bad value),
  * EMFILE, ENFILE, ENOMEM.

@@ -221,6 +221,7 @@ int insn_mov_from_cr(struct cpu *cpu, const struct cpu_insn *in)
 		v = cpu->ops && cpu->ops->cr8_read ? cpu->ops->cr8_read(cpu) : 0;
 		break;
 	}
+	TRACE(cpu->trace, kvm_cr, cpu->index, TRACE_STRING("read"), (u64)n, v);
 	cpu->gpr[in->rm] = cpu_is_64bit(cpu) ? v : (u32)v;
 	cpu_insn_done(cpu, in);
 	return CPU_OK;
@@ -235,6 +236,7 @@ int insn_mov_to_cr(struct cpu *cpu, const struct cpu_insn *in)
 		return cpu_raise(cpu, EXC_UD);
 	if (cpu->cpl)
 		return gp(cpu);
+	TRACE(cpu->trace, kvm_cr, cpu->index, TRACE_STRING("write"), (u64)n, v);
 	switch (n) {
 	case 0:
 		ret = cpu_cr0_write(cpu, v);

@@ -22,6 +22,7 @@
 #ifndef CPU_CPU_H
 #define CPU_CPU_H
 
+#include "base/trace.h"
 #include "base/types.h"
 #include "cpu/pmu.h"
 #include "mmu/tlb.h"
@@ -279,6 +280,7 @@ struct cpu {
 	u64 features[CPU_FEATURE_WORDS]; /* guest CPUID as a bitmap over enum cpu_feature */
 	u32 index;                       /* vCPU number within the VM */
 	u64 disabled_quirks;             /* KVM_X86_QUIRK_* that the client switched off */
+	const struct trace *trace;       /* or NULL */
 
 	/* --- guest debugging (KVM_SET_GUEST_DEBUG) -------------------------------------------- */
 	u32 guest_debug;      /* KVM_GUESTDBG_* */

@@ -219,6 +219,8 @@ int insn_cpuid(struct cpu *cpu, const struct cpu_insn *in)
 	if (UNLIKELY(cpu->misc_features_enables & CPUID_FAULTING) && cpu->cpl && !cpu->smm)
 		return cpu_raise_err(cpu, EXC_GP, 0);
 	cpu_cpuid_query(cpu, (u32)cpu->gpr[RAX], (u32)cpu->gpr[RCX], regs);
+	TRACE(cpu->trace, kvm_cpuid, cpu->index, (u32)cpu->gpr[RAX], (u32)cpu->gpr[RCX], regs[CPUID_EAX],
+	      regs[CPUID_EBX], regs[CPUID_ECX], regs[CPUID_EDX]);
 	cpu->gpr[RAX] = regs[CPUID_EAX];
 	cpu->gpr[RBX] = regs[CPUID_EBX];
 	cpu->gpr[RCX] = regs[CPUID_ECX];

@@ -22,6 +22,10 @@
  * returns. Writes at most max entries. Returns their number, or -E2BIG when there are more.
  */
 int cpu_cpuid_supported(enum cpu_vendor vendor, struct cpu_cpuid *out, unsigned max);
+/** The same on a host that is taken for `model`, whose vendor is `vendor`; NULL as above. */
+struct cpu_model;
+int cpu_cpuid_supported_by(enum cpu_vendor vendor, const struct cpu_model *model,
+			   struct cpu_cpuid *out, unsigned max);
 /** The XCR0 bits that a guest may have on this host. */
 u64 cpu_xcr0_supported(void);
 

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include "cpu/cpuid.h"
 #include "cpu/cpuid_internal.h"
+#include "cpu/model.h"
 
 enum policy { NO, HOST, EMUL, HOST_INTEL, EMUL_INTEL, HOST_AMD, EMUL_AMD, RUN, CAP };
 
@@ -203,9 +204,21 @@ void cpu_xcomp_init(struct cpu_xcomp x[CPU_XCOMP_COUNT])
 
 struct list {
 	enum cpu_vendor vendor;
+	const struct cpu_model *model; /* or NULL: all that the host can do */
 	struct cpu_cpuid *out;
 	unsigned max, count;
 };
+
+/* The features of one word. */
+static u32 word_of(const struct list *l, enum cpu_feature_word word)
+{
+	u32 v = cpuid_word_supported(l->vendor, word, false);
+
+	for (unsigned bit = 0; l->model && bit < 32; bit++)
+		if ((v >> bit & 1) && !cpu_model_has(l->model, cpuid_words[word] + bit))
+			v &= ~BIT(bit);
+	return v;
+}
 
 static void add(struct list *l, u32 leaf, u32 index, u32 flags, const u32 r[4])
 {
@@ -222,7 +235,7 @@ static void add(struct list *l, u32 leaf, u32 index, u32 flags, const u32 r[4])
 	l->count++;
 }
 
-#define WORD_OF(l, id)	   cpuid_word_supported((l)->vendor, FEATURE_WORD_##id, false)
+#define WORD_OF(l, id)	   word_of(l, FEATURE_WORD_##id)
 #define LEAF(l, leaf, ...) add(l, leaf, 0, 0, (const u32[4]){__VA_ARGS__})
 #define LEAF_INDEX(l, leaf, index, ...) \
 	add(l, leaf, index, CPUID_FLAG_INDEX, (const u32[4]){__VA_ARGS__})
@@ -232,6 +245,8 @@ static u32 signature(const struct list *l)
 {
 	u32 r[4];
 
+	if (l->model)
+		return l->model->signature;
 	if (host_is_amd() == (l->vendor == CPU_VENDOR_AMD)) {
 		cpuid_host(1, 0, r);
 		return r[0];
@@ -263,6 +278,12 @@ static void add_xsave(struct list *l)
 
 	if (!(WORD_OF(l, 1_ECX) & BIT(26)))
 		return;
+	if (!cpu_model_has(l->model, X86_FEATURE_AVX))
+		mask &= ~XSTATE_AVX;
+	if (!cpu_model_has(l->model, X86_FEATURE_AVX512F))
+		mask &= ~XSTATE_AVX512;
+	if (!cpu_model_has(l->model, X86_FEATURE_PKU))
+		mask &= ~XSTATE_PKRU;
 	cpu_xcomp_init(x);
 	full = cpu_xsave_size(x, mask, false);
 	LEAF_INDEX(l, 0xd, 0, (u32)mask, full, full, (u32)(mask >> 32));
@@ -307,10 +328,16 @@ static void add_basic(struct list *l)
 
 static void add_brand(struct list *l)
 {
+	const char *text = l->model ? l->model->brand : NULL;
 	u32 r[4];
 
 	for (u32 leaf = 0x80000002; leaf <= 0x80000004; leaf++) {
-		host_leaf(leaf, 0, r);
+		if (text)
+			r[0] = r[1] = r[2] = r[3] = 0;
+		else
+			host_leaf(leaf, 0, r);
+		for (unsigned i = 0; text && i < 16 && *text; i++)
+			r[i / 4] |= (u32)(u8)*text++ << (i % 4 * 8);
 		add(l, leaf, 0, 0, r);
 	}
 }
@@ -353,11 +380,32 @@ static void add_extended(struct list *l)
 	LEAF(l, 0x80000022, WORD_OF(l, 8_22_EAX), 0, 0, 0);
 }
 
+/* The model's last leaf in place of the newest's. */
+static void drop_newer(struct list *l)
+{
+	unsigned n = 0;
+
+	if (!l->model || l->count > l->max)
+		return;
+	for (unsigned i = 0; i < l->count; i++)
+		if (l->out[i].leaf <= l->model->last_leaf)
+			l->out[n++] = l->out[i];
+	l->count = n;
+	l->out[0].eax = l->model->last_leaf;
+}
+
 int cpu_cpuid_supported(enum cpu_vendor vendor, struct cpu_cpuid *out, unsigned max)
 {
-	struct list l = {.vendor = vendor, .out = out, .max = max};
+	return cpu_cpuid_supported_by(vendor, NULL, out, max);
+}
+
+int cpu_cpuid_supported_by(enum cpu_vendor vendor, const struct cpu_model *model,
+			   struct cpu_cpuid *out, unsigned max)
+{
+	struct list l = {.vendor = vendor, .model = model, .out = out, .max = max};
 
 	add_basic(&l);
+	drop_newer(&l);
 	LEAF(&l, 0x40000000, 0x40000001, 0x4b4d564b, 0x564b4d56, 0x4d); /* KVMKVMKVM */
 	LEAF(&l, 0x40000001, WORD_OF(&l, KVM_EAX), 0, 0, WORD_OF(&l, KVM_EDX));
 	add_extended(&l);

@@ -451,6 +451,9 @@ int cpu_exc_deliver(struct cpu *cpu)
 	bool nmi = ev.kind == EVENT_NMI;
 	int ret;
 
+	if (ev.kind == EVENT_HW_EXC || ev.kind == EVENT_SW_EXC)
+		TRACE(cpu->trace, kvm_inj_exception, cpu->index, ev.vector, ev.has_error ? ev.error : 0);
+
 	for (;;) {
 		cpu->exc.pending = false;
 		event_payload(cpu, &ev);

@@ -270,6 +270,12 @@ static bool answered(struct cpu *cpu, u32 index)
 	return cpu->exit.msr.index == index;
 }
 
+static void trace_msr(struct cpu *cpu, const char *what, u32 index, u64 value, bool fault)
+{
+	TRACE(cpu->trace, kvm_msr, cpu->index, TRACE_STRING(what), index, value,
+	      TRACE_STRING(fault ? " (#GP)" : ""));
+}
+
 int insn_rdmsr(struct cpu *cpu, const struct cpu_insn *in)
 {
 	u32 index = (u32)cpu->gpr[RCX];
@@ -289,8 +295,11 @@ int insn_rdmsr(struct cpu *cpu, const struct cpu_insn *in)
 		if (ret)
 			return ret;
 	}
-	if (!handled && cpu_msr_read(cpu, index, &value, false))
+	if (!handled && cpu_msr_read(cpu, index, &value, false)) {
+		trace_msr(cpu, "read", index, 0, true);
 		return cpu_raise_err(cpu, EXC_GP, 0);
+	}
+	trace_msr(cpu, "read", index, value, false);
 	cpu->gpr[RAX] = (u32)value;
 	cpu->gpr[RDX] = value >> 32;
 	cpu_insn_done(cpu, in);
@@ -315,8 +324,11 @@ int insn_wrmsr(struct cpu *cpu, const struct cpu_insn *in)
 		if (ret)
 			return ret;
 	}
-	if (!handled && cpu_msr_write(cpu, index, value, false))
+	if (!handled && cpu_msr_write(cpu, index, value, false)) {
+		trace_msr(cpu, "write", index, value, true);
 		return cpu_raise_err(cpu, EXC_GP, 0);
+	}
+	trace_msr(cpu, "write", index, value, false);
 	cpu_insn_done(cpu, in);
 	return CPU_OK;
 }

@@ -93,7 +93,8 @@ static void view_mask_natives(void)
 void exec_cpuid_view_init(void)
 {
 	bool amd = !strcmp(exec_options.vendor, "amd");
-	int n = cpu_cpuid_supported(amd ? CPU_VENDOR_AMD : CPU_VENDOR_INTEL, view, CPU_CPUID_MAX);
+	int n = cpu_cpuid_supported_by(amd ? CPU_VENDOR_AMD : CPU_VENDOR_INTEL, exec_options.model,
+				       view, CPU_CPUID_MAX);
 	u32 *pku;
 
 	view_count = n > 0 ? (unsigned)n : 0;
@@ -166,7 +167,7 @@ static bool machine_leaf(u32 leaf, u32 index, u32 r[4])
 			caches(index, r, false);
 		return !intel;
 	case LEAF_TOPOLOGY_V2:
-		if (!intel)
+		if (!intel || !find(leaf, 0))
 			return false;
 		host_leaf(host_has(leaf) ? leaf : LEAF_TOPOLOGY, index, r);
 		return true;

@@ -52,10 +52,12 @@ long exec_raw(long n, long a, long b, long c, long d, long e, long f);
 /* --- settings (options.c) ------------------------------------------------------------------------ */
 
 struct exec_options {
-	char open[128]; /* for anykvm_open() */
+	char open[640]; /* for anykvm_open() */
 	const char *vendor; /* "intel" or "amd" */
+	const struct cpu_model *model; /* or NULL */
 	int log_fd;
-	bool trace, stats, follow, raw;
+	bool trace; /* of ioctls; the engine's is in `open` */
+	bool stats, follow, raw;
 	bool all_features; /* also those that the host's CPUID contradicts */
 	bool host_cpuid;   /* the program's CPUID instruction is left alone */
 };
@@ -156,9 +158,7 @@ void exec_segment_of(u64 addr, u64 *start, u64 *size);
 
 /* --- reports ------------------------------------------------------------------------------------------ */
 
-struct kvm_run;
 void exec_trace_ioctl(int fd, enum anykvm_kind kind, u32 request, unsigned long arg, int ret);
-void exec_trace_run(struct vcpu *vcpu, int ret, int error);
 void exec_stats_count(enum anykvm_kind kind, u32 request);
 void exec_stats_exit(u32 reason);
 void exec_stats_print(void);

@@ -21,21 +21,15 @@ static bool makes_descriptor(u32 request)
 static int call_run(int fd, unsigned long arg)
 {
 	struct fd_file *file = fd_get(fd);
-	int ret = -1, error;
+	int ret = -1;
 
 	if (!file || file->ops->kind != ANYKVM_VCPU) {
 		errno = EBADF;
 		goto out;
 	}
 	ret = exec_run(fd, file->object, arg);
-	if (UNLIKELY(exec_options.trace || exec_options.stats)) {
-		error = errno;
-		if (exec_options.stats && !ret)
-			exec_stats_exit(((struct vcpu *)file->object)->run->exit_reason);
-		if (exec_options.trace)
-			exec_trace_run(file->object, ret, error);
-		errno = error;
-	}
+	if (UNLIKELY(exec_options.stats) && !ret)
+		exec_stats_exit(((struct vcpu *)file->object)->run->exit_reason);
 out:
 	if (file)
 		fd_put(file);

@@ -4,6 +4,9 @@
  */
 #include "exec/exec.h"
 
+#include "cpu/feature.h"
+#include "cpu/model.h"
+
 #include <cpuid.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -74,30 +77,74 @@ static void unfollow(void)
 		unsetenv("LD_PRELOAD");
 }
 
+/* `all`, or names separated by commas: `ioctl`, and the engine's, which it takes behind its descriptor. */
+static void trace_start(const char *names)
+{
+	size_t used = strlen(exec_options.open), n = 0;
+	bool all = names && !strcmp(names, "all");
+	char list[384] = "";
+
+	exec_options.trace = all;
+	for (; names && *names && !all; names += strspn(names, ",")) {
+		size_t k = strcspn(names, ",");
+
+		if (k == 5 && !memcmp(names, "ioctl", k)) {
+			exec_options.trace = true;
+		} else if (n + k + 2 < sizeof(list)) {
+			list[n] = n ? '+' : ':';
+			memcpy(list + n + 1, names, k);
+			n += k + 1;
+		}
+		names += k;
+	}
+	if (all || n)
+		snprintf(exec_options.open + used, sizeof(exec_options.open) - used, ",trace=%d%s",
+			 exec_options.log_fd, list);
+}
+
+static void model_start(const char *name)
+{
+	unsigned missing[64], n;
+	char list[384] = "";
+	size_t used = 0;
+
+	exec_options.model = cpu_model_find(name, strcspn(name, ","));
+	if (!exec_options.model)
+		return;
+	n = cpu_model_missing(exec_options.model, missing, ARRAY_SIZE(missing));
+	for (unsigned i = 0; i < n && used < sizeof(list); i++)
+		used += (size_t)snprintf(list + used, sizeof(list) - used, " %s",
+					 feature_name(missing[i]));
+	if (n)
+		exec_log("of %s this host lacks:%s", exec_options.model->name, list);
+}
+
 static __attribute__((constructor)) void start(void)
 {
 	const char *open = getenv("ANYKVM_EXEC_OPEN"), *log = getenv("ANYKVM_EXEC_LOG");
 
 	exec_real_load();
-	exec_options.vendor = host_vendor();
-	if (open && strstr(open, "vendor=amd"))
-		exec_options.vendor = "amd";
-	else if (open && strstr(open, "vendor=intel"))
-		exec_options.vendor = "intel";
-	snprintf(exec_options.open, sizeof(exec_options.open), "%s%svendor=%s", open ? open : "",
-		 open && *open ? "," : "", exec_options.vendor);
-	exec_options.trace = flag("ANYKVM_EXEC_TRACE");
-	exec_options.stats = flag("ANYKVM_EXEC_STATS");
-	exec_options.follow = flag("ANYKVM_EXEC_FOLLOW");
-	exec_options.raw = flag("ANYKVM_EXEC_RAW");
-	exec_options.all_features = flag("ANYKVM_EXEC_ALL_FEATURES");
-	exec_options.host_cpuid = flag("ANYKVM_EXEC_HOST_CPUID");
 	if (log && *log) {
 		int fd = REAL(open)(log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
 
 		if (fd >= 0)
 			exec_options.log_fd = fd;
 	}
+	exec_options.vendor = host_vendor();
+	if (open && strstr(open, "vendor=amd"))
+		exec_options.vendor = "amd";
+	else if (open && strstr(open, "vendor=intel"))
+		exec_options.vendor = "intel";
+	snprintf(exec_options.open, sizeof(exec_options.open), "vendor=%s%s%s", exec_options.vendor,
+		 open && *open ? "," : "", open ? open : "");
+	if (open && strstr(open, "cpu="))
+		model_start(strstr(open, "cpu=") + 4);
+	exec_options.stats = flag("ANYKVM_EXEC_STATS");
+	exec_options.follow = flag("ANYKVM_EXEC_FOLLOW");
+	exec_options.raw = flag("ANYKVM_EXEC_RAW");
+	exec_options.all_features = flag("ANYKVM_EXEC_ALL_FEATURES");
+	exec_options.host_cpuid = flag("ANYKVM_EXEC_HOST_CPUID");
+	trace_start(getenv("ANYKVM_EXEC_TRACE"));
 	if (!exec_options.follow)
 		unfollow();
 	if (exec_options.raw) {

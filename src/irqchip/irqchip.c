@@ -50,6 +50,11 @@ void irqchip_destroy(struct irqchip *c)
 	free(c);
 }
 
+void irqchip_set_trace(struct irqchip *c, const struct trace *trace)
+{
+	c->trace = trace;
+}
+
 enum irqchip_mode irqchip_mode(const struct irqchip *c)
 {
 	return c->mode;

@@ -92,6 +92,9 @@ int irqchip_create(struct irqchip **out, enum irqchip_mode mode, const struct ir
 void irqchip_destroy(struct irqchip *c);
 
 enum irqchip_mode irqchip_mode(const struct irqchip *c);
+/** Where trace points go; before anything happens. NULL: nowhere. */
+struct trace;
+void irqchip_set_trace(struct irqchip *c, const struct trace *trace);
 
 /* Settings; before the first vCPU runs. */
 

@@ -7,6 +7,7 @@
 
 #include "base/futex.h"
 #include "base/mem.h"
+#include "base/trace.h"
 #include "irqchip/irqchip.h"
 #include "irqchip/lapic.h"
 
@@ -223,6 +224,7 @@ struct irqchip {
 	u64 disabled_quirks;
 	u32 reserved_routes;
 	u32 bus_ns;
+	const struct trace *trace; /* or NULL */
 
 	struct lapic *lapics[IRQCHIP_MAX_VCPUS]; /* atomic pointers; written with map_lock */
 	u32 lapic_limit;			 /* atomic: highest index + 1 */

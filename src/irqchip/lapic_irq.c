@@ -165,6 +165,7 @@ int lapic_eoi(struct lapic *l)
 
 	if (vector < 0)
 		return -1;
+	TRACE(c->trace, kvm_eoi, l->index, (u64)vector);
 	isr_clear(l, (unsigned)vector);
 	lapic_update_ppr(l);
 	level = lapic_vector_test(l->regs, APIC_TMR, (unsigned)vector);
@@ -248,6 +249,8 @@ int lapic_accept(struct lapic *l, u8 mode, u8 vector, bool assert, bool level,
 	const struct irqchip_ops *ops = l->chip->ops;
 	void *owner = l->chip->owner;
 
+	TRACE(l->chip->trace, kvm_apic_accept_irq, l->index, vector, mode,
+	      TRACE_STRING(level ? "level" : "edge"));
 	switch (mode) {
 	case APIC_DM_FIXED:
 	case APIC_DM_LOWEST:

@@ -174,6 +174,7 @@ static int send_msi(struct irqchip *c, u32 lo, u32 hi, u32 data)
 {
 	struct irq_msg m;
 
+	TRACE(c->trace, kvm_msi_set_irq, (u64)hi << 32 | lo, data);
 	if (c->x2apic_ids && hi & 0xff)
 		return -EINVAL;
 	irq_msg_from_msi(c, lo, hi, data, &m);
@@ -185,6 +186,8 @@ int irqchip_set_irq(struct irqchip *c, unsigned source, u32 gsi, bool level, boo
 	struct route routes[ROUTES_PER_GSI];
 	u32 n = copy_routes(c, gsi, routes);
 	int ret = -1;
+
+	TRACE(c->trace, kvm_set_irq, gsi, level, source);
 
 	for (u32 i = 0; i < n; i++) {
 		struct route *r = &routes[i];

@@ -81,7 +81,7 @@ int cpuid_system_init(struct system *sys)
 	if (!sys->supported)
 		return -ENOMEM;
 	sys->supported_count =
-		cpu_cpuid_supported(sys->vendor, sys->supported, KVM_ABI_MAX_CPUID);
+		cpu_cpuid_supported_by(sys->vendor, sys->model, sys->supported, KVM_ABI_MAX_CPUID);
 	if (sys->supported_count < 0)
 		return sys->supported_count;
 	/* There only with a local APIC inside, so the client adds it: KVM_CAP_TSC_DEADLINE_TIMER. */

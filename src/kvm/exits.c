@@ -10,6 +10,7 @@
 #include "kvm/memattr.h"
 #include "kvm/request.h"
 #include "kvm/run.h"
+#include "kvm/trace.h"
 
 #include <errno.h>
 
@@ -31,6 +32,8 @@ static int exit_pio(struct vcpu *vcpu)
 	} else {
 		mem_copy(vcpu->pio_page, pio->data, bytes);
 		vcpu->completion = COMPLETE_PIO_OUT;
+		if (UNLIKELY(vcpu->cpu.trace))
+			trace_pio(vcpu, false, pio->port, pio->size, pio->count, pio->data);
 	}
 	return RUN_USER;
 }
@@ -46,6 +49,8 @@ static void fill_mmio(struct vcpu *vcpu, const struct cpu_mmio_frag *f, bool wri
 	run->mmio.is_write = write;
 	if (write)
 		mem_copy(run->mmio.data, f->data, 8);
+	if (UNLIKELY(vcpu->cpu.trace) && write)
+		trace_mmio(vcpu, true, f->gpa, f->len, f->data);
 	vcpu->completion = COMPLETE_MMIO;
 }
 
@@ -246,6 +251,8 @@ static int complete_mmio(struct vcpu *vcpu)
 	*f = m->want;
 	mem_copy(f->data, vcpu->run->mmio.data, 8);
 	m->read_wanted = false;
+	if (UNLIKELY(vcpu->cpu.trace))
+		trace_mmio(vcpu, false, f->gpa, f->len, f->data);
 	return restart(vcpu);
 }
 
@@ -255,6 +262,8 @@ static int complete_pio_in(struct vcpu *vcpu)
 
 	mem_copy(pio->data, vcpu->pio_page, MIN(pio->size * pio->count, (u32)sizeof(pio->data)));
 	pio->ready = true;
+	if (UNLIKELY(vcpu->cpu.trace))
+		trace_pio(vcpu, true, pio->port, pio->size, pio->count, pio->data);
 	return restart(vcpu);
 }
 

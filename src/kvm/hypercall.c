@@ -120,6 +120,7 @@ int pv_hypercall(struct cpu *cpu)
 		for (unsigned i = 0; i < 4; i++)
 			c.a[i] = (u32)c.a[i];
 	}
+	TRACE(cpu->trace, kvm_hypercall, vcpu->id, c.nr, c.a[0], c.a[1], c.a[2], c.a[3]);
 	ret = cpu->cpl ? KVM_HC_RET_EPERM : dispatch(vcpu, &c, &leave);
 	if (leave) {
 		cpu->exit.reason = CPU_EXIT_HYPERCALL;

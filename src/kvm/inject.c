@@ -77,6 +77,7 @@ static int inject_interrupt(struct vcpu *vcpu)
 	}
 	if (vector < 0)
 		return RUN_GUEST;
+	TRACE(vcpu->cpu.trace, kvm_inj_virq, vcpu->id, (u64)vector);
 	vcpu->stats.irq_injections++;
 	return deliver(vcpu, (unsigned)vector, EVENT_INTR);
 }

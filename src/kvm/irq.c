@@ -17,6 +17,7 @@ int vm_irqchip_create(struct vm *vm, enum irqchip_mode mode)
 		return ret;
 	ret = irqchip_set_x2apic_api(chip, vm->x2apic_api);
 	irqchip_disable_quirks(chip, vm->disabled_quirks);
+	irqchip_set_trace(chip, system_trace(vm->sys));
 	if (ret) {
 		irqchip_destroy(chip);
 		return ret;

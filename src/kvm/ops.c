@@ -9,6 +9,7 @@
 #include "kvm/pv.h"
 #include "kvm/regs.h"
 #include "kvm/request.h"
+#include "kvm/trace.h"
 
 /* --- device accesses ---------------------------------------------------------------------------- */
 
@@ -18,9 +19,8 @@ static bool lapic_hit(struct vcpu *vcpu, u64 gpa)
 	       lapic_mode(vcpu->apic) != LAPIC_DISABLED;
 }
 
-static bool ops_mmio_read(struct cpu *cpu, u64 gpa, unsigned len, void *data)
+static bool mmio_read(struct vcpu *vcpu, u64 gpa, unsigned len, void *data)
 {
-	struct vcpu *vcpu = vcpu_of(cpu);
 	struct irqchip *chip = vcpu->vm->irqchip;
 
 	if (lapic_hit(vcpu, gpa) && !lapic_mmio_read(vcpu->apic, gpa & ~PAGE_MASK, data, len))
@@ -28,9 +28,19 @@ static bool ops_mmio_read(struct cpu *cpu, u64 gpa, unsigned len, void *data)
 	return chip && irqchip_mmio_read(chip, gpa, data, len);
 }
 
-static bool ops_mmio_write(struct cpu *cpu, u64 gpa, unsigned len, const void *data)
+static bool ops_mmio_read(struct cpu *cpu, u64 gpa, unsigned len, void *data)
 {
 	struct vcpu *vcpu = vcpu_of(cpu);
+
+	if (!mmio_read(vcpu, gpa, len, data))
+		return false;
+	if (UNLIKELY(cpu->trace))
+		trace_mmio(vcpu, false, gpa, len, data);
+	return true;
+}
+
+static bool mmio_write(struct vcpu *vcpu, u64 gpa, unsigned len, const void *data)
+{
 	struct irqchip *chip = vcpu->vm->irqchip;
 
 	if (lapic_hit(vcpu, gpa) && !lapic_mmio_write(vcpu->apic, gpa & ~PAGE_MASK, data, len))
@@ -41,22 +51,45 @@ static bool ops_mmio_write(struct cpu *cpu, u64 gpa, unsigned len, const void *d
 	       coalesced_write(vcpu->vm, false, gpa, len, data);
 }
 
+static bool ops_mmio_write(struct cpu *cpu, u64 gpa, unsigned len, const void *data)
+{
+	struct vcpu *vcpu = vcpu_of(cpu);
+
+	if (!mmio_write(vcpu, gpa, len, data))
+		return false;
+	if (UNLIKELY(cpu->trace))
+		trace_mmio(vcpu, true, gpa, len, data);
+	return true;
+}
+
 static bool ops_pio_read(struct cpu *cpu, u16 port, unsigned size, u32 *value)
 {
 	struct irqchip *chip = vcpu_of(cpu)->vm->irqchip;
 
-	return chip && irqchip_pio_read(chip, port, value, size);
+	if (!chip || !irqchip_pio_read(chip, port, value, size))
+		return false;
+	if (UNLIKELY(cpu->trace))
+		trace_pio(vcpu_of(cpu), true, port, size, 1, value);
+	return true;
 }
 
-static bool ops_pio_write(struct cpu *cpu, u16 port, unsigned size, u32 value)
+static bool pio_write(struct vm *vm, u16 port, unsigned size, u32 value)
 {
-	struct vm *vm = vcpu_of(cpu)->vm;
 	struct irqchip *chip = vm->irqchip;
 
 	if (chip && irqchip_pio_write(chip, port, &value, size))
 		return true;
 	return ioeventfd_signal(vm, true, port, size, &value) ||
 	       coalesced_write(vm, true, port, size, &value);
+}
+
+static bool ops_pio_write(struct cpu *cpu, u16 port, unsigned size, u32 value)
+{
+	if (!pio_write(vcpu_of(cpu)->vm, port, size, value))
+		return false;
+	if (UNLIKELY(cpu->trace))
+		trace_pio(vcpu_of(cpu), false, port, size, 1, &value);
+	return true;
 }
 
 /* --- registers of the layers here ------------------------------------------------------------------ */
@@ -83,6 +116,8 @@ static void ops_smm_changed(struct cpu *cpu, bool in_smm)
 {
 	struct vcpu *vcpu = vcpu_of(cpu);
 
+	TRACE(cpu->trace, kvm_enter_smm, vcpu->id, TRACE_STRING(in_smm ? "entering" : "leaving"),
+	      cpu->smbase);
 	/* The other address space shows other memory, and INIT or SMI may have waited. */
 	vcpu_request(vcpu, BIT64(REQ_EVENT) | BIT64(REQ_MEMORY));
 }

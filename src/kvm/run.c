@@ -17,6 +17,7 @@
 #include "kvm/pv.h"
 #include "kvm/regs.h"
 #include "kvm/request.h"
+#include "kvm/trace.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -259,7 +260,11 @@ static int enter_guest(struct vcpu *vcpu)
 	if (UNLIKELY(cpu->pmu.on))
 		cpu_pmu_settle(cpu);
 	cpu->pmu.running = true;
+	if (UNLIKELY(cpu->trace))
+		trace_entry(vcpu);
 	jit_run(cpu);
+	if (UNLIKELY(cpu->trace))
+		trace_exit(vcpu);
 	if (UNLIKELY(cpu->pmu.on))
 		cpu_pmu_settle(cpu);
 	cpu->pmu.running = false;
@@ -418,6 +423,8 @@ int vcpu_run(struct vcpu *vcpu)
 	pv_steal_resume(vcpu);
 	ret = run_prepared(vcpu);
 	pv_steal_suspend(vcpu);
+	if (UNLIKELY(vcpu->cpu.trace))
+		trace_userspace_exit(vcpu, ret);
 	cpu_fpu_save(&vcpu->cpu);
 	sync_regs_out(vcpu);
 	run_fill(vcpu);

@@ -1,5 +1,6 @@
 /* The system descriptor: options, and what needs no VM. */
 #include "cpu/cpuid.h"
+#include "cpu/model.h"
 #include "jit/jit.h"
 #include "kvm/cpuid.h"
 #include "kvm/ioctl.h"
@@ -13,6 +14,31 @@
 
 #define CACHE_MB_MIN 8
 #define CACHE_MB_MAX 1024
+
+/* FD, or FD:NAME+NAME… */
+static int trace_parse(struct trace *t, const char *o, size_t n)
+{
+	const char *end = o + n;
+
+	for (t->fd = 0; o < end && *o >= '0' && *o <= '9' && t->fd < 1 << 20; o++)
+		t->fd = t->fd * 10 + (*o - '0');
+	if (o == end && n) {
+		t->points = ~0ull;
+		return 0;
+	}
+	while (o < end && (*o == ':' || *o == '+')) {
+		const char *name = ++o;
+		int point;
+
+		while (o < end && *o != '+')
+			o++;
+		point = trace_find(name, (size_t)(o - name));
+		if (point < 0)
+			return -EINVAL;
+		t->points |= BIT64(point);
+	}
+	return o == end && t->points ? 0 : -EINVAL;
+}
 
 /* One option of the list; `n` is its length. */
 static int option_parse(struct system *sys, const char *o, size_t n)
@@ -34,6 +60,13 @@ static int option_parse(struct system *sys, const char *o, size_t n)
 		if (mb < CACHE_MB_MIN || mb > CACHE_MB_MAX)
 			return -EINVAL;
 		sys->cache_bytes = (size_t)mb << 20;
+	} else if (n > 4 && !memcmp(o, "cpu=", 4)) {
+		sys->model = cpu_model_find(o + 4, n - 4);
+		if (!sys->model)
+			return -EINVAL;
+		sys->vendor = sys->model->vendor;
+	} else if (n > 6 && !memcmp(o, "trace=", 6)) {
+		return trace_parse(&sys->trace, o + 6, n - 6);
 	} else if (n == 7 && !memcmp(o, "perfmap", n)) {
 		sys->perfmap = true;
 	} else {

@@ -86,6 +86,7 @@ static int vcpu_init_cpu(struct vcpu *vcpu)
 	cpu->index = vcpu->index;
 	cpu->vendor = vcpu->vm->sys->vendor;
 	cpu->mcg_cap = 32; /* banks */
+	cpu->trace = system_trace(vcpu->vm->sys);
 	cpu->irq_window = 1;
 	cpu->pmu.enabled = !vcpu->vm->pmu_disabled;
 	cpu->disabled_quirks = (u32)vcpu->vm->disabled_quirks;

@@ -9,6 +9,7 @@
 #ifndef KVM_VM_H
 #define KVM_VM_H
 
+#include "base/trace.h"
 #include "base/futex.h"
 #include "base/timer.h"
 #include "irqchip/irqchip.h"
@@ -30,12 +31,20 @@ struct pmu_filter;
 struct system {
 	u32 refs;
 	enum cpu_vendor vendor;
+	const struct cpu_model *model; /* or NULL */
 	size_t cache_bytes;
 	bool perfmap;
 	u64 tsc_khz; /* of the host; set by the first VM */
 	struct cpu_cpuid *supported; /* what KVM_GET_SUPPORTED_CPUID answers */
 	int supported_count;
+	struct trace trace;
 };
+
+/** Where trace points go, or NULL. */
+static inline const struct trace *system_trace(const struct system *sys)
+{
+	return sys->trace.points ? &sys->trace : NULL;
+}
 
 void system_get(struct system *sys);
 void system_put(struct system *sys);

@@ -184,27 +184,96 @@ static bool forbid_kernel_kvm(GError **error)
 
 /* ---- the command ---- */
 
+static const struct {
+	const char *name, *vendor;
+} models[] = {
+#define MODEL(name, vendor, signature, last, brand) {#name, #vendor},
+#include "vmm/cpu-models.def"
+};
+
+/* As the engine has it: upper and lower case, - and _ are one. */
+static bool model_is(const char *name, const char *wish)
+{
+	g_autofree char *folded = g_strdelimit(g_strdup(wish), "-", '_');
+
+	return !g_ascii_strcasecmp(name, folded);
+}
+
+static bool check_model(const char *vendor, const char *model, GError **error)
+{
+	g_autoptr(GString) names = g_string_new(NULL);
+
+	for (unsigned i = 0; i < G_N_ELEMENTS(models); i++) {
+		if (g_ascii_strcasecmp(models[i].vendor, vendor))
+			continue;
+		if (model_is(models[i].name, model))
+			return true;
+		g_string_append_printf(names, "%s%s", names->len ? ", " : "", models[i].name);
+	}
+	g_strdelimit(names->str, "_", '-');
+	vmm_error_usage(error, "--cpu %s/%s: the models are %s", vendor, model, names->str);
+	return false;
+}
+
+/* VENDOR, VENDOR/MODEL */
 static bool set_cpu(const char *cpu, GError **error)
 {
 	const char *slash = strchr(cpu, '/');
 	size_t n = slash ? (size_t)(slash - cpu) : strlen(cpu);
-	g_autofree char *vendor = g_strndup(cpu, n);
+	g_autofree char *vendor = g_strndup(cpu, n), *options = NULL;
 
 	if (strcmp(vendor, "intel") && strcmp(vendor, "amd")) {
 		vmm_error_usage(error, "--cpu %s: the vendor is intel or amd", cpu);
 		return false;
 	}
-	if (slash) {
-		vmm_error_usage(error,
-				"--cpu %s: not supported: models; the program's own CPUID calls "
-				"choose among what the vendor has",
-				cpu);
+	if (slash && !check_model(vendor, slash + 1, error))
 		return false;
-	}
-	g_autofree char *options = g_strdup_printf("vendor=%s", vendor);
-
+	options = slash ? g_strdup_printf("vendor=%s,cpu=%s", vendor, slash + 1) :
+			  g_strdup_printf("vendor=%s", vendor);
 	g_setenv("ANYKVM_EXEC_OPEN", options, TRUE);
 	return true;
+}
+
+/* Names by KVM's trace points, and `ioctl`; none is all of them. */
+static const char *const trace_points[] = {
+	"ioctl",
+#define TRACE_POINT(name, format, what) #name,
+#include "vmm/trace-points.def"
+};
+
+static bool check_trace(const char *list, GError **error)
+{
+	g_auto(GStrv) names = g_strsplit(list, ",", -1);
+
+	for (unsigned i = 0; names[i]; i++) {
+		bool known = false;
+
+		for (unsigned k = 0; k < G_N_ELEMENTS(trace_points); k++)
+			known |= !strcmp(names[i], trace_points[k]);
+		if (!known) {
+			g_autoptr(GString) all = g_string_new(trace_points[0]);
+
+			for (unsigned k = 1; k < G_N_ELEMENTS(trace_points); k++)
+				g_string_append_printf(all, ", %s", trace_points[k]);
+			vmm_error_usage(error, "--trace=%s: there are %s (and -- before the program)",
+					names[i], all->str);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* --trace, --trace=LIST */
+static gboolean parse_trace(const char *option, const char *value, gpointer data, GError **error)
+{
+	char **trace = data;
+
+	(void)option;
+	if (value && !check_trace(value, error))
+		return FALSE;
+	g_free(*trace);
+	*trace = g_strdup(value ? value : "all");
+	return TRUE;
 }
 
 static void complain(const GError *error)
@@ -237,14 +306,16 @@ static int launch(char **argv, GError **error)
 
 int cmd_exec(int argc, char **argv)
 {
-	gboolean trace = FALSE, stats = FALSE, follow = FALSE, all = FALSE, raw = FALSE, host_cpuid = FALSE;
-	g_autofree char *cpu = NULL, *log = NULL;
+	gboolean stats = FALSE, follow = FALSE, all = FALSE, raw = FALSE, host_cpuid = FALSE;
+	g_autofree char *cpu = NULL, *log = NULL, *trace = NULL;
 	const GOptionEntry entries[] = {
 		{"cpu", 0, 0, G_OPTION_ARG_STRING, &cpu,
-		 "The CPU that guests see: intel or amd (default: the host's vendor)", "VENDOR"},
+		 "The CPU that guests see: intel or amd (default: the host's vendor), with a\nmodel if it is to be older than the host", "VENDOR[/MODEL]"},
 		{"log", 0, 0, G_OPTION_ARG_FILENAME, &log,
 		 "Append messages to FILE (default: standard error)", "FILE"},
-		{"trace", 0, 0, G_OPTION_ARG_NONE, &trace, "Log every ioctl and every exit", NULL},
+		{"trace", 0, G_OPTION_FLAG_OPTIONAL_ARG, G_OPTION_ARG_CALLBACK, parse_trace,
+		 "Log every ioctl and KVM's trace points, or only those in LIST (kvm_exit,kvm_msr)",
+		 "LIST"},
 		{"stats", 0, 0, G_OPTION_ARG_NONE, &stats,
 		 "Log counts of ioctls and exits at the end", NULL},
 		{"follow", 0, 0, G_OPTION_ARG_NONE, &follow,
@@ -259,10 +330,13 @@ int cmd_exec(int argc, char **argv)
 	};
 	g_autoptr(GOptionContext) context = g_option_context_new("-- PROGRAM [ARGUMENT]...");
 	g_autoptr(GError) error = NULL;
+	GOptionGroup *group;
 	int status;
 
 	(void)argc;
-	g_option_context_add_main_entries(context, entries, NULL);
+	group = g_option_group_new("exec", "", "", &trace, NULL);
+	g_option_group_add_entries(group, entries);
+	g_option_context_set_main_group(context, group);
 	g_option_context_set_strict_posix(context, TRUE);
 	g_option_context_set_summary(
 		context, "Runs an unmodified program that finds anykvm's /dev/kvm.\n"
@@ -285,7 +359,7 @@ int cmd_exec(int argc, char **argv)
 	}
 	if (log)
 		g_setenv("ANYKVM_EXEC_LOG", log, TRUE);
-	g_setenv("ANYKVM_EXEC_TRACE", trace ? "1" : "0", TRUE);
+	g_setenv("ANYKVM_EXEC_TRACE", trace ? trace : "", TRUE);
 	g_setenv("ANYKVM_EXEC_STATS", stats ? "1" : "0", TRUE);
 	g_setenv("ANYKVM_EXEC_FOLLOW", follow ? "1" : "0", TRUE);
 	g_setenv("ANYKVM_EXEC_RAW", raw ? "1" : "0", TRUE);

@@ -28,7 +28,7 @@ def refused(tap, name, done, status, words):
 def main():
     cases = subprocess.run([CLIENT, "list"], capture_output=True, text=True).stdout.split()
     by_hand = [x for x in cases if x != "guard"]        # which finds itself unguarded by hand
-    tap = Tap(2 * len(cases) + len(by_hand) + 11)
+    tap = Tap(2 * len(cases) + len(by_hand) + 17)
     for vendor in ("amd", "intel"):
         for case in cases:
             done = run("--cpu", vendor, "--", CLIENT, case)
@@ -43,7 +43,10 @@ def main():
     refused(tap, "no program", run(), 2, "no program given")
     refused(tap, "unknown program", run("--", "no-such-program"), 127, "no such program")
     refused(tap, "unknown vendor", run("--cpu", "via", CLIENT), 2, "intel or amd")
-    refused(tap, "a model", run("--cpu", "amd/Milan", CLIENT), 2, "not supported")
+    refused(tap, "unknown model", run("--cpu", "amd/Haswell", CLIENT), 2, "the models are EPYC, ")
+    for model in ("intel/Nehalem", "intel/Haswell", "intel/Skylake-Client", "amd/epyc-rome"):
+        done = run("--cpu", model, "--", CLIENT, "cpuid")
+        tap.case("--cpu " + model, done.returncode == 0, done.stdout + done.stderr)
     refused(tap, "no ELF file", run("--", "/etc/passwd"), 127, "no such program")
     with tempfile.TemporaryDirectory() as folder:
         static = os.path.join(folder, "static")
@@ -56,8 +59,13 @@ def main():
         log = os.path.join(folder, "log")
         done = run("--trace", "--stats", "--log", log, "--", CLIENT, "run")
         text = open(log).read() if os.path.exists(log) else ""
-        tap.case("--trace", "kvm_pio: pio_write at 0x10 size 1 count 1" in text and
+        tap.case("--trace", "kvm_pio: vcpu 0 pio_write at 0x10 size 1 count 1" in text and
                  "KVM_CREATE_VM" in text, text)
+        some = run("--trace=kvm_pio,kvm_exit", "--", CLIENT, "run").stderr.splitlines()
+        tap.case("--trace of two points", len(some) == 3 and "kvm_exit: vcpu 0 reason io" in some[0] and
+                 "kvm_pio: " in some[1] and "kvm_exit: vcpu 0 reason hlt" in some[2], some)
+        refused(tap, "--trace of an unknown point", run("--trace=kvm_foo", "--", CLIENT, "run"), 2,
+                "there are ioctl, kvm_entry")
         tap.case("--stats", "exits with reason 2" in text, text)
         tap.case("--log leaves the program's output alone", not done.stderr, done.stderr)
     tap.finish()

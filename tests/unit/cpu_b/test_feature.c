@@ -1,6 +1,10 @@
 /* Every bit of every feature word is in exactly one row; constants say where their bits are. */
 #include "rig.h"
 
+#include "cpu/model.h"
+
+#include <string.h>
+
 static void every_bit_has_one_row(void **state)
 {
 	u32 seen[FEATURE_WORD_COUNT] = {0}, twice[FEATURE_WORD_COUNT] = {0};
@@ -69,6 +73,41 @@ static void offers_by_vendor(void **state)
 	assert_int_equal(cpu_cpuid_supported(CPU_VENDOR_AMD, a, 3), -7 /* -E2BIG */);
 }
 
+/* A model offers a subset, its own signature and last leaf, and as much more as it is newer. */
+static void models_hold_back(void **state)
+{
+	static struct cpu_cpuid all[CPU_CPUID_MAX], some[CPU_CPUID_MAX];
+	static const unsigned features[] = {
+#define FEATURE(name, word, bit, policy, reason) X86_FEATURE_##name,
+#include "cpu/feature.def"
+	};
+	const struct cpu_model *m;
+
+	for (unsigned k = 0; (m = cpu_model_at(k)); k++) {
+		int na = cpu_cpuid_supported(m->vendor, all, CPU_CPUID_MAX);
+		int ns = cpu_cpuid_supported_by(m->vendor, m, some, CPU_CPUID_MAX);
+
+		assert_true(ns > 0 && ns <= na);
+		assert_ptr_equal(cpu_model_find(m->name, strlen(m->name)), m);
+		for (unsigned i = 0; i < ARRAY_SIZE(features); i++)
+			if (offered(some, ns, features[i]))
+				assert_true(offered(all, na, features[i]) &&
+					    cpu_model_has(m, features[i]));
+		for (int i = 0; i < ns; i++) {
+			assert_true(some[i].leaf <= m->last_leaf || some[i].leaf >= 0x40000000);
+			if (some[i].leaf == 1)
+				assert_int_equal(some[i].eax, m->signature);
+			if (some[i].leaf == 0xd && !some[i].index && !cpu_model_has(m, X86_FEATURE_AVX512F))
+				assert_false(some[i].eax & XSTATE_AVX512);
+		}
+	}
+	m = cpu_model_find("haswell", 7);
+	assert_non_null(m);
+	assert_true(cpu_model_has(m, X86_FEATURE_AVX2) && !cpu_model_has(m, X86_FEATURE_ADX));
+	assert_ptr_equal(cpu_model_find("EPYC-Rome", 9), cpu_model_find("epyc_rome", 9));
+	assert_null(cpu_model_find("EPYC-R", 6));
+}
+
 /* A client's claim to what is not implemented shows in CPUID and has no effect. */
 static void claims_are_checked(void **state)
 {
@@ -94,6 +133,7 @@ int main(void)
 		cmocka_unit_test(masked_bits_have_reasons),
 		cmocka_unit_test(constants_decode),
 		cmocka_unit_test(offers_by_vendor),
+		cmocka_unit_test(models_hold_back),
 		cmocka_unit_test_setup_teardown(claims_are_checked, rig_setup, rig_teardown),
 	};
 
