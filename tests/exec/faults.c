@@ -14,6 +14,8 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#define PLACES 512
+
 static struct {
 	u32 at, count;
 	const char **name;
@@ -37,9 +39,48 @@ void faults_report(const char **name, void **site)
 	faults.site = site;
 }
 
+/*
+ * Calls by the place that they are made from, by its distance from fails(): a long run makes
+ * thousands from few places. Lines are taken in order and never given back.
+ */
+static bool fails(const char *name, void *site, int error);
+
+static struct place {
+	long at;
+	u32 count;
+	const char *name;
+} places[PLACES];
+static struct {
+	long at;
+	u32 hit;
+} wanted_place;
+
+static bool place_fails(const char *name, void *site)
+{
+	long at = (char *)site - (char *)&fails;
+	struct place *p;
+
+	for (p = places; p < places + PLACES; p++) {
+		long none = 0;
+
+		if (__atomic_load_n(&p->at, __ATOMIC_SEQ_CST) == at ||
+		    __atomic_compare_exchange_n(&p->at, &none, at, false, __ATOMIC_SEQ_CST,
+						__ATOMIC_SEQ_CST) ||
+		    none == at)
+			break;
+	}
+	if (p == places + PLACES)
+		return false;
+	p->name = name;
+	return __atomic_add_fetch(&p->count, 1, __ATOMIC_SEQ_CST) == wanted_place.hit &&
+	       wanted_place.at == at;
+}
+
 static bool fails(const char *name, void *site, int error)
 {
-	if (__atomic_add_fetch(&faults.count, 1, __ATOMIC_SEQ_CST) != faults.at)
+	bool this_place = place_fails(name, site);
+
+	if (__atomic_add_fetch(&faults.count, 1, __ATOMIC_SEQ_CST) != faults.at && !this_place)
 		return false;
 	if (faults.name) {
 		*faults.name = name;
@@ -134,17 +175,23 @@ static void *failed_site;
 static __attribute__((constructor)) void start(void)
 {
 	const char *at = getenv("ANYKVM_FAULT_AT"), *report = getenv("ANYKVM_FAULT_REPORT");
+	const char *place = getenv("ANYKVM_FAULT_PLACE"); /* distance:hit */
 
 	if (report)
 		report_fd = __real_open(report, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
-	if (at) {
+	if (place)
+		sscanf(place, "%ld:%u", &wanted_place.at, &wanted_place.hit);
+	if (at || place) {
 		faults_report(&failed_name, &failed_site);
-		faults_arm((u32)atoi(at));
+		faults_arm(at ? (u32)atoi(at) : 0);
 	}
 }
 
 static __attribute__((destructor)) void end(void)
 {
-	if (report_fd >= 0)
-		dprintf(report_fd, "%u %s\n", faults_count(), failed_name ? failed_name : "none");
+	if (report_fd < 0)
+		return;
+	dprintf(report_fd, "%u %s\n", faults_count(), failed_name ? failed_name : "none");
+	for (struct place *p = places; p < places + PLACES && p->at; p++)
+		dprintf(report_fd, "%ld %u %s\n", p->at, p->count, p->name);
 }
