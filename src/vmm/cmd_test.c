@@ -147,6 +147,50 @@ static bool parse(struct test_options *opt, int argc, char **argv, GError **erro
 	return set_target(opt, target ? target : "anykvm", error);
 }
 
+/* "-j4" is "-j 4": glib's parser knows the latter only. */
+static char **spread(int argc, char **argv)
+{
+	GPtrArray *out = g_ptr_array_new();
+
+	for (int i = 0; i < argc; i++) {
+		const char *a = argv[i];
+
+		if (a[0] == '-' && a[1] && strchr("jcTa", a[1]) && a[2]) {
+			g_ptr_array_add(out, g_strndup(a, 2));
+			g_ptr_array_add(out, g_strdup(a + (a[2] == '=' ? 3 : 2)));
+		} else {
+			g_ptr_array_add(out, g_strdup(a));
+		}
+	}
+	g_ptr_array_add(out, NULL);
+	return (char **)g_ptr_array_free(out, FALSE);
+}
+
+/* Kernels that are not built: arm64's want a cross compiler and are left out, others are an error. */
+static bool check_kernels(GPtrArray *jobs, GError **error)
+{
+	bool warned = false;
+
+	for (unsigned i = 0; i < jobs->len;) {
+		const struct test_job *job = g_ptr_array_index(jobs, i);
+
+		if (g_file_test(job->kernel, G_FILE_TEST_EXISTS)) {
+			i++;
+		} else if (!strcmp(job->arch, "arm64")) {
+			if (!warned)
+				fprintf(stderr, "anykvm test: warning: the arm64 tests are not built; "
+						"install gcc-aarch64-linux-gnu and build anew\n");
+			warned = true;
+			g_ptr_array_remove_index(jobs, i);
+		} else {
+			return vmm_error(error, "the test kernel '%s' is missing; 'make' builds it",
+					 job->kernel),
+			       false;
+		}
+	}
+	return true;
+}
+
 static int run(struct test_options *opt, GError **error)
 {
 	g_autoptr(GPtrArray) jobs = NULL, deviations = NULL;
@@ -168,6 +212,13 @@ static int run(struct test_options *opt, GError **error)
 		list(jobs);
 		return 0;
 	}
+	if (!jobs->len && opt->patterns && opt->target != TARGET_QEMU_TCG &&
+	    g_strv_contains((const char *const *)opt->patterns, "arm64")) {
+		vmm_error(error, "arm64 tests run on qemu-tcg only: --target qemu-tcg");
+		return 1;
+	}
+	if (jobs->len && !check_kernels(jobs, error))
+		return 2;
 	if (!jobs->len) {
 		vmm_error(error, "no test matches");
 		return 1;
@@ -192,10 +243,13 @@ int cmd_test(int argc, char **argv)
 {
 	struct test_options opt = {0};
 	g_autoptr(GError) error = NULL;
+	g_auto(GStrv) words = spread(argc, argv);
+	g_autofree char **moved = g_memdup2(words, (g_strv_length(words) + 1) * sizeof(*words));
 	int result = 2;
 
 	g_set_prgname("anykvm test");
-	if (parse(&opt, argc, argv, &error))
+	/* The parser moves the words about: it gets a list of its own. */
+	if (parse(&opt, (int)g_strv_length(words), moved, &error))
 		result = run(&opt, &error);
 	if (error) {
 		fprintf(stderr, "anykvm test: %s%s\n", error->message,
