@@ -301,10 +301,9 @@ void pic_port_write(struct irqchip *c, u16 port, u8 value)
 	}
 }
 
-/* The poll command: acknowledges by a read. */
+/* The poll command: the read is the acknowledge, and puts the request in service (not so in KVM). */
 static u8 poll_read(struct irqchip *c, unsigned chip)
 {
-	struct kvm_pic_state *s = chip_of(c, chip);
 	int pin = requested_pin(c, chip);
 
 	if (pin < 0)
@@ -313,8 +312,7 @@ static u8 poll_read(struct irqchip *c, unsigned chip)
 		chip_of(c, MASTER)->isr &= (u8)~BIT(CASCADE_PIN);
 		chip_of(c, MASTER)->irr &= (u8)~BIT(CASCADE_PIN);
 	}
-	s->irr &= (u8)~BIT(pin);
-	end_service(c, chip, (unsigned)pin);
+	acknowledge_pin(c, chip, (unsigned)pin);
 	return 0x80 | (u8)pin;
 }
 

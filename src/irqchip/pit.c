@@ -25,9 +25,16 @@ enum { RW_LATCH, RW_LSB, RW_MSB, RW_WORD0, RW_WORD1 };
 
 /* All with pit.lock held up to the next heading. */
 
+/* Modes that a rising gate starts, and a falling one does not stop. */
+static bool is_triggered_mode(const struct kvm_pit_channel_state *ch)
+{
+	return ch->mode == 1 || ch->mode == 5;
+}
+
 static u64 elapsed_ticks(const struct pit *p, const struct kvm_pit_channel_state *ch)
 {
-	u64 now = irqchip_now(p->chip);
+	bool stands = ch == &p->ch[2] && p->gate_fell && !is_triggered_mode(ch);
+	u64 now = stands ? p->gate_fell : irqchip_now(p->chip);
 	u64 t = (s64)now > ch->count_load_time ? now - (u64)ch->count_load_time : 0;
 
 	return t / NS_PER_SEC * PIT_HZ + t % NS_PER_SEC * PIT_HZ / NS_PER_SEC;
@@ -50,20 +57,22 @@ static u16 count_now(const struct pit *p, const struct kvm_pit_channel_state *ch
 	}
 }
 
+/* The 8254's output, which KVM has upside down in modes 1, 2, 4 and 5. */
 static bool output_now(const struct pit *p, const struct kvm_pit_channel_state *ch)
 {
+	bool is2 = ch == &p->ch[2], idle = is2 && is_triggered_mode(ch) && !p->triggered;
 	u64 ticks = elapsed_ticks(p, ch);
 
+	if (p->unloaded & BIT(ch - p->ch) || idle)
+		return ch->mode != 0;
 	switch (ch->mode) {
-	case 1:
-		return ticks < ch->count;
 	case 2:
-		return ticks && ticks % ch->count == 0;
+		return (is2 && p->gate_fell) || ticks % ch->count != ch->count - 1;
 	case 3:
-		return ticks % ch->count < (ch->count + 1) / 2;
+		return (is2 && p->gate_fell) || ticks % ch->count < (ch->count + 1) / 2;
 	case 4:
 	case 5:
-		return ticks == ch->count;
+		return ticks != ch->count;
 	default:
 		return ticks >= ch->count;
 	}
@@ -99,7 +108,12 @@ static void load_count(struct pit *p, unsigned channel, u32 count)
 
 	/* 0 is the largest count. What a client restores is bounded by the counter's width. */
 	ch->count = count && count <= 0x10000 ? count : 0x10000;
+	p->unloaded &= (u8)~BIT(channel);
+	if (channel == 2 && is_triggered_mode(ch))
+		return; /* counts from the next trigger on */
 	ch->count_load_time = (s64)irqchip_now(p->chip);
+	if (channel == 2 && p->gate_fell)
+		p->gate_fell = (u64)ch->count_load_time;
 	if (channel == 0)
 		channel0_start(p);
 }
@@ -116,7 +130,7 @@ static void latch_status(struct pit *p, struct kvm_pit_channel_state *ch)
 {
 	if (ch->status_latched)
 		return;
-	ch->status = (u8)(output_now(p, ch) << 7 | (ch->rw_mode & 3) << 4 | (ch->mode & 7) << 1 |
+	ch->status = (u8)(output_now(p, ch) << 7 | (p->unloaded >> (ch - p->ch) & 1) << 6 | (ch->rw_mode & 3) << 4 | (ch->mode & 7) << 1 |
 			  (ch->bcd & 1));
 	ch->status_latched = 1;
 }
@@ -149,6 +163,9 @@ static void write_control(struct pit *p, u8 value)
 	if (ch->mode > 5)
 		ch->mode -= 4; /* 6 and 7 are 2 and 3 */
 	ch->bcd = value & 1;
+	p->unloaded |= (u8)BIT(channel);
+	if (channel == 2)
+		p->triggered = false;
 }
 
 static void write_data(struct pit *p, unsigned channel, u8 value)
@@ -226,10 +243,20 @@ static void write_speaker(struct pit *p, u8 value)
 	u8 gate = value & 1;
 
 	p->speaker_on = value >> 1 & 1;
-	/* A rising gate restarts the modes that it triggers. */
-	if (gate > ch->gate && ch->mode != 0 && ch->mode != 4)
-		ch->count_load_time = (s64)irqchip_now(p->chip);
+	if (gate == ch->gate)
+		return;
 	ch->gate = gate;
+	if (!gate) {
+		p->gate_fell = irqchip_now(p->chip);
+		return;
+	}
+	/* Modes 0 and 4 go on where they stood, the others begin anew. */
+	if (ch->mode == 0 || ch->mode == 4)
+		ch->count_load_time += (s64)(irqchip_now(p->chip) - p->gate_fell);
+	else
+		ch->count_load_time = (s64)irqchip_now(p->chip);
+	p->triggered = true;
+	p->gate_fell = 0;
 }
 
 /* Takes the right to raise one tick; false when it must wait for an acknowledgement. */
@@ -380,8 +407,11 @@ int irqchip_set_pit(struct irqchip *c, const struct kvm_pit_state2 *state)
 	/* With the HPET in the timer's place, channel 0 keeps its state but raises nothing. */
 	p->hpet_legacy = state->flags & KVM_PIT_FLAGS_HPET_LEGACY;
 	p->speaker_on = state->flags & KVM_PIT_FLAGS_SPEAKER_DATA_ON;
+	p->gate_fell = p->ch[2].gate ? 0 : irqchip_now(c);
+	p->triggered = true;
 	for (unsigned i = 0; i < 3; i++)
 		load_count(p, i, state->channels[i].count);
+	p->ch[2].count_load_time = (s64)irqchip_now(c);
 	futex_unlock(&p->lock);
 	return 0;
 }
@@ -430,6 +460,7 @@ int irqchip_create_pit(struct irqchip *c, u32 flags)
 		free(p);
 		return ret;
 	}
+	p->gate_fell = irqchip_now(c);
 	for (unsigned i = 0; i < 3; i++) {
 		p->ch[i].mode = MODE_OFF;
 		p->ch[i].gate = i != 2;

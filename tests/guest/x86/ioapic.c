@@ -7,9 +7,9 @@
  * Sources: 82093AA "Functional Description"; SDM "Signaling Interrupt Servicing Completion".
  */
 #include "x86/apic.h"
+#include "x86/line.h"
 #include "x86/smp.h"
 
-#define COM1 0x3f8
 #define PIN 4
 #define LEVEL 0x8000ull
 #define MASKED 0x10000ull
@@ -22,47 +22,12 @@
 static volatile u32 hits, hit_cpu[CPUS_MAX];
 static volatile bool hold, drop;
 
-/* Printing moves the line: results are kept until it is down. */
-static struct {
-	char name[80];
-	bool ok;
-} results[64];
-static unsigned result_count;
-
-static void PRINTF_LIKE(2, 3) check(bool ok, const char *fmt, ...)
-{
-	va_list args;
-
-	va_start(args, fmt);
-	results[result_count].ok = ok;
-	vsnprintf(results[result_count++].name, sizeof(results[0].name), fmt, args);
-	va_end(args);
-}
-
-static void flush(void)
-{
-	for (unsigned i = 0; i < result_count; i++)
-		report(results[i].ok, "%s", results[i].name);
-	result_count = 0;
-}
-
-static void line(bool up)
-{
-	if (up) {
-		outb(COM1 + 4, 0x0b); /* DTR, RTS, OUT2: its interrupt reaches the line */
-		outb(COM1 + 1, 2);
-	} else {
-		outb(COM1 + 1, 0);
-		inb(COM1 + 2);
-	}
-}
-
 static void on_irq(struct regs *r)
 {
 	hits++;
 	hit_cpu[this_cpu()->id]++;
 	if (drop)
-		line(false);
+		line_set(false);
 	if (!hold)
 		apic_eoi();
 }
@@ -112,27 +77,27 @@ static void edge(void)
 {
 	drop = hold = false;
 	hits = 0;
-	line(false);
+	line_set(false);
 	ioapic_set(PIN, VECTOR | DEST(apic_id()));
-	line(true);
+	line_set(true);
 	settle();
-	check(hits == 1, "edge: one interrupt while the line stays up");
-	check((ioapic_get(PIN) & REMOTE_IRR) == 0, "edge: no remote IRR");
-	check(!in_tmr(), "edge: TMR is clear");
-	line(false);
+	later(hits == 1, "edge: one interrupt while the line stays up");
+	later((ioapic_get(PIN) & REMOTE_IRR) == 0, "edge: no remote IRR");
+	later(!in_tmr(), "edge: TMR is clear");
+	line_set(false);
 	settle();
-	check(hits == 1, "edge: none when it falls");
-	line(true);
+	later(hits == 1, "edge: none when it falls");
+	line_set(true);
 	settle();
-	check(hits == 2, "edge: one more when it rises");
-	line(false);
+	later(hits == 2, "edge: one more when it rises");
+	line_set(false);
 	/* An edge while the pin is masked is lost. */
 	ioapic_set(PIN, MASKED | VECTOR | DEST(apic_id()));
-	line(true);
-	line(false);
+	line_set(true);
+	line_set(false);
 	ioapic_set(PIN, VECTOR | DEST(apic_id()));
 	settle();
-	check(hits == 2, "edge: one that comes and goes while masked is lost");
+	later(hits == 2, "edge: one that comes and goes while masked is lost");
 }
 
 static void level(void)
@@ -140,61 +105,61 @@ static void level(void)
 	drop = true;
 	hold = false;
 	hits = 0;
-	line(false);
+	line_set(false);
 	ioapic_set(PIN, VECTOR | LEVEL | DEST(apic_id()));
-	line(true);
+	line_set(true);
 	settle();
-	check(hits == 1, "level: one interrupt when the handler drops the line");
-	check((ioapic_get(PIN) & REMOTE_IRR) == 0, "level: remote IRR is clear after EOI");
+	later(hits == 1, "level: one interrupt when the handler drops the line");
+	later((ioapic_get(PIN) & REMOTE_IRR) == 0, "level: remote IRR is clear after EOI");
 
 	hold = true;
-	line(true);
+	line_set(true);
 	settle();
-	check(hits == 2, "level: again");
-	check(ioapic_get(PIN) & REMOTE_IRR, "level: remote IRR until EOI");
-	check(in_tmr(), "level: TMR is set");
-	line(true);
+	later(hits == 2, "level: again");
+	later(ioapic_get(PIN) & REMOTE_IRR, "level: remote IRR until EOI");
+	later(in_tmr(), "level: TMR is set");
+	line_set(true);
 	settle();
-	check(hits == 2, "level: nothing more before EOI");
+	later(hits == 2, "level: nothing more before EOI");
 	hold = false;
 	apic_eoi();
 	settle();
-	check(hits == 3, "level: EOI finds the line up: again");
-	check((ioapic_get(PIN) & REMOTE_IRR) == 0, "level: and is done");
+	later(hits == 3, "level: EOI finds the line up: again");
+	later((ioapic_get(PIN) & REMOTE_IRR) == 0, "level: and is done");
 
 	/* The line stays up: an interrupt after each EOI. */
 	drop = false;
 	hits = 0;
 	hold = true;
-	line(true);
+	line_set(true);
 	settle();
 	apic_eoi();
 	settle();
 	apic_eoi();
 	settle();
-	check(hits == 3, "level: one for each EOI while the line is up");
-	line(false);
+	later(hits == 3, "level: one for each EOI while the line is up");
+	line_set(false);
 	apic_eoi();
 	settle();
-	check(hits == 3, "level: none when it is down");
+	later(hits == 3, "level: none when it is down");
 
 	/* Masked while the line is up: delivered when unmasked. */
 	drop = true;
 	hold = false;
 	ioapic_set(PIN, MASKED | VECTOR | LEVEL | DEST(apic_id()));
-	line(true);
+	line_set(true);
 	settle();
-	check(hits == 3, "level: masked");
+	later(hits == 3, "level: masked");
 	ioapic_set(PIN, VECTOR | LEVEL | DEST(apic_id()));
 	settle();
-	check(hits == 4, "level: unmasked, the line is still up");
+	later(hits == 4, "level: unmasked, the line is still up");
 	/* Masked and dropped: nothing. */
 	ioapic_set(PIN, MASKED | VECTOR | LEVEL | DEST(apic_id()));
-	line(true);
-	line(false);
+	line_set(true);
+	line_set(false);
 	ioapic_set(PIN, VECTOR | LEVEL | DEST(apic_id()));
 	settle();
-	check(hits == 4, "level: not when it has fallen meanwhile");
+	later(hits == 4, "level: not when it has fallen meanwhile");
 }
 
 /* Switching an entry to edge clears remote IRR: how kernels end a stuck interrupt. */
@@ -203,15 +168,15 @@ static void to_edge(void)
 	drop = hold = true;
 	hits = 0;
 	ioapic_set(PIN, VECTOR | LEVEL | DEST(apic_id()));
-	line(true);
+	line_set(true);
 	settle();
-	check(hits == 1 && (ioapic_get(PIN) & REMOTE_IRR), "remote IRR is set");
+	later(hits == 1 && (ioapic_get(PIN) & REMOTE_IRR), "remote IRR is set");
 	ioapic_set(PIN, MASKED | VECTOR | DEST(apic_id()));
 	ioapic_set(PIN, MASKED | VECTOR | LEVEL | DEST(apic_id()));
-	check((ioapic_get(PIN) & REMOTE_IRR) == 0, "edge and back clears remote IRR");
+	later((ioapic_get(PIN) & REMOTE_IRR) == 0, "edge and back clears remote IRR");
 	hold = false;
 	apic_eoi();
-	line(false);
+	line_set(false);
 }
 
 static void suppression(void)
@@ -224,12 +189,12 @@ static void suppression(void)
 	hits = 0;
 	ioapic_set(PIN, VECTOR | LEVEL | DEST(apic_id()));
 	apic_write(APIC_SVR, 0x11ff);
-	line(true);
+	line_set(true);
 	settle();
 	apic_eoi();
-	check(hits == 1 && (ioapic_get(PIN) & REMOTE_IRR), "EOI without broadcast leaves remote IRR");
+	later(hits == 1 && (ioapic_get(PIN) & REMOTE_IRR), "EOI without broadcast leaves remote IRR");
 	*(volatile u32 *)0xfec00040 = VECTOR;
-	check((ioapic_get(PIN) & REMOTE_IRR) == 0, "the I/O APIC's EOI register");
+	later((ioapic_get(PIN) & REMOTE_IRR) == 0, "the I/O APIC's EOI register");
 	apic_write(APIC_SVR, 0x1ff);
 	hold = false;
 }
@@ -241,16 +206,16 @@ static void logical(void)
 	ioapic_set(PIN, VECTOR | LOGICAL | DEST(1));
 	apic_write(APIC_DFR, 0xffffffff);
 	apic_write(APIC_LDR, 1u << 24);
-	line(false);
+	line_set(false);
 	hits = 0;
-	line(true);
+	line_set(true);
 	settle();
-	check(hits == 1, "a logical destination");
+	later(hits == 1, "a logical destination");
 	ioapic_set(PIN, VECTOR | LOGICAL | DEST(2));
-	line(true);
+	line_set(true);
 	settle();
-	check(hits == 1, "a logical destination of nobody");
-	line(false);
+	later(hits == 1, "a logical destination of nobody");
+	line_set(false);
 	ioapic_set(PIN, MASKED);
 }
 
@@ -280,13 +245,13 @@ static void others(void)
 	for (unsigned i = 1; i < cpu_count; i++) {
 		u32 old = hit_cpu[i];
 
-		line(false);
+		line_set(false);
 		ioapic_set(PIN, VECTOR | LEVEL | DEST(cpus[i]->apic_id));
-		line(true);
-		check(wait_change(&hit_cpu[i], old, 2000), "level to CPU %u", i);
+		line_set(true);
+		later(wait_change(&hit_cpu[i], old, 2000), "level to CPU %u", i);
 		for (unsigned k = 0; k < 1000 && (ioapic_get(PIN) & REMOTE_IRR); k++)
 			delay_us(10);
-		check((ioapic_get(PIN) & REMOTE_IRR) == 0, "CPU %u's EOI clears remote IRR", i);
+		later((ioapic_get(PIN) & REMOTE_IRR) == 0, "CPU %u's EOI clears remote IRR", i);
 	}
 	/* Lowest priority among the others: one of them. */
 	memset((void *)hit_cpu, 0, sizeof(hit_cpu));
@@ -294,26 +259,26 @@ static void others(void)
 	for (unsigned i = 0; i < 10; i++) {
 		u32 old = hits;
 
-		line(false);
+		line_set(false);
 		ioapic_set(PIN, VECTOR | LOWEST | LOGICAL | DEST((1u << cpu_count) - 2));
-		line(true);
+		line_set(true);
 		wait_change(&hits, old, 1000);
 		delay_us(100);
 	}
 	for (unsigned i = 1; i < cpu_count; i++)
 		all += hit_cpu[i];
-	check(all == 10 && !hit_cpu[0], "lowest priority: one CPU for each");
+	later(all == 10 && !hit_cpu[0], "lowest priority: one CPU for each");
 	/* Fixed with several destinations: all of them. */
 	memset((void *)hit_cpu, 0, sizeof(hit_cpu));
-	line(false);
+	line_set(false);
 	drop = false;
 	ioapic_set(PIN, VECTOR | LOGICAL | DEST((1u << cpu_count) - 2));
-	line(true);
+	line_set(true);
 	all = 0;
 	for (unsigned i = 1; i < cpu_count; i++)
 		all += wait_change(&hit_cpu[i], 0, 1000);
-	check(all == cpu_count - 1, "fixed with several destinations: all of them");
-	line(false);
+	later(all == cpu_count - 1, "fixed with several destinations: all of them");
+	line_set(false);
 	ioapic_set(PIN, MASKED);
 	stop = 1;
 	for (unsigned i = 1; i < cpu_count; i++)
@@ -330,8 +295,8 @@ void test_main(void)
 	registers();
 	for (unsigned i = 0; i < ARRAY_SIZE(parts); i++) {
 		parts[i]();
-		line(false);
+		line_set(false);
 		ioapic_set(PIN, MASKED);
-		flush();
+		later_flush();
 	}
 }

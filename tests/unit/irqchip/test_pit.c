@@ -39,6 +39,17 @@ static u8 status_of(struct fake *f, unsigned channel)
 	return fake_in(f, 0x40 + channel);
 }
 
+/* Channel 2's gate; its rising edge triggers modes 1 and 5. */
+static void gate(struct fake *f, bool up)
+{
+	fake_out(f, 0x61, up);
+}
+static void trigger(struct fake *f)
+{
+	gate(f, false);
+	gate(f, true);
+}
+
 /* Takes and ends the tick; 1 or 0. */
 static int tick(struct fake *f)
 {
@@ -81,8 +92,11 @@ static void test_counts(void **state)
 {
 	struct fake *f = *state;
 
+	gate(f, true);
 	for (unsigned mode = 0; mode < 6; mode++) {
 		program(f, 2, mode, 1000);
+		if (mode == 1 || mode == 5)
+			trigger(f);
 		assert_int_equal(count_of(f, 2), 1000);
 		fake_sleep(f, NS(300));
 		assert_int_equal(count_of(f, 2), mode == 3 ? 400 : 700);
@@ -104,14 +118,31 @@ static void test_outputs(void **state)
 {
 	struct fake *f = *state;
 
+	gate(f, true);
+	fake_out(f, 0x43, 0xb0);
+	assert_int_equal(status_of(f, 2), 0x70); /* low from the control word on; no count yet */
 	program(f, 2, 0, 100);
 	assert_int_equal(status_of(f, 2), 0x30); /* low until terminal count */
 	fake_sleep(f, NS(100));
 	assert_int_equal(status_of(f, 2), 0xb0);
 	program(f, 2, 1, 100);
-	assert_int_equal(status_of(f, 2), 0xb2);
-	fake_sleep(f, NS(100));
+	assert_int_equal(status_of(f, 2), 0xb2); /* high until the trigger, and after the count */
+	trigger(f);
 	assert_int_equal(status_of(f, 2), 0x32);
+	fake_sleep(f, NS(100));
+	assert_int_equal(status_of(f, 2), 0xb2);
+	program(f, 2, 2, 100);
+	assert_int_equal(status_of(f, 2), 0xb4); /* low for the last of its ticks */
+	fake_sleep(f, NS(99));
+	assert_int_equal(status_of(f, 2), 0x34);
+	fake_sleep(f, NS(1));
+	assert_int_equal(status_of(f, 2), 0xb4);
+	program(f, 2, 4, 100);
+	assert_int_equal(status_of(f, 2), 0xb8); /* low for one tick at terminal count */
+	fake_sleep(f, NS(100));
+	assert_int_equal(status_of(f, 2), 0x38);
+	fake_sleep(f, NS(2));
+	assert_int_equal(status_of(f, 2), 0xb8);
 	program(f, 2, 3, 100);
 	assert_int_equal(status_of(f, 2), 0xb6); /* square wave */
 	fake_sleep(f, NS(50));
@@ -128,6 +159,7 @@ static void test_access_modes(void **state)
 {
 	struct fake *f = *state;
 
+	gate(f, true);
 	fake_out(f, 0x43, 0x94); /* channel 2, low byte only, mode 2 */
 	fake_out(f, 0x42, 0x80);
 	assert_int_equal(fake_in(f, 0x42), 0x80);
@@ -148,7 +180,7 @@ static void test_access_modes(void **state)
 	/* Read-back of count and status of all: status first, then the count. */
 	program(f, 2, 2, 0x2000);
 	fake_out(f, 0x43, 0xce);
-	assert_int_equal(fake_in(f, 0x42), 0x34);
+	assert_int_equal(fake_in(f, 0x42), 0xb4);
 	assert_int_equal(fake_in(f, 0x42), 0x00);
 	assert_int_equal(fake_in(f, 0x42), 0x20);
 	assert_int_equal(fake_in(f, 0x43), 0); /* write-only */
@@ -253,18 +285,22 @@ static void test_speaker(void **state)
 	fake_out(f, 0x61, 0x00);
 	assert_int_equal(fake_in(f, 0x61) & 0x03, 0);
 	fake_sleep(f, NS(600));
-	assert_int_equal(fake_in(f, 0x61) & 0x20, 0);
+	assert_int_equal(fake_in(f, 0x61) & 0x20, 0x20); /* high while the gate is low */
 	fake_out(f, 0x61, 0x03); /* the gate's rising edge restarts the wave */
 	assert_int_equal(fake_in(f, 0x61) & 0x23, 0x23);
 	u8 before = fake_in(f, 0x61) & 0x10;
 	fake_sleep(f, 1 << 14);
 	assert_int_not_equal(fake_in(f, 0x61) & 0x10, before);
-	/* Mode 0 is not triggered by its gate. */
+	/* Mode 0 is not triggered by its gate: it stands while that is low. */
 	program(f, 2, 0, 1000);
 	fake_sleep(f, NS(600));
-	fake_out(f, 0x61, 0x00);
-	fake_out(f, 0x61, 0x01);
+	gate(f, false);
+	fake_sleep(f, NS(200));
 	assert_int_equal(count_of(f, 2), 400);
+	gate(f, true);
+	assert_int_equal(count_of(f, 2), 400);
+	fake_sleep(f, NS(100));
+	assert_in_range(count_of(f, 2), 299, 300);
 }
 
 static void test_state(void **state)
