@@ -335,7 +335,10 @@ static void compat(void)
 		report_eq(go(call, 1, 0, 0, 0, 0).ax, 0, "hypercall: the number is EAX");
 		report_eq(go(call, 99, 0, 0, 0, 0).ax, 0xfffffc18, "hypercall: the result is EAX");
 		if (HAS(KVM_HC_MAP_GPA_RANGE))
+		{
 			report_eq(go(call, 12, 0x200000, 1, 0, 0).ax, 0, "hypercall: its arguments are EBX, ECX, EDX");
+			report_eq(go(call, 12, 0x200000, 0, 0, 0).ax, 0xffffffea, "hypercall: no pages by ECX are none");
+		}
 		if (HAS(KVM_PV_SEND_IPI))
 			report_eq(go(call, 10, 0, 0, 0, 0x99).ax, 0, "hypercall: nobody's bits are set in EBX and ECX");
 	}
