@@ -110,6 +110,9 @@ int insn_gather(struct cpu *cpu, const struct cpu_insn *in)
 		if (mask_get(cpu, in, i)) {
 			ret = element(cpu, in, i);
 			touched |= !ret;
+			/* devices' answers belong to the element that asked */
+			if (!ret)
+				cpu->mmio.done_count = cpu->mmio.done_next = 0;
 		}
 		if (!ret)
 			mask_clear(cpu, in, i);

@@ -68,17 +68,12 @@ bool str_stop(struct cpu *cpu, struct str *s, unsigned max_writes, int *ret)
 	*ret = CPU_OK;
 	if (!s->count) {
 		cpu_insn_done(cpu, s->in);
-		if (cpu->mmio.write_count)
-			*ret = cpu_exit_set(cpu, CPU_EXIT_MMIO);
 		return true;
 	}
-	if (UNLIKELY(cpu->mmio.write_count > max_writes))
-		*ret = cpu_exit_set(cpu, CPU_EXIT_MMIO);
-	else if (LIKELY(__atomic_load_n(&cpu->poll, __ATOMIC_RELAXED)) && !s->single &&
-		 !(cpu->mode & MODE_WATCH))
+	/* The dispatcher leaves for queued writes, with the traps that are due. */
+	if (LIKELY(cpu->mmio.write_count <= max_writes && __atomic_load_n(&cpu->poll, __ATOMIC_RELAXED)) &&
+	    !s->single && !(cpu->mode & MODE_WATCH))
 		return false;
-	else if (cpu->mmio.write_count)
-		*ret = cpu_exit_set(cpu, CPU_EXIT_MMIO);
 	/* A single-step trap between two elements shows RF on Intel only. */
 	if (!s->single || cpu->vendor != CPU_VENDOR_AMD)
 		cpu->rflags |= FLAG_RF;

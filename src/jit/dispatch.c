@@ -526,7 +526,8 @@ static void run(struct cpu *cpu)
 		}
 		if (out == OUT_EXIT)
 			break;
-		if (out == OUT_DONE && UNLIKELY(cpu->mmio.write_count)) {
+		/* what a faulting instruction has stored goes out before its exception is delivered */
+		if (out != OUT_STEP && UNLIKELY(cpu->mmio.write_count)) {
 			cpu->exit.reason = CPU_EXIT_MMIO;
 			break;
 		}
@@ -548,9 +549,9 @@ static void run_one(struct cpu *cpu)
 		}
 		flush_pending(cpu);
 		out = run_step(cpu);
-		if (out == OUT_DONE && cpu->mmio.write_count)
+		if (out != OUT_EXIT && cpu->mmio.write_count)
 			cpu->exit.reason = CPU_EXIT_MMIO;
-	} while (out != OUT_EXIT && (out != OUT_DONE || (cpu->exc.pending && !cpu->mmio.write_count)));
+	} while (out != OUT_EXIT && !cpu->mmio.write_count && (out != OUT_DONE || cpu->exc.pending));
 	if (cpu->exit.reason != CPU_EXIT_MMIO || !cpu->mmio.read_wanted)
 		restart_done(cpu);
 	if (cpu->exit.reason == CPU_EXIT_NONE)

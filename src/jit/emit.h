@@ -137,6 +137,14 @@ static inline void emit_mov(struct emit *e, bool w, unsigned dst, unsigned src)
 	emit8(e, 0xc0 | (src & 7) << 3 | (dst & 7));
 }
 
+/** bswap reg, 64 bits. */
+static inline void emit_bswap(struct emit *e, unsigned reg)
+{
+	emit_rex(e, true, 0, 0, reg, false);
+	emit8(e, 0x0f);
+	emit8(e, 0xc8 | (reg & 7));
+}
+
 /** mov $imm, reg in the shortest form. */
 static inline void emit_mov_imm(struct emit *e, unsigned reg, u64 imm)
 {

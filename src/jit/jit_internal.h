@@ -152,6 +152,8 @@ struct jit {
 	u8 bounce[192] __attribute__((aligned(64))); /* a bounced access at its own alignment */
 	u8 *bounce_at;
 	u32 bounce_size;
+	bool bounce_x87;  /* an x87 store, which an unmasked exception stops */
+	u64 bounce_bytes; /* those that a masked store writes, ~0: all */
 	struct jit_jump_log jc_log[MMU_TLB_COUNT];
 	u64 client_events;     /* mmu_vm.client_events that the jump caches have seen */
 	u64 stat_client_writes, stat_jc_flushes, stat_jc_local_flushes;

@@ -67,6 +67,30 @@ static unsigned segment_number(ZydisRegister r)
 	}
 }
 
+/*
+ * Outside 64-bit mode, FS or GS with a base and without a limit: offsets end at 4 GiB all the same, in
+ * the middle of the linear addresses. The offset is in A; T becomes 2^32 when the operand runs over
+ * that end, else 0, and is to be added to the linear address, which then is refused. False: C must
+ * look at the offset.
+ */
+static bool emit_offset_end(struct trans *t, const ZydisDecodedOperand *op)
+{
+	struct emit *e = &t->e;
+	unsigned size = op->size / 8;
+
+	if (op->mem.base == ZYDIS_REGISTER_NONE && op->mem.index == ZYDIS_REGISTER_NONE) {
+		emit_mov_imm(e, REG_T, 0);
+		return (u64)(u32)op->mem.disp.value + size <= BIT64(32);
+	}
+	if (!size || size > 8)
+		return false;
+	emit_lea(e, true, REG_T, REG_A, -1, 0, (s32)size - 1);
+	emit_bswap(e, REG_T);
+	emit_mov(e, false, REG_T, REG_T);
+	emit_bswap(e, REG_T);
+	return true;
+}
+
 /** The offset is in A: adds the segment's base, or says in *desc that C must check the segment. */
 void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc)
 {
@@ -77,8 +101,16 @@ void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc)
 	if (!(t->mode & (seg == SEG_FS ? MODE_FS_FLAT : seg == SEG_GS ? MODE_GS_FLAT : MODE_FLAT))) {
 		*desc |= DESC_CHECK;
 	} else if (special) {
+		bool lng = t->mode & MODE_LONG;
+
+		if (!lng && !emit_offset_end(t, op)) {
+			*desc |= DESC_CHECK;
+			return;
+		}
 		emit_gs_load(&t->e, REG_B, (u32)(offsetof(struct cpu, seg) + seg * sizeof(struct cpu_seg)));
-		emit_lea(&t->e, t->mode & MODE_LONG, REG_A, REG_A, REG_B, 0, 0);
+		emit_lea(&t->e, lng, REG_A, REG_A, REG_B, 0, 0);
+		if (!lng)
+			emit_lea(&t->e, true, REG_A, REG_A, REG_T, 0, 0);
 	}
 }
 

@@ -22,6 +22,26 @@ static bool x87_pending(void)
 	return sw & 0x80;
 }
 
+/* After a store: invalid, overflow or underflow, unmasked. It would not have begun with one pending. */
+static bool x87_store_stopped(void)
+{
+	u16 sw, cw;
+
+	__asm__ volatile("fnstsw %0\n\tfnstcw %1" : "=a"(sw), "=m"(cw));
+	return sw & ~cw & 0x19;
+}
+
+/* The bytes of a masked operand that are touched, from the first one on. */
+static u64 active_bytes(const struct part *p)
+{
+	u64 element = p->shift >= 6 ? ~0ull : BIT64(1u << p->shift) - 1, bytes = 0;
+
+	for (unsigned i = 0; i < 64u >> p->shift; i++)
+		if (p->active >> i & 1)
+			bytes |= element << (i << p->shift);
+	return bytes >> p->skip;
+}
+
 static int bad_address(struct cpu *cpu, unsigned seg)
 {
 	return cpu_raise_err(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
@@ -179,6 +199,8 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 		/* At the operand's own alignment, so that aligned forms fault as they should. */
 		jit->bounce_at = jit->bounce + ((lin - p.skip) & 63) + p.skip;
 		jit->bounce_size = p.size;
+		jit->bounce_x87 = desc & DESC_X87;
+		jit->bounce_bytes = desc & DESC_MASK ? active_bytes(&p) : ~0ull;
 		mem_copy(jit->bounce_at, cpu->bounce, p.size);
 		cpu->jit_scratch[0] = (u64)jit->bounce_at;
 	}
@@ -192,5 +214,7 @@ u64 jit_commit(struct cpu *cpu)
 	struct jit *jit = cpu->jit;
 
 	mem_copy(cpu->bounce, jit->bounce_at, jit->bounce_size);
-	return (u64)mmu_bounce_commit(cpu);
+	if (jit->bounce_x87 && x87_store_stopped())
+		return (u64)mmu_bounce_commit_bytes(cpu, 0);
+	return (u64)mmu_bounce_commit_bytes(cpu, jit->bounce_bytes);
 }

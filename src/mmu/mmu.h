@@ -193,6 +193,11 @@ bool mmu_mmio_asked(struct cpu *cpu);
 void mmu_mmio_allow(struct cpu *cpu, bool allow);
 /** Writes a bounced store back. 0; 1: leave the block behind this instruction (MMIO queued). */
 int mmu_bounce_commit(struct cpu *cpu);
+/**
+ * Likewise of a store of up to 64 bytes that leaves some out: bit n of `bytes` stands for byte n, and
+ * devices see only those. 0: nothing was stored. ~0: everything, whatever the size.
+ */
+int mmu_bounce_commit_bytes(struct cpu *cpu, u64 bytes);
 
 /* --- instruction fetch ------------------------------------------------------------------------ */
 

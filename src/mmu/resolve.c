@@ -236,18 +236,39 @@ enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsig
 	return resolve(cpu, lin, size, access, lock);
 }
 
+/* Bytes [from, from + n) of the bounce buffer go to a device, as far as `bytes` names them. */
+static bool device_store(struct cpu *cpu, u64 gpa, unsigned from, unsigned n, u64 bytes)
+{
+	bool queued = false;
+
+	if (LIKELY(bytes == ~0ull))
+		return mmio_write(cpu, gpa, cpu->bounce + from, n);
+	for (unsigned i = 0, end; i < n; i = end + 1) {
+		for (end = i; end < n && bytes >> (from + end) & 1; end++)
+			;
+		if (end > i)
+			queued |= mmio_write(cpu, gpa + i, cpu->bounce + from + i, end - i);
+	}
+	return queued;
+}
+
 int mmu_bounce_commit(struct cpu *cpu)
 {
+	return mmu_bounce_commit_bytes(cpu, ~0ull);
+}
+
+int mmu_bounce_commit_bytes(struct cpu *cpu, u64 bytes)
+{
 	struct mmu_cpu *mc = cpu->mmu;
-	const u8 *from = cpu->bounce;
+	unsigned from = 0;
 	bool leave = false;
 
-	for (unsigned i = 0; i < mc->pend_count; from += mc->pend[i++].len) {
+	for (unsigned i = 0; i < mc->pend_count && bytes; from += mc->pend[i++].len) {
 		struct pend_part *p = &mc->pend[i];
 
 		if (!p->host || p->rom) {
-			leave |= mmio_write(cpu, p->gpa, from, p->len);
-		} else if (UNLIKELY(!ram_store(cpu, p->slot, p->gpa, p->host, from, p->len))) {
+			leave |= device_store(cpu, p->gpa, from, p->len, bytes);
+		} else if (UNLIKELY(!ram_store(cpu, p->slot, p->gpa, p->host, cpu->bounce + from, p->len))) {
 			memfault(cpu, p->gpa, p->len, MMU_WRITE);
 			leave = true;
 		}

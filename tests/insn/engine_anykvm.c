@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include "insn.h"
 #include "memory.h"
+#include "base/mem.h"
 #include "cpu/cpu.h"
 #include "cpu/cpuid.h"
 #include "cpu/feature.h"
@@ -19,7 +20,6 @@
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
-#define KERNEL_VA     0xffffa3b1d5700000ull /* the system area, supervisor only; met by no case */
 #define SYS_SIZE      0x60000
 #define SYS_GDT	      0x1000
 #define SYS_IDT	      0x2000
@@ -28,9 +28,8 @@
 #define SYS_HANDLERS  0x4000
 #define SYS_STACK_TOP 0x6000
 #define SYS_STUB      0x7000
-#define SYS_TABLES    0x8000
+#define SYS_TABLES    (SYS_PAGES * PAGE_SIZE)
 /* The same again for legacy protected mode. */
-#define LEGACY_VA   0x70000000u
 #define SYS_GDT32   0x1800
 #define SYS_IDT32   0x2800
 #define SYS_TSS32   0x3400
@@ -53,6 +52,15 @@ static struct machine {
 		MACHINE_LEGACY, /* legacy protected mode */
 		MACHINE_KERNEL, /* long mode, CPL 0: no page is the user's */
 	} mode;
+	/* What the cases' data is to the processor; each way of access has its own code. */
+	enum memory_kind {
+		MEMORY_PLAIN,
+		MEMORY_CODE, /* parts of it have been translated: stores to them are caught */
+		MEMORY_MMIO, /* every access is a device's or the client's */
+		MEMORY_COLD, /* nothing is in the TLB */
+	} memory;
+	struct mmu_map *map[2]; /* with the data area, without it */
+	bool inside;		/* MMIO is answered without an exit */
 	bool use_loop; /* what the translator took for this host */
 	volatile bool kicked;
 } m;
@@ -172,15 +180,21 @@ static void descriptors_build(void)
 	memset(m.sys + SYS_STUB, 0xf4, PAGE_SIZE);
 }
 
-/* --- a machine without devices -------------------------------------------------------------- */
+/* --- a machine whose only device is memory -------------------------------------------------------------- */
 
-static bool no_mmio_read(struct cpu *cpu, u64 gpa, unsigned len, void *data)
+__attribute__((target("general-regs-only"))) static bool mmio_read(struct cpu *cpu, u64 gpa, unsigned len, void *data)
 {
-	return false;
+	if (!m.inside || gpa - GPA_DATA >= INSN_DATA_PAGES * PAGE_SIZE)
+		return false;
+	mem_copy(data, insn_memory.engine + (gpa - GPA_DATA), len);
+	return true;
 }
-static bool no_mmio_write(struct cpu *cpu, u64 gpa, unsigned len, const void *data)
+__attribute__((target("general-regs-only"))) static bool mmio_write(struct cpu *cpu, u64 gpa, unsigned len, const void *data)
 {
-	return false;
+	if (!m.inside || gpa - GPA_DATA >= INSN_DATA_PAGES * PAGE_SIZE)
+		return false;
+	mem_copy(insn_memory.engine + (gpa - GPA_DATA), data, len);
+	return true;
 }
 static bool no_pio_read(struct cpu *cpu, u16 port, unsigned size, u32 *value)
 {
@@ -216,8 +230,8 @@ static void no_smm(struct cpu *cpu, bool in_smm)
 }
 
 static const struct cpu_ops ops = {
-	.mmio_read = no_mmio_read,
-	.mmio_write = no_mmio_write,
+	.mmio_read = mmio_read,
+	.mmio_write = mmio_write,
 	.pio_read = no_pio_read,
 	.pio_write = no_pio_write,
 	.msr_read = no_msr_read,
@@ -248,8 +262,9 @@ static void segment_load(struct cpu_seg *s, u16 sel)
 static int memory_slots(void)
 {
 	struct mmu_map *map = calloc(1, sizeof(*map) + 3 * sizeof(map->slot[0]));
+	struct mmu_map *less = calloc(1, sizeof(*map) + 3 * sizeof(map->slot[0]));
 
-	if (!map || mmu_vm_init(&m.vm) < 0)
+	if (!map || !less || mmu_vm_init(&m.vm) < 0)
 		return -1;
 	map->count = 3;
 	map->slot[0] = (struct mmu_slot){.gpa = 0, .size = SYS_SIZE, .hva = m.sys, .id = 0};
@@ -259,6 +274,10 @@ static int memory_slots(void)
 					 .size = INSN_DATA_PAGES * PAGE_SIZE,
 					 .hva = insn_memory.engine,
 					 .id = 2};
+	memcpy(less, map, sizeof(*map) + 2 * sizeof(map->slot[0]));
+	less->count = 2;
+	m.map[0] = map;
+	m.map[1] = less;
 	mmu_vm_set_map(&m.vm, 0, map);
 	return 0;
 }
@@ -351,6 +370,8 @@ static void state_in(struct cpu *cpu, const struct insn_case *c)
 	cpu->dr6 = 0xffff0ff0;
 	cpu->shadow = 0;
 	cpu->exc.pending = false;
+	cpu->restart = cpu->mmio.read_wanted = false;
+	cpu->mmio.done_count = cpu->mmio.done_next = cpu->mmio.write_count = 0;
 	cpu->poll = CPU_GO_ON;
 	cpu->irq_window = 1;
 	cpu_mode_update(cpu);
@@ -424,10 +445,76 @@ static void state_out(struct cpu *cpu, struct insn_result *out)
 	}
 }
 
+/* Translates what lies about the case's pointers, and some more. */
+static void memory_translate(struct cpu *cpu, const struct insn_case *c)
+{
+	struct rng r = rng_derive(c->seed, c->number);
+
+	if (cpu->jit->flush_wanted)
+		jit_cache_reset(cpu);
+	for (unsigned i = 0; i < 20; i++) {
+		u64 off = rng_below(&r, INSN_DATA_PAGES * PAGE_SIZE);
+		struct mmu_fetched at = {0};
+		int ret;
+
+		if (i < 16 && !(c->ptr_mask >> i & 1))
+			continue;
+		if (i < 16)
+			off = c->in.regs.gpr[i] - (mode_segmented(c->mode) ? 0 : INSN_DATA_VA) +
+			      rng_below(&r, 128) - 64;
+		if (off >= INSN_DATA_PAGES * PAGE_SIZE || memory_page(off >> PAGE_SHIFT) == PAGE_ABSENT)
+			continue;
+		at.gpa = GPA_DATA + off;
+		at.host = insn_memory.engine + off;
+		jit_translate(cpu, &at, INSN_DATA_VA + off, cpu->mode, &ret);
+	}
+}
+
+static void memory_set(struct cpu *cpu, const struct insn_case *c, enum memory_kind kind)
+{
+	m.inside = c->number & 1;
+	if ((m.memory == MEMORY_MMIO) != (kind == MEMORY_MMIO)) {
+		mmu_vm_set_map(&m.vm, 0, m.map[kind == MEMORY_MMIO]);
+		mmu_flush_all(cpu);
+	}
+	m.memory = kind;
+	if (kind == MEMORY_COLD)
+		mmu_flush_all(cpu);
+	if (kind == MEMORY_CODE)
+		memory_translate(cpu, c);
+}
+
+/* Does what a client of KVM does at an exit for MMIO. */
+static void mmio_exit(struct cpu *cpu)
+{
+	struct cpu_mmio *mmio = &cpu->mmio;
+	bool inside = m.inside;
+
+	m.inside = true;
+	for (unsigned i = 0; i < mmio->write_count; i++)
+		mmio_write(cpu, mmio->write[i].gpa, mmio->write[i].len, mmio->write[i].data);
+	mmio->write_count = 0;
+	if (mmio->read_wanted && mmio->done_count < CPU_MMIO_FRAGS) {
+		mmio_read(cpu, mmio->want.gpa, mmio->want.len, mmio->want.data);
+		mmio->done[mmio->done_count++] = mmio->want;
+		mmio->read_wanted = false;
+		cpu->restart = true;
+	}
+	m.inside = inside;
+}
+
+/* A device cannot be asked for more than CPU_MMIO_FRAGS pieces by one instruction. */
+static bool mmio_too_large(const struct cpu *cpu)
+{
+	return m.memory == MEMORY_MMIO && cpu->exit.reason == CPU_EXIT_INTERNAL &&
+	       cpu->exit.internal.why && strstr(cpu->exit.internal.why, "too large");
+}
+
 static void run(const struct insn_case *c, struct insn_result *out)
 {
 	struct cpu *cpu = m.cpu;
 	unsigned variant = c->variant;
+	enum memory_kind kind = c->number >> 14 & 3;
 	enum machine_mode mode = !(c->number >> 12 & 1)				? MACHINE_LONG
 				 : c->mode != INSN_LONG && !c->far	? MACHINE_LEGACY
 				 : c->kernel && !(c->number >> 13 & 1) ? MACHINE_KERNEL
@@ -442,18 +529,31 @@ static void run(const struct insn_case *c, struct insn_result *out)
 		cpu->jit->no_groups = variant & VARIANT_NO_GROUPS;
 		jit_flush(cpu);
 	}
+again:
+	memory_set(cpu, c, kind);
 	state_in(cpu, c);
 	cpu_fpu_load(cpu);
 	do {
 		cpu->exit.reason = CPU_EXIT_NONE;
 		cpu->poll = CPU_GO_ON;
-		if (variant & VARIANT_STEP)
+		if (variant & VARIANT_STEP || cpu->restart)
 			jit_step(cpu);
 		else
 			jit_run(cpu);
-	} while ((cpu->exit.reason == CPU_EXIT_POLL || cpu->exit.reason == CPU_EXIT_NONE) &&
+		if (cpu->exit.reason == CPU_EXIT_MMIO) {
+			cpu_fpu_save(cpu);
+			mmio_exit(cpu);
+			cpu_fpu_load(cpu);
+		}
+	} while ((cpu->exit.reason == CPU_EXIT_POLL || cpu->exit.reason == CPU_EXIT_NONE ||
+		  cpu->exit.reason == CPU_EXIT_MMIO) &&
 		 !m.kicked);
 	cpu_fpu_save(cpu);
+	if (mmio_too_large(cpu)) {
+		memory_restore_engine();
+		kind = MEMORY_PLAIN;
+		goto again;
+	}
 	state_out(cpu, out);
 }
 

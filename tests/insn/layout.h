@@ -20,6 +20,11 @@
 
 #define INSN_ALIAS_VA (INSN_STUB_VA + 0x10000000) /* the code area again, writable */
 
+/* The guest's own pages, for CPL 0: the first in legacy protected mode. */
+#define LEGACY_VA 0x70000000u
+#define KERNEL_VA 0xffffa3b1d5700000ull
+#define SYS_PAGES 8
+
 /* Offsets in struct native_ctx. */
 #define CTX_IN	     0 /* struct insn_regs */
 #define CTX_OUT	     176

@@ -88,3 +88,8 @@ void memory_rebase(void)
 	}
 	memcpy(insn_memory.engine, insn_memory.baseline, INSN_DATA_PAGES * PAGE_SIZE);
 }
+
+void memory_restore_engine(void)
+{
+	memcpy(insn_memory.engine, insn_memory.baseline, INSN_DATA_PAGES * PAGE_SIZE);
+}

@@ -24,4 +24,7 @@ enum insn_page_kind memory_page(unsigned n);
 /** Copies a new baseline into both data areas, the read-only page included. */
 void memory_rebase(void);
 
+/** Puts the engine's data area back to the baseline: a case starts again. */
+void memory_restore_engine(void);
+
 #endif

@@ -291,8 +291,8 @@ static void device_writes_queue(void **state)
 	m->cpu.gpr[RCX] = 200;
 	m->cpu.gpr[RAX] = 0x12345678;
 	while (m->cpu.rip == AT_CODE) {
-		assert_int_equal(insn_stos(&m->cpu, &in), CPU_EXIT);
-		assert_int_equal(m->cpu.exit.reason, CPU_EXIT_MMIO);
+		/* the dispatcher leaves for what is queued */
+		assert_int_equal(insn_stos(&m->cpu, &in), CPU_OK);
 		sent += m->cpu.mmio.write_count;
 		assert_true(m->cpu.mmio.write_count > 0);
 		m->cpu.mmio.write_count = 0;
