@@ -308,6 +308,8 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 	bool moffs = w->mem && !in->raw.modrm.offset && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
 		     (opcode & 0xfc) == 0xa0;
 
+	u8 lock = 0, rep = 0; /* once each: what a guest repeats could make the host's instruction too long */
+
 	if (w->home)
 		emit8(e, 0x65);
 	for (unsigned i = 0; i < in->raw.prefix_count; i++) {
@@ -315,11 +317,18 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 
 		if (p == 0x66 && in->raw.prefixes[i].type == ZYDIS_PREFIX_TYPE_MANDATORY)
 			opsize_mandatory = true;
-		/* without LZCNT and TZCNT the guest's CPU ignores F3 and runs BSR and BSF */
-		if (p == 0xf0 || p == 0xf2 ||
-		    (p == 0xf3 && in->mnemonic != ZYDIS_MNEMONIC_BSR && in->mnemonic != ZYDIS_MNEMONIC_BSF))
-			emit8(e, p);
+		if (p == 0xf0)
+			lock = p;
+		else if (p == 0xf2 || p == 0xf3)
+			rep = p;
 	}
+	/* without LZCNT and TZCNT the guest's CPU ignores F3 and runs BSR and BSF */
+	if (rep == 0xf3 && (in->mnemonic == ZYDIS_MNEMONIC_BSR || in->mnemonic == ZYDIS_MNEMONIC_BSF))
+		rep = 0;
+	if (lock)
+		emit8(e, lock);
+	if (rep)
+		emit8(e, rep);
 	if (opsize_mandatory || (width_by_prefix(t) && in->operand_width == 16))
 		emit8(e, 0x66);
 	else if (!width_by_prefix(t) && (in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && (t->mode & MODE_LONG))
