@@ -115,12 +115,18 @@ static int handle_wanted_exits(struct vcpu *vcpu)
 
 /* --- waiting --------------------------------------------------------------------------------------- */
 
+/* System management mode puts INIT and SIPI off: its code has to run until it ends. */
+static bool apic_events_due(const struct vcpu *vcpu)
+{
+	return __atomic_load_n(&vcpu->latch.init_sipi, __ATOMIC_SEQ_CST) && !vcpu->cpu.smm;
+}
+
 void vcpu_accept_apic_events(struct vcpu *vcpu)
 {
 	u32 got;
 	u8 vector;
 
-	if (LIKELY(!__atomic_load_n(&vcpu->latch.init_sipi, __ATOMIC_ACQUIRE)) || vcpu->cpu.smm)
+	if (LIKELY(!apic_events_due(vcpu)))
 		return;
 	got = __atomic_exchange_n(&vcpu->latch.init_sipi, 0, __ATOMIC_ACQ_REL);
 	if (got & LATCH_INIT) {
@@ -143,7 +149,7 @@ void vcpu_accept_apic_events(struct vcpu *vcpu)
 /* The vCPU may leave its wait. */
 static bool wait_over(struct vcpu *vcpu)
 {
-	if (__atomic_load_n(&vcpu->latch.init_sipi, __ATOMIC_SEQ_CST))
+	if (apic_events_due(vcpu))
 		return true;
 	if (vcpu->mp_state != KVM_MP_STATE_HALTED)
 		return false;
@@ -232,7 +238,7 @@ static bool attention(struct vcpu *vcpu)
 
 	return __atomic_load_n(&l->requests, __ATOMIC_SEQ_CST) ||
 	       __atomic_load_n(&l->kicked, __ATOMIC_SEQ_CST) ||
-	       __atomic_load_n(&l->init_sipi, __ATOMIC_SEQ_CST) ||
+	       apic_events_due(vcpu) ||
 	       __atomic_load_n(&l->sync_wanted, __ATOMIC_SEQ_CST) != l->sync_done;
 }
 

@@ -168,6 +168,39 @@ static void smi(void **state)
 	munmap(smram, 0x10000);
 }
 
+/* An INIT that arrives in SMM waits for RSM; SMM's code goes on. */
+API_CODE16(smm_twice, "out %al, $0x10; mov $0x66, %al; out %al, $0x13; rsm");
+
+static void init_in_smm(void **state)
+{
+	u8 *smram = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	struct kvm_vcpu_events e;
+	struct api_vm t;
+
+	api_vm_make(&t, 1, API_IRQCHIP);
+	assert_int_equal(api_slot(&t, 1u << 16, 0, 0x30000, 0x10000, smram), 0);
+	memcpy(smram + 0x8000, smm_twice_begin, API_SIZE(smm_twice));
+	api_start16(&t, 0, after_begin, API_SIZE(after));
+	api_run_to_out(&t, 0, 0x11);
+	assert_int_equal(api_ioctl_value(t.vcpu[0], KVM_SMI, 0), 0);
+	api_run_to_out(&t, 0, 0x10);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_GET_VCPU_EVENTS, &e), 0);
+	e.smi.latched_init = 1;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(api_run_to_out(&t, 0, 0x13), 0x66);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_GET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(e.smi.smm, 1);
+	assert_int_equal(e.smi.latched_init, 1);
+	/* Behind RSM the processor starts where there is no memory here. */
+	api_run(&t, 0);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_GET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(e.smi.smm, 0);
+	assert_int_equal(e.smi.latched_init, 0);
+	assert_int_equal(api_regs(&t, 0).rip, 0xfff0);
+	api_vm_free(&t);
+	munmap(smram, 0x10000);
+}
+
 API_CODE16(ap, "mov $0x99, %al; out %al, $0x10; hlt");
 
 static void *ap_thread(void *arg)
@@ -233,6 +266,7 @@ int main(void)
 		cmocka_unit_test(place),
 		cmocka_unit_test(stats),       cmocka_unit_test(hypercalls),
 		cmocka_unit_test(smi),	       cmocka_unit_test(init_sipi),
+		cmocka_unit_test(init_in_smm),
 		cmocka_unit_test(mce),
 	};
 
