@@ -286,8 +286,12 @@ int insn_xsave(struct cpu *cpu, const struct cpu_insn *in)
 
 	if (ret)
 		return ret;
-	ret = image_address(cpu, in, cpu_xsave_size(cpu->xcomp, rfbm, compacted), 64, MMU_WRITE,
-			    &lin);
+	u32 size = cpu_xsave_size(cpu->xcomp, rfbm, compacted);
+
+	ret = image_address(cpu, in, size, 64, MMU_WRITE, &lin);
+	/* all of the area must be writable, even where nothing is stored */
+	if (ret == CPU_OK)
+		ret = mmu_probe(cpu, lin, size, MMU_WRITE | MMU_AS_VIEW);
 	if (ret)
 		return ret;
 	used = scratch_save(cpu);

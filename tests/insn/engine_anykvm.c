@@ -520,6 +520,9 @@ static void run(const struct insn_case *c, struct insn_result *out)
 				 : c->kernel && !(c->number >> 13 & 1) ? MACHINE_KERNEL
 									: MACHINE_LONG;
 
+	/* a case that has changed its code cannot begin again (mmio_too_large) */
+	if (c->smc && kind == MEMORY_MMIO)
+		kind = MEMORY_PLAIN;
 	m.kicked = false;
 	if (m.mode != mode)
 		mode_set(cpu, mode);

@@ -228,6 +228,22 @@ static bool stores_pointers(const struct insn_item *it)
 	       it->mnemonic == ZYDIS_MNEMONIC_FXSAVE || it->mnemonic == ZYDIS_MNEMONIC_FXSAVE64;
 }
 
+/* XSAVE and its kin: their images hold the host's PKRU, and depend on what was done before. */
+static bool saves_state(unsigned mnemonic)
+{
+	switch (mnemonic) {
+	case ZYDIS_MNEMONIC_XSAVE:
+	case ZYDIS_MNEMONIC_XSAVE64:
+	case ZYDIS_MNEMONIC_XSAVEC:
+	case ZYDIS_MNEMONIC_XSAVEC64:
+	case ZYDIS_MNEMONIC_XSAVEOPT:
+	case ZYDIS_MNEMONIC_XSAVEOPT64:
+		return true;
+	default:
+		return false;
+	}
+}
+
 static void sequence(struct rng *r, struct insn_case *c)
 {
 	unsigned count = 1 + rng_below(r, 12), i = 0, tries = 0;
@@ -269,7 +285,7 @@ static void sequence(struct rng *r, struct insn_case *c)
 		    compare_undefined(c->item[i].mnemonic) ||
 		    /* excluded outside 64-bit mode, to which a far transfer may have led */
 		    (c->far && c->item[i].mnemonic == ZYDIS_MNEMONIC_KMOVQ) ||
-		    (loop && stores_pointers(&c->item[i])))
+		    saves_state(c->item[i].mnemonic) || (loop && stores_pointers(&c->item[i])))
 			continue;
 		if (stores_pointers(&c->item[i++]))
 			break;
@@ -392,6 +408,8 @@ static bool has_prefix(const struct insn_item *it, u8 prefix)
 /* Registers that only a certain instruction is made for. */
 static void single_adjust(struct rng *r, struct insn_case *c)
 {
+	if (c->count == 1 && saves_state(c->item[0].mnemonic))
+		c->in.regs.gpr[0] &= ~0x200ull;
 	if (c->count != 1 || c->mode != INSN_LONG || !has_prefix(&c->item[0], 0x67) ||
 	    rng_percent(r, 40))
 		return;
