@@ -13,6 +13,13 @@
 
 #define GET(name) int msr_get_##name(struct cpu *cpu, unsigned at, u32 index, u64 *value, bool host)
 #define SET(name) int msr_set_##name(struct cpu *cpu, unsigned at, u32 index, u64 value, bool host)
+/* A register whose writes are special and whose reads are not. */
+#define GET_FIELD(name, field)                                                                     \
+	GET(name)                                                                                  \
+	{                                                                                          \
+		*value = cpu->field;                                                               \
+		return 0;                                                                          \
+	}
 
 /* Write-only registers. */
 GET(none)
@@ -35,11 +42,7 @@ SET(tsc)
 	return 0;
 }
 
-GET(tsc_adjust)
-{
-	*value = cpu->tsc_adjust;
-	return 0;
-}
+GET_FIELD(tsc_adjust, tsc_adjust)
 
 /* The client restores the register without moving the TSC, which it restores by itself. */
 SET(tsc_adjust)
@@ -131,11 +134,7 @@ SET(flush_cmd)
 #define MISC_ENABLE_EMON	  BIT64(7)
 #define MISC_ENABLE_RO		  (BIT64(11) | BIT64(12)) /* no branch trace store, no PEBS */
 
-GET(feature_control)
-{
-	*value = cpu->feature_control;
-	return 0;
-}
+GET_FIELD(feature_control, feature_control)
 
 SET(feature_control)
 {
@@ -153,11 +152,7 @@ SET(feature_control)
 	return 0;
 }
 
-GET(misc_features)
-{
-	*value = cpu->misc_features_enables;
-	return 0;
-}
+GET_FIELD(misc_features, misc_features_enables)
 
 SET(misc_features)
 {
@@ -167,11 +162,7 @@ SET(misc_features)
 	return 0;
 }
 
-GET(misc_enable)
-{
-	*value = cpu->misc_enable;
-	return 0;
-}
+GET_FIELD(misc_enable, misc_enable)
 
 SET(misc_enable)
 {
@@ -184,11 +175,7 @@ SET(misc_enable)
 	return 0;
 }
 
-GET(debugctl)
-{
-	*value = cpu->debugctl;
-	return 0;
-}
+GET_FIELD(debugctl, debugctl)
 
 /* Branch records and branch stepping are not offered; the bits are dropped, as KVM does. */
 SET(debugctl)
@@ -224,11 +211,7 @@ SET(sysenter)
 #define HWCR_IGNORED (BIT64(3) | BIT64(6) | BIT64(8)) /* cache and filter switches */
 #define HWCR_KEPT    (BIT64(18) | BIT64(24))	      /* McStatusWrEn, TscFreqSel */
 
-GET(hwcr)
-{
-	*value = cpu->hwcr;
-	return 0;
-}
+GET_FIELD(hwcr, hwcr)
 
 SET(hwcr)
 {
@@ -239,11 +222,7 @@ SET(hwcr)
 	return 0;
 }
 
-GET(pkrs)
-{
-	*value = cpu->pkrs;
-	return 0;
-}
+GET_FIELD(pkrs, pkrs)
 
 SET(pkrs)
 {
@@ -281,11 +260,7 @@ static u64 efer_bits(const struct cpu *cpu)
 	return v;
 }
 
-GET(efer)
-{
-	*value = cpu->efer;
-	return 0;
-}
+GET_FIELD(efer, efer)
 
 /* LMA follows CR0.PG and LME; what a write says about it is ignored. */
 SET(efer)
@@ -322,11 +297,7 @@ static bool types_valid(u64 value, unsigned types)
 	return true;
 }
 
-GET(pat)
-{
-	*value = cpu->pat;
-	return 0;
-}
+GET_FIELD(pat, pat)
 
 SET(pat)
 {
@@ -336,11 +307,7 @@ SET(pat)
 	return 0;
 }
 
-GET(mtrr_def)
-{
-	*value = cpu->mtrr_def_type;
-	return 0;
-}
+GET_FIELD(mtrr_def, mtrr_def_type)
 
 SET(mtrr_def)
 {

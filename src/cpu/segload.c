@@ -158,7 +158,10 @@ static bool system_type_ok(struct cpu *cpu, u32 attr, u32 types, u32 types_long)
 	return (cpu_is_long(cpu) ? types_long : types) >> seg_type(attr) & 1;
 }
 
-int insn_lar(struct cpu *cpu, const struct cpu_insn *in)
+/* What LAR, LSL, VERR and VERW make of a descriptor that may be looked at; ZF. */
+typedef bool look_fn(struct cpu *cpu, const struct cpu_insn *in, const struct seg_desc *d);
+
+static int look(struct cpu *cpu, const struct cpu_insn *in, look_fn *fn)
 {
 	struct seg_desc d;
 	bool ok;
@@ -166,58 +169,59 @@ int insn_lar(struct cpu *cpu, const struct cpu_insn *in)
 
 	if (ret)
 		return ret;
-	ok = ok && system_type_ok(cpu, d.attr, LAR_TYPES, LAR_TYPES_LONG);
-	/* the limit's upper bits are left undefined by the manuals, and shown by AMD's processors */
-	if (ok)
-		cpu_reg_write(cpu, in->reg,
-			      d.lo >> 32 & (cpu->vendor == CPU_VENDOR_AMD ? 0x00ffff00 : 0x00f0ff00),
-			      in->opsize, true);
-	zf_set(cpu, ok);
+	zf_set(cpu, ok && fn(cpu, in, &d));
 	cpu_insn_done(cpu, in);
 	return CPU_OK;
+}
+
+static bool look_lar(struct cpu *cpu, const struct cpu_insn *in, const struct seg_desc *d)
+{
+	/* the limit's upper bits are left undefined by the manuals, and shown by AMD's processors */
+	u32 shown = cpu->vendor == CPU_VENDOR_AMD ? 0x00ffff00 : 0x00f0ff00;
+
+	if (!system_type_ok(cpu, d->attr, LAR_TYPES, LAR_TYPES_LONG))
+		return false;
+	cpu_reg_write(cpu, in->reg, d->lo >> 32 & shown, in->opsize, true);
+	return true;
+}
+
+static bool look_lsl(struct cpu *cpu, const struct cpu_insn *in, const struct seg_desc *d)
+{
+	if (!system_type_ok(cpu, d->attr, LSL_TYPES, LSL_TYPES_LONG))
+		return false;
+	cpu_reg_write(cpu, in->reg, seg_desc_limit(d->lo), in->opsize, true);
+	return true;
+}
+
+static bool look_verr(struct cpu *cpu, const struct cpu_insn *in, const struct seg_desc *d)
+{
+	return (d->attr & SEG_ATTR_S) &&
+	       (d->attr & (SEG_TYPE_CODE | SEG_TYPE_WRITE)) != SEG_TYPE_CODE;
+}
+
+static bool look_verw(struct cpu *cpu, const struct cpu_insn *in, const struct seg_desc *d)
+{
+	return seg_is_writable_data(d->attr);
+}
+
+int insn_lar(struct cpu *cpu, const struct cpu_insn *in)
+{
+	return look(cpu, in, look_lar);
 }
 
 int insn_lsl(struct cpu *cpu, const struct cpu_insn *in)
 {
-	struct seg_desc d;
-	bool ok;
-	int ret = descriptor_look(cpu, in, &d, &ok);
-
-	if (ret)
-		return ret;
-	ok = ok && system_type_ok(cpu, d.attr, LSL_TYPES, LSL_TYPES_LONG);
-	if (ok)
-		cpu_reg_write(cpu, in->reg, seg_desc_limit(d.lo), in->opsize, true);
-	zf_set(cpu, ok);
-	cpu_insn_done(cpu, in);
-	return CPU_OK;
+	return look(cpu, in, look_lsl);
 }
 
 int insn_verr(struct cpu *cpu, const struct cpu_insn *in)
 {
-	struct seg_desc d;
-	bool ok;
-	int ret = descriptor_look(cpu, in, &d, &ok);
-
-	if (ret)
-		return ret;
-	zf_set(cpu, ok && (d.attr & SEG_ATTR_S) &&
-			    (d.attr & (SEG_TYPE_CODE | SEG_TYPE_WRITE)) != SEG_TYPE_CODE);
-	cpu_insn_done(cpu, in);
-	return CPU_OK;
+	return look(cpu, in, look_verr);
 }
 
 int insn_verw(struct cpu *cpu, const struct cpu_insn *in)
 {
-	struct seg_desc d;
-	bool ok;
-	int ret = descriptor_look(cpu, in, &d, &ok);
-
-	if (ret)
-		return ret;
-	zf_set(cpu, ok && seg_is_writable_data(d.attr));
-	cpu_insn_done(cpu, in);
-	return CPU_OK;
+	return look(cpu, in, look_verw);
 }
 
 int insn_arpl(struct cpu *cpu, const struct cpu_insn *in)

@@ -279,6 +279,28 @@ static void own_store(void) { __asm__ volatile("movl $1, %1; movl %1, %%eax; mov
 static void xx(void) { __asm__ volatile("movl $1, %%eax; xchgl %%eax, %0" : "+m"(x) : : "eax", "memory"); }
 static void xy(void) { __asm__ volatile("movl $1, %%eax; xchgl %%eax, %0" : "+m"(y) : : "eax", "memory"); }
 
+static void wx_ry(void) { __asm__ volatile("movl $1, %1; lock addl $0, %1; movl %2, %%eax; movl %%eax, %0" : "=m"(r[0]), "+m"(x) : "m"(y) : "eax", "memory", "cc"); }
+static void wy_rx(void) { __asm__ volatile("movl $1, %1; lock addl $0, %1; movl %2, %%eax; movl %%eax, %0" : "=m"(r[1]), "+m"(y) : "m"(x) : "eax", "memory", "cc"); }
+static void wx_wy1(void) { __asm__ volatile("movl $1, %0; movl $1, %1" : "=m"(x), "=m"(y) : : "memory"); }
+static void wy2_rx(void) { __asm__ volatile("movl $2, %1; mfence; movl %2, %%eax; movl %%eax, %0" : "=m"(r[0]), "=m"(y) : "m"(x) : "eax", "memory"); }
+static void wx2_wy1(void) { __asm__ volatile("movl $2, %0; movl $1, %1" : "=m"(x), "=m"(y) : : "memory"); }
+static void ry_wx1(void) { __asm__ volatile("movl %1, %%eax; movl $1, %2; movl %%eax, %0" : "=m"(r[0]) : "m"(y), "m"(x) : "eax", "memory"); }
+static void nt_mp(void) { __asm__ volatile("movnti %2, %0; sfence; movl $1, %1" : "=m"(x), "=m"(y) : "r"(1) : "memory"); }
+static void ry_rx(void) { __asm__ volatile("movl %2, %%eax; movl %3, %%ecx; movl %%eax, %0; movl %%ecx, %1" : "=m"(r[0]), "=m"(r[1]) : "m"(y), "m"(x) : "eax", "ecx", "memory"); }
+static void rep_mp(void)
+{
+	/* String stores become visible before the store behind them. */
+	volatile u32 *to = &x;
+	ulong n = 1;
+
+	__asm__ volatile("rep stosl" : "+D"(to), "+c"(n) : "a"(1) : "memory");
+	y = 1;
+}
+
+static bool bad_sb(void) { return !out[0] && !out[1]; }
+static bool bad_r(void) { return y == 2 && !out[0]; }
+static bool bad_s(void) { return out[0] && x == 2; }
+static bool bad_mp(void) { return out[0] && !out[1]; }
 static bool bad_iriw(void) { return out[0] && !out[1] && out[2] && !out[3]; } /* x then y; y then x */
 static bool bad_wrc(void) { return out[0] && out[1] && !out[2]; }
 static bool bad_2w2(void) { return x == 1 && y == 1; }
@@ -288,7 +310,9 @@ static bool bad_own(void) { return !out[0]; }
 static void ordering_many(void)
 {
 	static void (*const w2[])(void) = {wx1y2, wy1x2}, (*const corr[])(void) = {wx, rx_twice},
-			  (*const own[])(void) = {own_store, wx}, (*const wrc[])(void) = {wx, rx_wy, ryx2},
+			  (*const own[])(void) = {own_store, wx}, (*const sb[])(void) = {wx_ry, wy_rx},
+			  (*const rr[])(void) = {wx_wy1, wy2_rx}, (*const ss[])(void) = {wx2_wy1, ry_wx1},
+			  (*const nt[])(void) = {nt_mp, ry_rx}, (*const rep[])(void) = {rep_mp, ry_rx}, (*const wrc[])(void) = {wx, rx_wy, ryx2},
 			  (*const iriw[])(void) = {wx, wy, rxy, ryx},
 			  (*const iriw_locked[])(void) = {xx, xy, rxy, ryx};
 
@@ -297,6 +321,11 @@ static void ordering_many(void)
 	report_eq(run_n(2, w2, bad_2w2), 0, "two writers of two words: one order");
 	report_eq(run_n(2, corr, bad_corr), 0, "a word does not go back");
 	report_eq(run_n(2, own, bad_own), 0, "a CPU sees its own store");
+	report_eq(run_n(2, sb, bad_sb), 0, "store buffering with LOCK ADD");
+	report_eq(run_n(2, rr, bad_r), 0, "stores in order against a store and a load behind MFENCE (R)");
+	report_eq(run_n(2, ss, bad_s), 0, "stores in order against a load and a later store (S)");
+	report_eq(run_n(2, nt, bad_mp), 0, "MOVNTI and SFENCE before a store");
+	report_eq(run_n(2, rep, bad_mp), 0, "REP STOS before a store");
 	if (cpu_count < 3)
 		return;
 	report_eq(run_n(3, wrc, bad_wrc), 0, "what a CPU has seen and passed on is there (WRC)");

@@ -357,6 +357,72 @@ static void x87_exceptions(void)
 	}
 }
 
+/* In the registers' own format: the exceptions that need all of its range; faults of the stack. */
+static const struct {
+	const char *name;
+	u16 exponent_a, exponent_b;
+	u64 a, b;
+	char op;
+	u16 flags, more; /* the exception; what comes with it when all are masked */
+} extended[] = {
+	{"overflow", 0x7ffe, 0x7ffe, ~0ull, ~0ull, '+', OE, PE},
+	{"underflow", 0x0001, 0x3ffd, 1ull << 63, 0xaaaaaaaaaaaaaaab, '*', UE, PE},
+	{"a denormal operand", 0x0000, 0x3fff, 1, 1ull << 63, '+', DE, PE},
+	{"inexact", 0x3fff, 0x4000, 1ull << 63, 3ull << 62, '/', PE, 0},
+	{"an unnormal: invalid", 0x3fff, 0x3fff, 1, 1ull << 63, '+', IE, 0},
+};
+struct m80 {
+	u64 mantissa;
+	u16 exponent;
+} __attribute__((packed));
+
+/* Status word after the operation; *vector: of an FWAIT behind it. */
+static u16 extended_op(unsigned i, u16 cw, int *vector)
+{
+	struct m80 a = {extended[i].a, extended[i].exponent_a}, b = {extended[i].b, extended[i].exponent_b};
+	u16 sw;
+
+	__asm__ volatile("fninit; fldcw %2; fldt %0; fldt %1" : : "m"(a), "m"(b), "m"(cw));
+	if (extended[i].op == '+')
+		__asm__ volatile("faddp %st, %st(1)");
+	else if (extended[i].op == '*')
+		__asm__ volatile("fmulp %st, %st(1)");
+	else
+		__asm__ volatile("fdivrp %st, %st(1)");
+	__asm__ volatile("fnstsw %0" : "=m"(sw));
+	trap_clear();
+	__asm__ volatile(TRY("fwait") "fnclex; fninit" : : : "memory");
+	*vector = trap_vector();
+	return sw;
+}
+
+static void x87_extended(void)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(extended); i++) {
+		u16 flags = extended[i].flags, sw;
+		int vector;
+
+		sw = extended_op(i, 0x37f, &vector);
+		report_eq(sw & 0xbf, flags | extended[i].more, "x87, all masked: %s", extended[i].name);
+		sw = extended_op(i, (u16)(0x37f & ~flags), &vector);
+		report((sw & flags) && (sw & 0x80) && vector == EXC_MF, "x87, unmasked: %s", extended[i].name);
+	}
+}
+
+static void x87_stack(void)
+{
+	static u32 cell;
+	u16 sw;
+
+	__asm__ volatile("fninit; fistpl %0; fnstsw %1" : "=m"(cell), "=m"(sw));
+	report_eq(sw & 0x2c1, 0x41, "x87: a store of an empty register: invalid, stack fault, C1 clear");
+	report_eq(cell, 0x80000000, "x87: the integer indefinite is stored");
+	__asm__ volatile("fninit; fldz; fldz; fldz; fldz; fldz; fldz; fldz; fldz; fld1; fnstsw %0" : "=m"(sw));
+	report_eq(sw & 0x2c1, 0x241, "x87: a ninth load: invalid, stack fault, C1 set");
+	__asm__ volatile("fninit; fldz; ffree %%st; fincstp; fnstsw %0; fninit" : "=m"(sw));
+	report_eq(sw & 0x3841, 0, "x87: FFREE and FINCSTP are no faults");
+}
+
 void test_main(void)
 {
 	write_cr0((read_cr0() & ~(ulong)(CR0_EM | CR0_TS)) | CR0_MP | CR0_NE);
@@ -367,4 +433,6 @@ void test_main(void)
 	xsave_family();
 	simd_exceptions();
 	x87_exceptions();
+	x87_extended();
+	x87_stack();
 }
