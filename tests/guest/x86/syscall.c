@@ -190,35 +190,6 @@ static void sysret_faults(void)
 	report(trap_vector() == EXC_GP && trap_last()->cs == SEL_KCODE,
 	       "SYSRET to a non-canonical address: Intel faults in the kernel");
 }
-
-static void sysenter(void)
-{
-	u8 *stack = page_alloc();
-
-	if (cpu_is_amd()) {
-		trap_user((void (*)(void *))sysenter64, NULL);
-		report_eq(trap_vector(), EXC_UD, "SYSENTER in long mode on AMD");
-		return;
-	}
-	wrmsr(MSR_SYSENTER_CS, 0);
-	trap_user((void (*)(void *))sysenter64, NULL);
-	report(trap_vector() == EXC_GP && !trap_last()->error, "SYSENTER with CS 0");
-	wrmsr(MSR_SYSENTER_CS, SEL_KCODE);
-	wrmsr(MSR_SYSENTER_ESP, (ulong)stack + 4000);
-	wrmsr(MSR_SYSENTER_EIP, (ulong)senter);
-	report_eq(msr_write(MSR_SYSENTER_EIP, 1ul << 60), EXC_GP, "SYSENTER_EIP is canonical");
-	wrmsr(MSR_SYSENTER_EIP, (ulong)senter);
-	trap_user((void (*)(void *))sysenter64, NULL);
-	report_eq(trap_vector(), -1, "SYSENTER and SYSEXIT");
-	report_eq(seen[6], (ulong)stack + 4000, "its stack");
-	report_eq(seen[3], SEL_KCODE, "its CS");
-	report_eq(seen[4], SEL_KDATA, "its SS");
-	report(!(seen[5] & FL_IF), "IF is clear");
-	wrmsr(MSR_SYSENTER_CS, 0);
-	trap_clear();
-	__asm__ volatile(TRY("sysexitq") : : "c"(0), "d"(0) : "memory");
-	report_eq(trap_vector(), EXC_GP, "SYSEXIT with CS 0");
-}
 #else
 __asm__(".text\n"
 	"senter: mov %esp, seen+24\n"
@@ -301,18 +272,36 @@ static void compatibility(void)
 static void level3(void)
 {
 }
+#endif
+
+#if IS64
+#define USER_SYSENTER sysenter64
+#define SYSEXIT "sysexitq"
+#else
+#define USER_SYSENTER sysenter32
+#define SYSEXIT "sysexit"
+#endif
 
 static void sysenter(void)
 {
+	void (*enter)(void *) = (void (*)(void *))USER_SYSENTER;
 	u8 *stack = page_alloc();
 
+	if (IS64 && cpu_is_amd()) {
+		trap_user(enter, NULL);
+		report_eq(trap_vector(), EXC_UD, "SYSENTER in long mode on AMD");
+		return;
+	}
 	wrmsr(MSR_SYSENTER_CS, 0);
-	trap_user((void (*)(void *))sysenter32, NULL);
+	trap_user(enter, NULL);
 	report(trap_vector() == EXC_GP && !trap_last()->error, "SYSENTER with CS 0");
 	wrmsr(MSR_SYSENTER_CS, SEL_KCODE);
 	wrmsr(MSR_SYSENTER_ESP, (ulong)stack + 4000);
 	wrmsr(MSR_SYSENTER_EIP, (ulong)senter);
-	trap_user((void (*)(void *))sysenter32, NULL);
+	if (IS64)
+		report_eq(msr_write(MSR_SYSENTER_EIP, BIT64(60)), EXC_GP, "SYSENTER_EIP is canonical");
+	wrmsr(MSR_SYSENTER_EIP, (ulong)senter);
+	trap_user(enter, NULL);
 	report_eq(trap_vector(), -1, "SYSENTER and SYSEXIT");
 	report_eq(seen[6], (ulong)stack + 4000, "its stack");
 	report_eq(seen[3], SEL_KCODE, "its CS");
@@ -320,10 +309,9 @@ static void sysenter(void)
 	report(!(seen[5] & FL_IF), "IF is clear");
 	wrmsr(MSR_SYSENTER_CS, 0);
 	trap_clear();
-	__asm__ volatile(TRY("sysexit") : : "c"(0), "d"(0) : "memory");
+	__asm__ volatile(TRY(SYSEXIT) : : "c"(0), "d"(0) : "memory");
 	report_eq(trap_vector(), EXC_GP, "SYSEXIT with CS 0");
 }
-#endif
 
 void test_main(void)
 {
