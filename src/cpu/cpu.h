@@ -201,10 +201,10 @@ enum cpu_vendor { CPU_VENDOR_INTEL, CPU_VENDOR_AMD };
 #define CPU_SHADOW_MOV_SS 2
 
 /*
- * cpu.poll while nobody wants the vCPU. It is the PEXT mask that makes an address the index into the
- * jump cache, so that a cleared one sends every computed jump to slot 0, which is never filled.
+ * cpu.poll while nobody wants the vCPU. It is the PDEP mask that turns an address into the offset in
+ * the jump cache, so that a cleared one sends every computed jump to slot 0, which is never filled.
  */
-#define CPU_GO_ON 0x1fffeull
+#define CPU_GO_ON 0xffff0ull
 
 struct jit;
 struct mmu_vm;
@@ -308,8 +308,10 @@ struct cpu {
 	/* --- software TLB and jump cache: large, last ------------------------------------------- */
 	struct mmu_tlb tlb[MMU_TLB_COUNT];
 	struct jit_jump_cache {
-		u64 ntag[JIT_JC_SIZE]; /* 1 - pc */
-		u64 code[JIT_JC_SIZE]; /* host address */
+		struct jit_jump {
+			u64 ntag; /* 1 - pc */
+			u64 code; /* host address */
+		} __attribute__((aligned(16))) to[JIT_JC_SIZE];
 	} jc[MMU_TLB_COUNT];
 };
 

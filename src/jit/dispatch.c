@@ -414,8 +414,7 @@ static enum outcome run_block(struct cpu *cpu, struct jit_link **link)
 	struct jit *jit = cpu->jit;
 	u32 mode = cpu->mode;
 	unsigned view = (mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
-	struct jit_jump_cache *jc = &cpu->jc[view];
-	u32 slot = jit_jc_index(cpu->rip);
+	u64 code = jit->jc_mode[view] == mode ? jit_jc_find(cpu, view, cpu->rip) : 0;
 	struct jit_link *from = *link;
 	u64 flushes = jit->stat_flushes;
 	struct jit_block *b;
@@ -423,9 +422,9 @@ static enum outcome run_block(struct cpu *cpu, struct jit_link **link)
 
 	jit->stat_dispatch++;
 	*link = NULL;
-	if (!from && jit->jc_mode[view] == mode && jc->ntag[slot] == 1 - cpu->rip) {
+	if (!from && code) {
 		cpu->rflags &= ~FLAG_RF;
-		return enter_code(cpu, jc->code[slot], link);
+		return enter_code(cpu, code, link);
 	}
 	f = find_block(cpu, mode);
 	b = f.block;
@@ -652,8 +651,8 @@ int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
 	decoders_init(cpu);
 	jit_thunks_emit(cpu);
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
-		cpu->jc[v].ntag[0] = JIT_JC_NOWHERE;
-		cpu->jc[v].code[0] = jit_exec(jit, jit->thunk.next);
+		cpu->jc[v].to[0] = (struct jit_jump){ JIT_JC_NOWHERE, jit_exec(jit, jit->thunk.next) };
+		cpu->jc[v].to[1].ntag = JIT_JC_NOWHERE;
 	}
 	jit->code_next = jit->code_start;
 	jit->code_end = jit->rw + align_up(jit->size / 2, 64);

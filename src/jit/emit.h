@@ -121,6 +121,15 @@ static inline void emit_gs_load_index(struct emit *e, unsigned reg, unsigned ind
 	emit_mem(e, reg, -1, (int)index, 3, (s32)off);
 }
 
+/** mov reg, %gs:off(base) */
+static inline void emit_gs_load_at(struct emit *e, unsigned reg, unsigned base, u32 off)
+{
+	emit8(e, 0x65);
+	emit_rex(e, true, reg, 0, base, false);
+	emit8(e, 0x8b);
+	emit_mem(e, reg, (int)base, -1, 0, (s32)off);
+}
+
 /** movb $imm, %gs:off */
 static inline void emit_gs_store8_imm(struct emit *e, u8 imm, u32 off)
 {

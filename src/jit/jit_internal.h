@@ -103,13 +103,14 @@ struct jit_link {
 };
 
 /*
- * Jump cache: the bits CPU_GO_ON of RIP make the index. A kernel has some ten thousand targets, and
- * they should not fight for slots. 0 is the empty tag: it stands for RIP 1, whose slot is 0. Slot 0
- * is where all jumps look while cpu.poll is cleared: it is never filled, its tag stands for RIP 2
- * (whose slot is 1), and its code is the way out.
+ * Jump cache: the low bits of RIP are the index. A kernel has some ten thousand targets, and they
+ * should not fight for slots. Slot 0 is where all jumps look while cpu.poll is cleared; 0, the empty
+ * tag, stands for RIP 1. So slots 0 and 1 are never filled: their tag stands for RIP 2, and in slot 0,
+ * where that can match, the code is the way out.
  */
 #define JIT_JC_NOWHERE (~0ull)
-_Static_assert(CPU_GO_ON >> 1 == JIT_JC_SIZE - 1, "the index is what fits the jump cache");
+#define JIT_JC_FIRST 2
+_Static_assert(CPU_GO_ON == (JIT_JC_SIZE - 1) * sizeof(struct jit_jump), "an offset in the jump cache");
 
 /* CR4 bits that inline.c relies on and no mode bit tells. */
 #define JIT_CR4 (CR4_SMAP | CR4_FSGSBASE)
@@ -264,7 +265,7 @@ static inline bool jit_is_relative(u32 mode, u64 rip)
 }
 
 /* jump_cache.c */
-u32 jit_jc_index(u64 rip);
+u64 jit_jc_find(const struct cpu *cpu, unsigned view, u64 rip);
 void jit_jc_fill(struct cpu *cpu, unsigned view, u64 rip, const struct jit_block *b, bool global);
 u64 jit_jc_lookup(struct cpu *cpu);
 void jit_jc_flush_view(struct cpu *cpu, unsigned view);

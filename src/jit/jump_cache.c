@@ -15,12 +15,17 @@ enum { JC_IN_LOCAL = 1, JC_IN_GLOBAL = 2, JC_GLOBAL = 4 };
 /* Bytes before a page in which a block may begin whose one instruction ends in the page. */
 #define CROSS 14u
 
-u32 jit_jc_index(u64 rip)
+static u32 index_of(u64 rip)
 {
-	u64 i;
+	return rip % JIT_JC_SIZE;
+}
 
-	__asm__("pext %2, %1, %0" : "=r"(i) : "r"(rip), "r"(CPU_GO_ON));
-	return (u32)i;
+/** The code that a computed jump of `view` to an address would find, or 0. */
+u64 jit_jc_find(const struct cpu *cpu, unsigned view, u64 rip)
+{
+	const struct jit_jump *to = &cpu->jc[view].to[index_of(rip)];
+
+	return to->ntag == 1 - rip ? to->code : 0;
 }
 
 /** Enters a block for the jumps to a linear address. `global`: of the page's translation. */
@@ -28,10 +33,10 @@ void jit_jc_fill(struct cpu *cpu, unsigned view, u64 rip, const struct jit_block
 {
 	struct jit_jump_log *log = &cpu->jit->jc_log[view];
 	struct jit_jump_cache *jc = &cpu->jc[view];
-	u32 i = jit_jc_index(rip);
+	u32 i = index_of(rip);
 	u8 state = log->state[i] & (u8)~JC_GLOBAL;
 
-	if (UNLIKELY(!i))
+	if (UNLIKELY(i < JIT_JC_FIRST))
 		return;
 	if (global) {
 		if (!(state & JC_IN_GLOBAL))
@@ -43,8 +48,8 @@ void jit_jc_fill(struct cpu *cpu, unsigned view, u64 rip, const struct jit_block
 		state |= JC_IN_LOCAL;
 	}
 	log->state[i] = state;
-	jc->ntag[i] = 1 - rip;
-	jc->code[i] = jit_exec(cpu->jit, b->code);
+	jc->to[i].ntag = 1 - rip;
+	jc->to[i].code = jit_exec(cpu->jit, b->code);
 }
 
 /**
@@ -79,7 +84,7 @@ static void flush_local(struct cpu *cpu, unsigned view)
 
 		log->state[i] &= (u8)~JC_IN_LOCAL;
 		if (!(log->state[i] & JC_GLOBAL))
-			jc->ntag[i] = 0;
+			jc->to[i].ntag = 0;
 	}
 	log->local_count = 0;
 }
@@ -95,7 +100,7 @@ void jit_jc_flush_view(struct cpu *cpu, unsigned view)
 		u32 i = log->global[k];
 
 		log->state[i] = 0;
-		jc->ntag[i] = 0;
+		jc->to[i].ntag = 0;
 	}
 	log->global_count = 0;
 }
@@ -121,10 +126,10 @@ void jit_jump_cache_flush_local(struct cpu *cpu)
 static void drop_page(struct jit_jump_cache *jc, const u16 *list, u32 count, u64 page, unsigned shift)
 {
 	for (u32 k = 0; k < count; k++) {
-		u64 rip = 1 - jc->ntag[list[k]];
+		u64 rip = 1 - jc->to[list[k]].ntag;
 
 		if (!((rip ^ page) >> shift) || !(((rip + CROSS) ^ page) >> shift))
-			jc->ntag[list[k]] = 0;
+			jc->to[list[k]].ntag = 0;
 	}
 }
 
@@ -145,12 +150,12 @@ void jit_jc_drop_block(struct cpu *cpu, const struct jit_block *b)
 {
 	unsigned view = (b->mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
 	struct jit_jump_cache *jc = &cpu->jc[view];
-	u32 i = jit_jc_index(b->rip);
+	u32 i = index_of(b->rip);
 
 	if (b->relative)
 		jit_jc_flush_view(cpu, view); /* it may be there for several addresses */
-	else if (jc->code[i] == jit_exec(cpu->jit, b->code))
-		jc->ntag[i] = 0;
+	else if (jc->to[i].code == jit_exec(cpu->jit, b->code))
+		jc->to[i].ntag = 0;
 }
 
 /** The jump cache of a view changes hands: jumps from other modes relied on who had it. */

@@ -290,14 +290,14 @@ void jit_emit_jump_cache(struct trans *t)
 	unsigned view = (t->mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
 	u32 jc = (u32)(offsetof(struct cpu, jc) + view * sizeof(struct jit_jump_cache));
 
-	emit_pext_gs(e, REG_B, REG_A, GS(poll));
-	emit_gs_load_index(e, REG_T, REG_B, jc + (u32)offsetof(struct jit_jump_cache, ntag));
+	emit_pdep_gs(e, REG_B, REG_A, GS(poll));
+	emit_gs_load_at(e, REG_T, REG_B, jc + (u32)offsetof(struct jit_jump, ntag));
 	emit_lea(e, true, REG_T, REG_A, REG_T, 0, t->jit->use_loop ? 0 : -1);
 	jit_cold_add(t, emit_branch_miss(t), COLD_TARGET);
 	emit8(e, 0x65);
-	emit_rex(e, false, 0, REG_B, 0, false);
+	emit_rex(e, false, 0, 0, REG_B, false);
 	emit8(e, 0xff);
-	emit_mem(e, 4, -1, REG_B, 3, (s32)(jc + offsetof(struct jit_jump_cache, code)));
+	emit_mem(e, 4, REG_B, -1, 0, (s32)(jc + offsetof(struct jit_jump, code)));
 }
 
 struct cold *jit_emit_unless_one(struct trans *t, unsigned kind)

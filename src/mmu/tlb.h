@@ -29,8 +29,7 @@ enum {
 
 #define MMU_TLB_BITS 14
 #define MMU_TLB_SIZE (1u << MMU_TLB_BITS)
-#define JIT_JC_BITS 16
-#define JIT_JC_SIZE (1u << JIT_JC_BITS)
+#define JIT_JC_SIZE 65536u
 
 struct mmu_tlb {
 	u64 rtag[MMU_TLB_SIZE];
