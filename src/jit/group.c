@@ -5,15 +5,19 @@
  * accesses within a block form a group: the first one's check is widened to the bytes that all of
  * them touch, and the others need none. Pushes, pops, calls and returns take part with RSP.
  *
- * The first access opens a group; while B, the TLB's addend, and the base register live on (the
- * base may change by a known amount, as PUSH does), further ones join. Joining patches the check
- * that was emitted before: it spans all bytes from the lowest one, or from the base register itself
- * when they are close behind it, and its tag is the one for writing when any writes. The accesses themselves are [base + B + disp].
+ * The first access opens a group; while the base register lives on (RSP may change by a known
+ * amount, as PUSH does), further ones join. Joining patches the check that was emitted before: it
+ * spans all bytes from the lowest one, or from the base register itself when they are close behind
+ * it, and its tag is the one for writing when any writes. The accesses themselves are
+ * [base + B + disp]. Several groups are open at a time; when B, the TLB's addend, was another
+ * group's, it is fetched again, without a look at the tag: between a group's check and its last
+ * access nothing changes the TLB. That is because every miss in between leaves.
  *
- * When the check fails nothing of the group has been done. The group is then run from its second
- * translation, which lies with the stubs and checks every access by itself (cold_group() in
- * translate.c); so faults, devices, watchpoints and page crossings never meet a widened check. A
- * group that stays alone keeps its ordinary stub.
+ * When a check fails nothing of its group has been done. Groups that overlap make a region: a check
+ * that fails in a region goes on in the region's second translation, which lies with the stubs,
+ * checks every access by itself, and comes back behind the region (cold_region() in translate.c);
+ * so faults, devices, watchpoints and page crossings never meet a widened check. A group that stays
+ * alone keeps its ordinary stub.
  *
  * Only in 64-bit code, where no segment limits an access.
  */
@@ -44,16 +48,17 @@ static void patch(u8 *at, u32 v)
 	*(u32_una *)at = v;
 }
 
-static bool join(struct trans *t, struct group *g, unsigned reg, s32 disp, unsigned size, bool write)
+static bool join(struct trans *t, struct group *g, s32 disp, unsigned size, bool write)
 {
 	s64 at = disp + g->shift, lo = MIN(g->lo, at), hi = MAX(g->hi, at + (s64)size);
 	s64 reach = g->based ? hi - 1 : hi - lo - 1;
 
-	if (g->reg != reg || hi - lo > SPAN || (g->based && (lo < 0 || reach > NEAR)))
+	if (hi - lo > SPAN || (g->based && (lo < 0 || reach > NEAR)))
 		return false;
 	g->lo = lo;
 	g->hi = hi;
 	g->write |= write;
+	g->joined = true;
 	g->last = t->insn_count - 1;
 	if (g->check.address)
 		patch(g->check.address, (u32)lo);
@@ -62,9 +67,29 @@ static bool join(struct trans *t, struct group *g, unsigned reg, s32 disp, unsig
 	else
 		patch(g->check.reach, (u32)reach - (t->jit->use_loop ? 0 : PAGE_SIZE));
 	patch(g->check.tag, jit_tlb_tag(t, g->write));
-	g->cold->kind = COLD_GROUP;
-	g->cold->target = (u64)(g - t->group);
 	return true;
+}
+
+/* An open group that the access can join, which it then has done. */
+static struct group *join_any(struct trans *t, unsigned reg, s32 disp, unsigned size, bool write)
+{
+	for (struct group *g = t->group + t->group_count; g-- > t->group;)
+		if (g->open && g->reg == reg && join(t, g, disp, size, write))
+			return g;
+	return NULL;
+}
+
+/* B = the addend of a group, which the TLB still has. */
+static void fetch_addend(struct trans *t, const struct group *g, s32 disp)
+{
+	unsigned host = jit_home[g->reg];
+
+	if (!g->based) {
+		emit_lea(&t->e, true, REG_A, (int)host, -1, 0, disp);
+		host = REG_A;
+	}
+	emit_pext_stack(&t->e, REG_B, host, STACK_TLB_MASK);
+	emit_gs_load_index(&t->e, REG_B, REG_B, jit_tlb_addend(t));
 }
 
 /* LEA A with a displacement of 32 bits, to be patched: where it is. */
@@ -97,9 +122,9 @@ static struct host_address look_at(const struct trans *t, unsigned reg, s32 disp
 bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, unsigned access, bool lock,
 		      u64 desc, struct cold **c)
 {
-	struct group *g = &t->group[t->group_count];
 	bool write = access & MMU_WRITE;
 	struct host_address at;
+	struct group *g;
 
 	*c = NULL;
 	if (disp < -FAR || disp > FAR)
@@ -107,36 +132,33 @@ bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, un
 	if (t->plain || t->shadow || (t->mode & MODE_ALIGN) || !(t->mode & MODE_LONG) ||
 	    (desc & (DESC_CHECK | DESC_MASK)))
 		return false;
-	if (t->group_live && join(t, g, reg, disp, size, write))
+	g = join_any(t, reg, disp, size, write);
+	if (g) {
+		if (t->b_group != g)
+			fetch_addend(t, g, disp);
+		t->b_group = g;
 		return true;
-	jit_group_close(t);
-	g = &t->group[t->group_count];
+	}
 	if (t->group_count == JIT_GROUP_MAX)
 		return false;
-	*g = (struct group){ .reg = reg, .lo = disp, .hi = disp + (s64)size, .write = write,
+	g = &t->group[t->group_count++];
+	*g = (struct group){ .reg = reg, .lo = disp, .hi = disp + (s64)size, .write = write, .open = true,
 			     .first = t->insn_count - 1, .last = t->insn_count - 1 };
 	at = look_at(t, reg, disp, size, &g->based);
 	if (!g->based)
 		g->check.address = emit_address(t, jit_home[reg], disp);
-	g->cold = jit_emit_check(t, at, size, access, lock, desc, &g->check);
-	*c = g->cold;
-	t->group_live = !t->e.full;
+	*c = jit_emit_check(t, at, size, access, lock, desc, &g->check);
+	g->open = !t->e.full;
+	t->b_group = g;
 	return true;
 }
 
-/** Nothing joins any more. */
-void jit_group_close(struct trans *t)
-{
-	if (t->group_live && t->group[t->group_count].cold->kind == COLD_GROUP)
-		t->group_count++;
-	t->group_live = false;
-}
-
-/** The base register RSP has changed by n. */
+/** RSP has changed by n, which its groups know. */
 void jit_group_shift(struct trans *t, int n)
 {
-	if (t->group_live)
-		t->group[t->group_count].shift += n;
+	for (unsigned i = 0; i < t->group_count; i++)
+		if (t->group[i].reg == RSP)
+			t->group[i].shift += n;
 }
 
 /* True when the current instruction writes a register, other than as a push or pop writes RSP. */
@@ -164,9 +186,37 @@ static bool writes(const struct trans *t, unsigned reg)
 	return false;
 }
 
-/** Behind each instruction: may the group go on? t->keeps_b: B was left alone. */
+/** Behind each instruction: which groups go on? t->keeps_b: B was left alone. */
 void jit_group_next(struct trans *t)
 {
-	if (t->group_live && (!t->keeps_b || writes(t, t->group[t->group_count].reg)))
-		jit_group_close(t);
+	if (!t->keeps_b)
+		t->b_group = NULL;
+	for (unsigned i = 0; i < t->group_count; i++)
+		if (t->group[i].open && (t->sti || t->shadow || writes(t, t->group[i].reg)))
+			t->group[i].open = false;
+}
+
+/**
+ * When the block is complete: end[i] is the last instruction of the region that instruction i is in,
+ * or -1.
+ */
+void jit_group_regions(const struct trans *t, s16 *end)
+{
+	unsigned first = 0, last = 0;
+	bool any = false;
+
+	for (unsigned i = 0; i < t->insn_count; i++)
+		end[i] = -1;
+	for (unsigned k = 0; k < t->group_count; k++) {
+		const struct group *g = &t->group[k];
+
+		if (!g->joined)
+			continue;
+		if (!any || g->first > last)
+			first = g->first;
+		last = any ? MAX(last, g->last) : g->last;
+		any = true;
+		for (unsigned i = first; i <= last; i++)
+			end[i] = (s16)last;
+	}
 }

@@ -173,9 +173,10 @@ struct cold {
 	u8 *hot_end;   /* end of the instruction's bytes to repeat on a bounced store; NULL: read */
 	u64 desc;
 	u16 insn;      /* index into marks */
-	enum { COLD_ACCESS, COLD_GROUP, COLD_LINK, COLD_POLL, COLD_TARGET, COLD_INSN } kind;
+	bool plain;    /* belongs to a second translation */
+	enum { COLD_ACCESS, COLD_LINK, COLD_POLL, COLD_TARGET, COLD_INSN } kind;
 	struct jit_link *link;
-	u64 target;    /* COLD_LINK: guest RIP; COLD_INSN: struct cpu_insn; COLD_GROUP: its number */
+	u64 target;    /* COLD_LINK: guest RIP; COLD_INSN: struct cpu_insn */
 	u64 rip;       /* COLD_INSN */
 	u8 base;       /* COLD_ACCESS: A is this host register + disp */
 	s32 disp;
@@ -200,11 +201,11 @@ struct host_address {
 #define JIT_GROUP_MAX 24
 struct group {
 	struct check check;
-	struct cold *cold;
 	unsigned reg;         /* guest base register */
 	s64 lo, hi;           /* bytes touched, from the base register's value at the check */
 	s64 shift;            /* what was added to the base register since */
 	bool write;
+	bool open, joined;    /* others may join; have joined */
 	bool based;           /* the page is the base register's own: lo >= 0 */
 	unsigned first, last; /* instructions */
 };
@@ -224,9 +225,9 @@ struct trans {
 	struct cold cold[JIT_COLD_MAX];
 	unsigned cold_count;
 	struct jit_mark mark[2 * JIT_BLOCK_INSNS + JIT_COLD_MAX];
-	struct group group[JIT_GROUP_MAX + 1];
+	struct group group[JIT_GROUP_MAX];
 	unsigned group_count;
-	bool group_live;             /* group[group_count] may be joined */
+	struct group *b_group;       /* whose addend is in B; NULL: none's */
 	bool keeps_b;                /* the current instruction leaves B alone */
 	bool plain;                  /* every access has a check of its own */
 	const u8 *guest;             /* the block's bytes */
@@ -321,6 +322,8 @@ struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bo
 struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned size, unsigned access, bool lock, u64 desc, struct check *check);
 /** The displacement of the TLB's tags from GS base. */
 u32 jit_tlb_tag(const struct trans *t, bool write);
+/** The displacement of its addends. */
+u32 jit_tlb_addend(const struct trans *t);
 /** The instruction's own bytes begin here (after jit_emit_access) and end there. */
 void jit_access_end(struct trans *t, struct cold *c);
 void jit_emit_reg_load(struct trans *t, unsigned host, unsigned guest);
@@ -353,9 +356,9 @@ bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, uns
  */
 bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, unsigned access, bool lock,
 		      u64 desc, struct cold **c);
-void jit_group_close(struct trans *t);
 void jit_group_shift(struct trans *t, int n);
 void jit_group_next(struct trans *t);
+void jit_group_regions(const struct trans *t, s16 *end);
 
 /* mask.c */
 u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem);

@@ -204,7 +204,8 @@ struct cold *jit_cold_add(struct trans *t, u8 *from, unsigned kind)
 {
 	struct cold *c = &t->cold[t->cold_count++];
 
-	*c = (struct cold){ .from = from, .kind = kind, .insn = (u16)(t->insn_count - 1) };
+	*c = (struct cold){ .from = from, .kind = kind, .insn = (u16)(t->insn_count - 1),
+			    .plain = t->plain };
 	return c;
 }
 
@@ -216,11 +217,17 @@ u32 jit_tlb_tag(const struct trans *t, bool write)
 	       (u32)(write ? offsetof(struct mmu_tlb, wtag) : offsetof(struct mmu_tlb, rtag));
 }
 
+u32 jit_tlb_addend(const struct trans *t)
+{
+	unsigned view = (t->mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
+
+	return GS(tlb) + view * (u32)sizeof(struct mmu_tlb) + (u32)offsetof(struct mmu_tlb, addend);
+}
+
 struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned size, unsigned access, bool lock,
 			    u64 desc, struct check *check)
 {
 	struct emit *e = &t->e;
-	unsigned view = (t->mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
 	s32 reach = at.reach - (t->jit->use_loop ? 0 : (s32)PAGE_SIZE);
 	bool write = access & MMU_WRITE;
 	struct cold *c;
@@ -232,8 +239,6 @@ struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned si
 		c = jit_cold_add(t, e->p, COLD_ACCESS);
 		emit32(e, 0);
 	} else {
-		u32 addend = GS(tlb) + view * (u32)sizeof(struct mmu_tlb) + (u32)offsetof(struct mmu_tlb, addend);
-
 		emit_pext_stack(e, REG_B, at.reg, STACK_TLB_MASK);
 		emit_gs_load_index(e, REG_T, REG_B, jit_tlb_tag(t, write));
 		if (check) {
@@ -250,7 +255,7 @@ struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned si
 		}
 		emit_pext_stack(e, REG_T, REG_T, STACK_PAGE_MASK);
 		c = jit_cold_add(t, emit_branch_miss(t), COLD_ACCESS);
-		emit_gs_load_index(e, REG_B, REG_B, addend);
+		emit_gs_load_index(e, REG_B, REG_B, jit_tlb_addend(t));
 	}
 	c->hot = e->p;
 	c->base = (u8)at.reg;
@@ -261,7 +266,7 @@ struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned si
 
 struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc)
 {
-	jit_group_close(t);
+	t->b_group = NULL;
 	return jit_emit_check(t, (struct host_address){ .reg = REG_A, .reach = (s32)size - 1 }, size, access, lock, desc,
 			      NULL);
 }

@@ -182,24 +182,25 @@ static void cold_mark(struct trans *t, unsigned insn)
 	t->mark[t->mark_count++].host = (u32)(t->e.p - t->block->cold);
 }
 
-/* A group whose common check failed: its instructions once more, each with checks of its own. */
-static void cold_group(struct trans *t, const struct group *g)
+/* From an instruction to the end of its region once more, each access with a check of its own. */
+static void cold_region(struct trans *t, unsigned from, unsigned last, u8 **at)
 {
 	unsigned count = t->insn_count;
 	bool ended = t->ended;
 
 	t->ended = t->shadow = false;
-	for (unsigned i = g->first; i <= g->last && !t->e.full; i++) {
+	for (unsigned i = from; i <= last && !t->e.full; i++) {
 		t->bytes = t->guest + t->mark[i].guest;
 		decode_bytes(t, t->bytes, t->mark[i].len & ~JIT_MARK_FLOW);
 		t->pc = t->start + t->mark[i].guest;
 		t->next_pc = t->pc + t->in.length;
 		t->insn_count = i + 1;
 		cold_mark(t, i);
+		at[i] = t->e.p;
 		emit_one(t);
 	}
 	if (!t->ended)
-		emit_rel32(&t->e, 0xe9, g->last + 1 < count ? t->block->code + t->mark[g->last + 1].host : t->tail);
+		emit_rel32(&t->e, 0xe9, last + 1 < count ? t->block->code + t->mark[last + 1].host : t->tail);
 	t->insn_count = count;
 	t->ended = ended;
 }
@@ -207,20 +208,27 @@ static void cold_group(struct trans *t, const struct group *g)
 static void emit_cold(struct trans *t)
 {
 	struct emit *e = &t->e;
+	s16 region[JIT_BLOCK_INSNS];          /* the last instruction of the region that one is in */
+	u8 *again[JIT_BLOCK_INSNS] = { NULL }; /* where its second translation is */
 
 	t->plain = true;
+	jit_group_regions(t, region);
 	for (unsigned i = 0; i < t->cold_count && !e->full; i++) {
 		struct cold *c = &t->cold[i];
 
-		emit_patch_rel32(c->from, e->p);
-		if (c->kind == COLD_GROUP) {
-			cold_group(t, &t->group[c->target]);
+		if (c->kind == COLD_ACCESS && !c->plain && region[c->insn] >= 0) {
+			u8 *from = c->from;
+			unsigned insn = c->insn;
+
+			if (!again[insn])
+				cold_region(t, insn, (unsigned)region[insn], again);
+			if (again[insn])
+				emit_patch_rel32(from, again[insn]);
 			continue;
 		}
+		emit_patch_rel32(c->from, e->p);
 		cold_mark(t, c->insn);
 		switch (c->kind) {
-		case COLD_GROUP:
-			break;
 		case COLD_ACCESS: {
 			bool write = c->desc & DESC_WRITE;
 
@@ -385,6 +393,7 @@ void jit_link_cross(struct jit *jit, struct jit_link *link)
 	t.start = 0; /* the target is an offset in the page when position-independent */
 	t.cold_count = 0;
 	t.insn_count = 1;
+	t.plain = true;
 	jit_emit_rip(&t, REG_A, link->target);
 	jit_emit_jump_cache(&t);
 	for (unsigned i = 0; i < t.cold_count; i++) {
@@ -435,8 +444,9 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	t.relative = jit_is_relative(mode, rip);
 	t.start = t.pc = rip;
 	t.cold_count = t.insn_count = t.mark_count = 0;
-	t.ended = t.sti = t.group_live = false;
+	t.ended = t.sti = false;
 	t.group_count = 0;
+	t.b_group = NULL;
 	t.plain = (mode & MODE_STEP) || jit->no_groups;
 	t.guest = f.page + off;
 	*b = (struct jit_block){ .gpa = at->gpa, .rip = t.relative ? 0 : rip, .mode = mode, .relative = t.relative,
@@ -449,7 +459,6 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 		f.record2->busy = false;
 	if (*ret || t.e.full)
 		return NULL;
-	jit_group_close(&t);
 	t.tail = t.e.p;
 	if (!t.ended)
 		jit_emit_goto(&t, t.pc);
