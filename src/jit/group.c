@@ -40,7 +40,7 @@ bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, uns
 	    seg == ZYDIS_REGISTER_GS)
 		return false;
 	*reg = jit_gpr_index(base);
-	return jit_home[*reg] != REG_MEMORY;
+	return jit_home[*reg] != REG_MEMORY || (op->mem.disp.value >= 0 && op->mem.disp.value + op->size / 8 - 1 <= NEAR);
 }
 
 static void patch(u8 *at, u32 v)
@@ -70,6 +70,12 @@ static bool join(struct trans *t, struct group *g, s32 disp, unsigned size, bool
 	return true;
 }
 
+/** The host register that the operand of a group's access is based on: A for memory-homed ones. */
+unsigned jit_group_base(unsigned reg)
+{
+	return jit_home[reg] == REG_MEMORY ? REG_A : jit_home[reg];
+}
+
 /* An open group that the access can join, which it then has done. */
 static struct group *join_any(struct trans *t, unsigned reg, s32 disp, unsigned size, bool write)
 {
@@ -82,7 +88,7 @@ static struct group *join_any(struct trans *t, unsigned reg, s32 disp, unsigned 
 /* B = the addend of a group, which the TLB still has. */
 static void fetch_addend(struct trans *t, const struct group *g, s32 disp)
 {
-	unsigned host = jit_home[g->reg];
+	unsigned host = jit_group_base(g->reg);
 
 	if (!g->based) {
 		emit_lea(&t->e, true, REG_A, (int)host, -1, 0, disp);
@@ -116,7 +122,7 @@ static struct host_address look_at(const struct trans *t, unsigned reg, s32 disp
 	*based = reg == RSP ? alone : disp >= 0 && disp + (s32)size - 1 <= NEAR;
 	if (!*based)
 		return (struct host_address){ .reg = REG_A, .reach = (s32)size - 1 };
-	return (struct host_address){ .reg = jit_home[reg], .disp = disp, .reach = disp < 0 ? disp : disp + (s32)size - 1 };
+	return (struct host_address){ .reg = jit_group_base(reg), .disp = disp, .based = true, .reach = disp < 0 ? disp : disp + (s32)size - 1 };
 }
 
 bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, unsigned access, bool lock,
@@ -132,6 +138,8 @@ bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, un
 	if (t->plain || t->shadow || (t->mode & MODE_ALIGN) || !(t->mode & MODE_LONG) ||
 	    (desc & (DESC_CHECK | DESC_MASK)))
 		return false;
+	if (jit_home[reg] == REG_MEMORY)
+		emit_gs_load(&t->e, REG_A, GS_GPR(reg));
 	g = join_any(t, reg, disp, size, write);
 	if (g) {
 		if (t->b_group != g)

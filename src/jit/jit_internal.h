@@ -195,6 +195,7 @@ struct host_address {
 	unsigned reg;
 	s32 reach;
 	s32 disp;    /* of the access itself */
+	bool based;  /* reach may be a field of 8 bits */
 };
 
 /* Accesses that share one check (group.c). */
@@ -356,6 +357,7 @@ bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, uns
  */
 bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, unsigned access, bool lock,
 		      u64 desc, struct cold **c);
+unsigned jit_group_base(unsigned reg);
 void jit_group_shift(struct trans *t, int n);
 void jit_group_next(struct trans *t);
 void jit_group_regions(const struct trans *t, s16 *end);

@@ -243,7 +243,7 @@ struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned si
 		emit_gs_load_index(e, REG_T, REG_B, jit_tlb_tag(t, write));
 		if (check) {
 			check->tag = e->p - 4;
-			check->narrow = reach == (s8)reach && at.reg != REG_A;
+			check->narrow = reach == (s8)reach && at.based;
 			emit_rex(e, true, REG_T, REG_T, at.reg, false);
 			emit8(e, 0x8d);
 			emit8(e, (check->narrow ? 0x44 : 0x84) | (REG_T & 7) << 3);

@@ -639,7 +639,7 @@ static bool group_access(struct trans *t, struct rewrite *w, bool lock, struct c
 				      (u64)(op->mem.segment == ZYDIS_REGISTER_SS ? SEG_SS : SEG_DS) << DESC_SEG_SHIFT,
 			      c))
 		return false;
-	w->base = jit_home[reg];
+	w->base = (int)jit_group_base(reg);
 	w->disp = (s32)op->mem.disp.value;
 	return true;
 }

@@ -205,6 +205,38 @@ static void cold_region(struct trans *t, unsigned from, unsigned last, u8 **at)
 	t->ended = ended;
 }
 
+/* A miss. A becomes the address for the thunk, and then again what the instruction's operand is based on. */
+static void cold_access(struct trans *t, const struct cold *c)
+{
+	bool write = c->desc & DESC_WRITE, restore = c->base == REG_A && c->disp;
+	struct emit *e = &t->e;
+	u8 *direct;
+
+	if (c->base != REG_A || c->disp)
+		emit_lea(e, true, REG_A, c->base, -1, 0, c->disp);
+	emit_mov_imm(e, REG_T, c->desc);
+	emit_rel32(e, 0xe8, write ? t->jit->thunk.resolve_write : t->jit->thunk.resolve_read);
+	if (!write) {
+		if (restore)
+			emit_lea(e, true, REG_A, REG_A, -1, 0, -c->disp);
+		emit_rel32(e, 0xe9, c->hot);
+		return;
+	}
+	emit_rel32(e, 0xe9, c->hot); /* the thunk returns behind these 5 bytes when the store is bounced */
+	direct = e->p - 4;
+	if (restore)
+		emit_lea(e, true, REG_A, REG_A, -1, 0, -c->disp);
+	for (const u8 *p = c->hot; p < c->hot_end; p++)
+		emit8(e, *p);
+	emit_rel32(e, 0xe8, t->jit->thunk.commit);
+	emit_rel32(e, 0xe9, c->hot_end);
+	if (restore && !e->full) {
+		emit_patch_rel32(direct, e->p);
+		emit_lea(e, true, REG_A, REG_A, -1, 0, -c->disp);
+		emit_rel32(e, 0xe9, c->hot);
+	}
+}
+
 static void emit_cold(struct trans *t)
 {
 	struct emit *e = &t->e;
@@ -229,22 +261,9 @@ static void emit_cold(struct trans *t)
 		emit_patch_rel32(c->from, e->p);
 		cold_mark(t, c->insn);
 		switch (c->kind) {
-		case COLD_ACCESS: {
-			bool write = c->desc & DESC_WRITE;
-
-			if (c->base != REG_A)
-				emit_lea(e, true, REG_A, c->base, -1, 0, c->disp);
-			emit_mov_imm(e, REG_T, c->desc);
-			emit_rel32(e, 0xe8, write ? t->jit->thunk.resolve_write : t->jit->thunk.resolve_read);
-			emit_rel32(e, 0xe9, c->hot);
-			if (write) {
-				for (const u8 *p = c->hot; p < c->hot_end; p++)
-					emit8(e, *p);
-				emit_rel32(e, 0xe8, t->jit->thunk.commit);
-				emit_rel32(e, 0xe9, c->hot_end);
-			}
+		case COLD_ACCESS:
+			cold_access(t, c);
 			break;
-		}
 		case COLD_POLL:
 			emit_rel32(e, 0xe8, t->jit->thunk.poll);
 			break;
