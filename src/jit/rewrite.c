@@ -304,14 +304,11 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 	const ZydisDecodedInstruction *in = &t->in;
 	u8 opcode = in->opcode;
 	bool opsize_mandatory = false;
+	u8 lock = 0, rep = 0; /* of several the last counts; there are only 15 bytes */
 	bool rexw = in->raw.rex.W;
 	bool moffs = w->mem && !in->raw.modrm.offset && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
 		     (opcode & 0xfc) == 0xa0;
 
-	u8 lock = 0, rep = 0; /* once each: what a guest repeats could make the host's instruction too long */
-
-	if (w->home)
-		emit8(e, 0x65);
 	for (unsigned i = 0; i < in->raw.prefix_count; i++) {
 		u8 p = in->raw.prefixes[i].value;
 
@@ -323,8 +320,10 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 			rep = p;
 	}
 	/* without LZCNT and TZCNT the guest's CPU ignores F3 and runs BSR and BSF */
-	if (rep == 0xf3 && (in->mnemonic == ZYDIS_MNEMONIC_BSR || in->mnemonic == ZYDIS_MNEMONIC_BSF))
+	if (w->home || in->mnemonic == ZYDIS_MNEMONIC_BSR || in->mnemonic == ZYDIS_MNEMONIC_BSF)
 		rep = 0;
+	if (w->home)
+		emit8(e, 0x65);
 	if (lock)
 		emit8(e, lock);
 	if (rep)
