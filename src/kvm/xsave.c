@@ -5,11 +5,18 @@
 #include "kvm/user.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 
 #define XSAVE_BYTES sizeof(struct kvm_xsave) /* 4096, the size before XSAVE2 */
 #define XSAVE_LEGACY 576
+
+/*
+ * Images lie on the stack: clients do not expect these calls to fail (QEMU goes on with registers
+ * that it has not read). All components that guests can have fit (CPU_XCR0_MASK).
+ */
+struct image {
+	u8 bytes[XSAVE_BYTES];
+} __attribute__((aligned(64)));
 
 /* The start of an XSAVE image: the FXSAVE area and the header. */
 struct legacy {
@@ -46,13 +53,10 @@ int vcpu_get_fpu(struct vcpu *vcpu, void *data, unsigned long arg)
 int vcpu_set_fpu(struct vcpu *vcpu, void *data, unsigned long arg)
 {
 	const struct kvm_fpu *f = data;
-	u8 *image = aligned_alloc(64, XSAVE_BYTES);
-	struct legacy *l = (struct legacy *)image;
-	int ret;
+	struct image image;
+	struct legacy *l = (struct legacy *)image.bytes;
 
-	if (!image)
-		return -ENOMEM;
-	cpu_fpu_image_get(&vcpu->cpu, image, XSAVE_BYTES);
+	cpu_fpu_image_get(&vcpu->cpu, image.bytes, XSAVE_BYTES);
 	memcpy(l->st, f->fpr, sizeof(l->st));
 	l->fcw = f->fcw;
 	l->fsw = f->fsw;
@@ -64,9 +68,7 @@ int vcpu_set_fpu(struct vcpu *vcpu, void *data, unsigned long arg)
 	/* KVM_SET_FPU keeps MXCSR out of its checks; reserved bits would fault later. */
 	l->mxcsr = f->mxcsr & l->mxcsr_mask;
 	l->xstate_bv |= XSTATE_X87 | XSTATE_SSE;
-	ret = cpu_fpu_image_set(&vcpu->cpu, image, XSAVE_BYTES);
-	free(image);
-	return ret;
+	return cpu_fpu_image_set(&vcpu->cpu, image.bytes, XSAVE_BYTES);
 }
 
 static u32 xsave2_size(const struct vcpu *vcpu)
@@ -78,15 +80,12 @@ static u32 xsave2_size(const struct vcpu *vcpu)
 
 static int xsave_out(struct vcpu *vcpu, unsigned long arg, u32 size)
 {
-	u8 *image = calloc(1, size);
-	int ret;
+	struct image image = {{0}};
 
-	if (!image)
-		return -ENOMEM;
-	cpu_fpu_image_get(&vcpu->cpu, image, size);
-	ret = user_copy_out(arg, image, size);
-	free(image);
-	return ret;
+	if (size > sizeof(image))
+		return -E2BIG;
+	cpu_fpu_image_get(&vcpu->cpu, image.bytes, size);
+	return user_copy_out(arg, image.bytes, size);
 }
 
 int vcpu_get_xsave(struct vcpu *vcpu, void *data, unsigned long arg)
@@ -104,13 +103,11 @@ int vcpu_get_xsave2(struct vcpu *vcpu, void *data, unsigned long arg)
 int vcpu_set_xsave(struct vcpu *vcpu, void *data, unsigned long arg)
 {
 	u32 size = xsave2_size(vcpu);
-	u8 *image = malloc(size);
-	int ret = -EFAULT;
+	struct image image;
 
-	if (!image)
-		return -ENOMEM;
-	if (!user_copy_in(image, arg, size))
-		ret = cpu_fpu_image_set(&vcpu->cpu, image, size);
-	free(image);
-	return ret;
+	if (size > sizeof(image))
+		return -E2BIG;
+	if (user_copy_in(image.bytes, arg, size))
+		return -EFAULT;
+	return cpu_fpu_image_set(&vcpu->cpu, image.bytes, size);
 }
