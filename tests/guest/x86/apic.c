@@ -242,6 +242,61 @@ static void ipis(void)
 		smp_wait(i);
 }
 
+/* Logical destinations of the xAPIC's cluster model, and lowest priority: one of several. */
+static void to_cluster(void *arg)
+{
+	apic_write(APIC_DFR, 0x0fffffff);
+	apic_write(APIC_LDR, (0x10u | 1u << (this_cpu()->id & 3)) << 24);
+}
+static void to_flat(void *arg)
+{
+	apic_write(APIC_DFR, 0xffffffff);
+	apic_write(APIC_LDR, 1u << (24 + (this_cpu()->id & 7)));
+}
+
+static u32 hits_of_others(unsigned want)
+{
+	u64 end = rdtsc() + tsc_khz() * 2000;
+	u32 sum;
+
+	do {
+		sum = 0;
+		for (unsigned i = 1; i < cpu_count; i++)
+			sum += hits[i];
+	} while (sum < want && rdtsc() < end);
+	delay_us(1000);
+	for (unsigned i = sum = 0; i < cpu_count; i++)
+		sum += hits[i];
+	return sum;
+}
+
+static void clusters(void)
+{
+	volatile u32 stop = 0;
+	u32 others = (1u << cpu_count) - 2;
+
+	if (cpu_count < 2)
+		return;
+	smp_all(to_cluster, NULL);
+	for (unsigned i = 1; i < cpu_count; i++)
+		smp_post(i, nap, (void *)&stop);
+	memset((void *)hits, 0, sizeof(hits));
+	apic_icr(ICR_LOGICAL | ICR_ASSERT | 0x99, 0x10 | others);
+	report_eq(hits_of_others(cpu_count - 1), cpu_count - 1, "xAPIC: a cluster's members");
+	apic_icr(ICR_LOGICAL | ICR_ASSERT | 0x99, 0x20 | others);
+	report_eq(hits_of_others(0), cpu_count - 1, "xAPIC: another cluster's are nobody");
+	memset((void *)hits, 0, sizeof(hits));
+	for (unsigned i = 1; i <= 10; i++) {
+		apic_icr(ICR_LOGICAL | ICR_LOWEST | ICR_ASSERT | 0x99, 0x10 | others);
+		hits_of_others(i);
+	}
+	report(hits_of_others(10) == 10 && !hits[0], "xAPIC: lowest priority: one CPU for each");
+	stop = 1;
+	for (unsigned i = 1; i < cpu_count; i++)
+		smp_wait(i);
+	smp_all(to_flat, NULL);
+}
+
 /* ---- x2APIC on all CPUs: physical, cluster and broadcast destinations ---- */
 
 static volatile u32 x2_fail;
@@ -401,6 +456,7 @@ void test_main(void)
 	timer("xAPIC");
 	disabled();
 	ipis();
+	clusters();
 	modes();
 	x2_smp();
 	ioapic();
