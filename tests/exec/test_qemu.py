@@ -24,6 +24,10 @@ BOOTS = (
     # Models of both vendors.
     ("q35", "-cpu Skylake-Client-v4 -smp 2", ["--cpu", "intel"], "6.1"),
     ("q35", "-cpu EPYC -smp 2", ["--cpu", "amd"], "6.1"),
+    # A host of the other vendor, and an older one: QEMU asks its own CPUID instruction.
+    ("q35", "-cpu host -smp 2", ["--cpu", "intel"], "6.1"),
+    ("q35", "-cpu host", ["--cpu", "amd"], "6.12"),
+    ("pc", "-cpu host", ["--cpu", "intel/Haswell"], "6.1"),
 )
 FULL_BOOTS = (
     ("pc", "-cpu host -smp 1", [], "6.1"),
