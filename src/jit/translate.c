@@ -371,11 +371,12 @@ static int translate_insn(struct trans *t, struct fetch *f, u32 off, bool *stop)
 	};
 	t->shadow = t->sti;
 	t->sti = false;
-	if (!good)
-		emit_raise(t, status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? CPU_OP_GP : CPU_OP_UD, 1);
-	else
+	if (good) {
 		emit_one(t);
-	jit_group_next(t);
+		jit_group_next(t);
+	} else {
+		emit_raise(t, status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? CPU_OP_GP : CPU_OP_UD, 1);
+	}
 	t->block->guest_len += t->in.length;
 	return CPU_OK;
 }
