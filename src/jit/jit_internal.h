@@ -364,6 +364,10 @@ void jit_group_regions(const struct trans *t, s16 *end);
 
 /* mask.c */
 u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem);
+
+/* operand.c */
+bool jit_cache_line_op(const struct trans *t);
+u64 jit_operand_desc(const struct trans *t, unsigned size);
 u64 jit_mask_active(u64 desc, unsigned size, unsigned *shift);
 
 /* rewrite.c: ordinary instructions. False: not expressible (a #UD is due). */

@@ -560,60 +560,6 @@ static bool width_undefined(const struct trans *t)
 	       (t->in.mnemonic == ZYDIS_MNEMONIC_VPINSRD || t->in.mnemonic == ZYDIS_MNEMONIC_VPEXTRD);
 }
 
-/* Operands that must be aligned to their size: the check comes before the page walk. */
-static bool aligned_operand(const struct trans *t, unsigned size)
-{
-	switch (t->in.mnemonic) {
-	case ZYDIS_MNEMONIC_MOVUPS:
-	case ZYDIS_MNEMONIC_MOVUPD:
-	case ZYDIS_MNEMONIC_MOVDQU:
-	case ZYDIS_MNEMONIC_LDDQU:
-	case ZYDIS_MNEMONIC_PCMPESTRI:
-	case ZYDIS_MNEMONIC_PCMPESTRM:
-	case ZYDIS_MNEMONIC_PCMPISTRI:
-	case ZYDIS_MNEMONIC_PCMPISTRM:
-		return false;
-	case ZYDIS_MNEMONIC_VMOVAPS:
-	case ZYDIS_MNEMONIC_VMOVAPD:
-	case ZYDIS_MNEMONIC_VMOVDQA:
-	case ZYDIS_MNEMONIC_VMOVDQA32:
-	case ZYDIS_MNEMONIC_VMOVDQA64:
-	case ZYDIS_MNEMONIC_VMOVNTPS:
-	case ZYDIS_MNEMONIC_VMOVNTPD:
-	case ZYDIS_MNEMONIC_VMOVNTDQ:
-	case ZYDIS_MNEMONIC_VMOVNTDQA:
-	case ZYDIS_MNEMONIC_CMPXCHG16B:
-		return true;
-	default:
-		/* legacy encodings of 16-byte SSE operands; SHA differs by vendor: the host decides */
-		return size == 16 && t->in.meta.isa_ext != ZYDIS_ISA_EXT_SHA && t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
-	}
-}
-
-static bool cache_line_op(const struct trans *t)
-{
-	return t->in.mnemonic == ZYDIS_MNEMONIC_CLFLUSHOPT || t->in.mnemonic == ZYDIS_MNEMONIC_CLFLUSH ||
-	       t->in.mnemonic == ZYDIS_MNEMONIC_CLWB;
-}
-
-/* x87 and MMX instructions report a pending x87 exception before they touch memory. */
-static bool waits_for_x87(const struct trans *t)
-{
-	if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_X87 || t->in.mnemonic == ZYDIS_MNEMONIC_FISTTP)
-		return t->in.mnemonic != ZYDIS_MNEMONIC_FNSTSW && t->in.mnemonic != ZYDIS_MNEMONIC_FNSTCW;
-	for (unsigned i = 0; i < t->in.operand_count; i++)
-		if (t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		    ZydisRegisterGetClass(t->op[i].reg.value) == ZYDIS_REGCLASS_MMX)
-			return true;
-	return false;
-}
-
-/* What the stub has to look at before the page walk. */
-static u64 operand_desc(const struct trans *t, unsigned size)
-{
-	return (aligned_operand(t, size) ? DESC_ALIGN : 0) | (waits_for_x87(t) ? DESC_X87 : 0);
-}
-
 /* One scratch register beside the memory operand is not enough: the instruction takes B, too. */
 static bool wants_b(const struct rewrite *w)
 {
@@ -632,9 +578,9 @@ static bool group_access(struct trans *t, struct rewrite *w, bool lock, struct c
 	unsigned reg;
 
 	if ((t->in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && t->in.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) ||
-	    wants_b(w) || cache_line_op(t) || !jit_group_operand(t, op, &reg) ||
+	    wants_b(w) || jit_cache_line_op(t) || !jit_group_operand(t, op, &reg) ||
 	    !jit_group_access(t, reg, (s32)op->mem.disp.value, w->mem_size, w->access, lock,
-			      operand_desc(t, w->mem_size) | jit_mask_desc(t, op) |
+			      jit_operand_desc(t, w->mem_size) | jit_mask_desc(t, op) |
 				      (u64)(op->mem.segment == ZYDIS_REGISTER_SS ? SEG_SS : SEG_DS) << DESC_SEG_SHIFT,
 			      c))
 		return false;
@@ -742,12 +688,12 @@ bool jit_emit_ordinary(struct trans *t)
 			} else {
 				jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
 			}
-			desc |= operand_desc(t, w.mem_size);
-			if (cache_line_op(t))
+			desc |= jit_operand_desc(t, w.mem_size);
+			if (jit_cache_line_op(t))
 				w.mem_size = 1;
 			desc |= jit_mask_desc(t, &t->op[w.mem_op]);
 			c = jit_emit_access(t, w.mem_size, w.access, lock, desc);
-			if (cache_line_op(t))
+			if (jit_cache_line_op(t))
 				return true; /* the access check is all that can be seen */
 		}
 		w.free_count = 0;

@@ -1,0 +1,61 @@
+/*
+ * operand.c - what an ordinary instruction demands of its memory operand
+ *
+ * Alignment, and pending x87 exceptions, come before any translation of the address.
+ */
+#include "jit/jit_internal.h"
+
+/* Operands that must be aligned to their size: the check comes before the page walk. */
+static bool aligned_operand(const struct trans *t, unsigned size)
+{
+	switch (t->in.mnemonic) {
+	case ZYDIS_MNEMONIC_MOVUPS:
+	case ZYDIS_MNEMONIC_MOVUPD:
+	case ZYDIS_MNEMONIC_MOVDQU:
+	case ZYDIS_MNEMONIC_LDDQU:
+	case ZYDIS_MNEMONIC_PCMPESTRI:
+	case ZYDIS_MNEMONIC_PCMPESTRM:
+	case ZYDIS_MNEMONIC_PCMPISTRI:
+	case ZYDIS_MNEMONIC_PCMPISTRM:
+		return false;
+	case ZYDIS_MNEMONIC_VMOVAPS:
+	case ZYDIS_MNEMONIC_VMOVAPD:
+	case ZYDIS_MNEMONIC_VMOVDQA:
+	case ZYDIS_MNEMONIC_VMOVDQA32:
+	case ZYDIS_MNEMONIC_VMOVDQA64:
+	case ZYDIS_MNEMONIC_VMOVNTPS:
+	case ZYDIS_MNEMONIC_VMOVNTPD:
+	case ZYDIS_MNEMONIC_VMOVNTDQ:
+	case ZYDIS_MNEMONIC_VMOVNTDQA:
+	case ZYDIS_MNEMONIC_CMPXCHG16B:
+		return true;
+	default:
+		/* legacy encodings of 16-byte SSE operands; SHA differs by vendor: the host decides */
+		return size == 16 && t->in.meta.isa_ext != ZYDIS_ISA_EXT_SHA && t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+	}
+}
+
+/** CLFLUSH and its kin: the check of the access is all that can be seen of them. */
+bool jit_cache_line_op(const struct trans *t)
+{
+	return t->in.mnemonic == ZYDIS_MNEMONIC_CLFLUSHOPT || t->in.mnemonic == ZYDIS_MNEMONIC_CLFLUSH ||
+	       t->in.mnemonic == ZYDIS_MNEMONIC_CLWB;
+}
+
+/* x87 and MMX instructions report a pending x87 exception before they touch memory. */
+static bool waits_for_x87(const struct trans *t)
+{
+	if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_X87 || t->in.mnemonic == ZYDIS_MNEMONIC_FISTTP)
+		return t->in.mnemonic != ZYDIS_MNEMONIC_FNSTSW && t->in.mnemonic != ZYDIS_MNEMONIC_FNSTCW;
+	for (unsigned i = 0; i < t->in.operand_count; i++)
+		if (t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    ZydisRegisterGetClass(t->op[i].reg.value) == ZYDIS_REGCLASS_MMX)
+			return true;
+	return false;
+}
+
+/** The bits of a descriptor that tell what the stub looks at before the page walk. */
+u64 jit_operand_desc(const struct trans *t, unsigned size)
+{
+	return (aligned_operand(t, size) ? DESC_ALIGN : 0) | (waits_for_x87(t) ? DESC_X87 : 0);
+}
