@@ -290,6 +290,7 @@ struct cpu {
 	void *xsave;          /* the guest's x87…AVX-512 state while it is not in the registers */
 	bool fpu_loaded;
 	u64 fpu_mask;         /* cpu_fpu_mask() */
+	u64 fpu_moves;        /* fpu_move_supported() */
 	u16 xsave_offset[8];  /* of the image's components; filled by gather.c when first needed */
 	struct cpu_xcomp xcomp[CPU_XCOMP_COUNT]; /* 0 and 1 are the legacy area */
 	u8 fpu_scratch[4096] __attribute__((aligned(64))); /* images of FXSAVE, XSAVE, … */

@@ -1,9 +1,10 @@
 /*
  * fpu.c - moving the guest's x87 and vector state into and out of the host's registers
  *
- * Entering and leaving the engine happens at every exit to the client, so leaving uses XSAVEOPT,
- * which skips components in their initial state and those unchanged since the XRSTOR from the same
- * place. What it skips for being initial is cleared here once, when it becomes so.
+ * Entering and leaving the engine happens at every exit to the client. How that is done fast is
+ * fpu_move.c's; where the host does not allow it, leaving uses XSAVEOPT, which skips components in
+ * their initial state and those unchanged since the XRSTOR from the same place. What is skipped for
+ * being initial is cleared here once, when it becomes so.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include "cpu/cpuid.h"
 #include "cpu/fpu.h"
 #include "cpu/fpu_host.h"
+#include "cpu/fpu_move.h"
 
 #define MXCSR_MASK_OLD 0xffbfu /* of processors that store no mask */
 
@@ -53,6 +55,7 @@ int cpu_fpu_init(struct cpu *cpu)
 	cpu->fpu_loaded = false;
 	cpu->fpu_mask = cpu_fpu_mask();
 	cpu_fpu_reset(cpu);
+	cpu->fpu_moves = fpu_move_supported(cpu);
 	return 0;
 }
 
@@ -68,7 +71,10 @@ void cpu_fpu_load(struct cpu *cpu)
 		return;
 	cpu->host_mxcsr = host_mxcsr();
 	cpu->host_fcw = host_fcw();
-	host_xrstor(cpu->xsave, cpu->fpu_mask);
+	if (LIKELY(cpu->fpu_moves))
+		fpu_move_load(cpu);
+	else
+		host_xrstor(cpu->xsave, cpu->fpu_mask);
 	cpu->fpu_loaded = true;
 }
 
@@ -96,19 +102,19 @@ void cpu_fpu_save(struct cpu *cpu)
 
 	if (!cpu->fpu_loaded)
 		return;
-	host_xsaveopt(image, cpu->fpu_mask);
+	if (LIKELY(cpu->fpu_moves))
+		fpu_move_save(cpu);
+	else
+		host_xsaveopt(image, cpu->fpu_mask);
 	if (UNLIKELY(before & ~image->xstate_bv))
 		clear_components(cpu, before & ~image->xstate_bv);
-	/* What is initial is as the host wants it. FNINIT does not wait for a pending exception. */
+	/* What is initial is as the host wants it. */
 	if ((image->xstate_bv & XSTATE_X87) || cpu->host_fcw != FCW_INIT)
-		__asm__ volatile("fninit\n\t"
-				 "fldcw %0"
-				 :
-				 : "m"(cpu->host_fcw));
+		host_x87_init(cpu->host_fcw);
 	if (image->xstate_bv & ~(u64)(XSTATE_X87 | XSTATE_SSE))
 		__asm__ volatile("vzeroupper");
 	if (host_mxcsr() != cpu->host_mxcsr)
-		__asm__ volatile("ldmxcsr %0" : : "m"(cpu->host_mxcsr));
+		host_set_mxcsr(cpu->host_mxcsr);
 	cpu->fpu_loaded = false;
 }
 

@@ -46,12 +46,35 @@ static inline u32 host_mxcsr(void)
 	return v;
 }
 
+static inline void host_set_mxcsr(u32 v)
+{
+	__asm__ volatile("ldmxcsr %0" : : "m"(v));
+}
+
+/* The components of XCR0 that are not in their initial state, or may not be (XGETBV, ECX = 1). */
+static inline u64 host_xinuse(void)
+{
+	u32 lo, hi;
+
+	__asm__ volatile("xgetbv" : "=a"(lo), "=d"(hi) : "c"(1));
+	return lo | (u64)hi << 32;
+}
+
 static inline u16 host_fcw(void)
 {
 	u16 v;
 
 	__asm__ volatile("fnstcw %0" : "=m"(v));
 	return v;
+}
+
+/* Empties the x87 registers. FNINIT does not wait for a pending exception. */
+static inline void host_x87_init(u16 fcw)
+{
+	__asm__ volatile("fninit\n\t"
+			 "fldcw %0"
+			 :
+			 : "m"(fcw));
 }
 
 static inline u16 host_fsw(void)

@@ -50,24 +50,60 @@ static int run(cpu_insn_fn fn, const struct cpu_insn *in)
 	return ret;
 }
 
-static void load_and_save(void **state)
+/* What a client may leave in the registers, in every component. */
+static void dirty_registers(u64 mask)
+{
+	__asm__ volatile("fninit; fldpi; fstp %st(0); vpcmpeqd %ymm3, %ymm3, %ymm3");
+	if (mask & XSTATE_AVX512)
+		__asm__ volatile("vpternlogd $0xff, %zmm5, %zmm5, %zmm5\n\t"
+				 "vpternlogd $0xff, %zmm29, %zmm29, %zmm29\n\t"
+				 "kxnorq %k3, %k3, %k3");
+}
+
+static void load_and_save_once(u64 bv, bool dirty)
 {
 	u64 mask = cpu_fpu_mask();
 	u32 mxcsr = host_mxcsr();
 	u16 fcw = host_fcw();
 
-	for (unsigned i = 0; i < 200; i++) {
+	random_state(bv);
+	memcpy(expect, rig.cpu->xsave, 4096);
+	if (dirty)
+		dirty_registers(mask);
+	__asm__ volatile("fldcw %0" : : "m"(fcw));
+	cpu_fpu_load(rig.cpu);
+	cpu_fpu_save(rig.cpu);
+	assert_memory_equal(rig.cpu->xsave, expect, 512);
+	assert_memory_equal((u8 *)rig.cpu->xsave + 576, expect + 576, 4096 - 576);
+	/* What the guest does not use must not look used, except that SSE goes by MXCSR as well. */
+	if (own()->xstate_bv & ~(bv | XSTATE_SSE | XSTATE_AVX))
+		fail_msg("XSTATE_BV %#lx became %#lx", (long)bv, (long)own()->xstate_bv);
+	assert_int_equal(host_mxcsr(), mxcsr);
+	assert_int_equal(host_fcw(), fcw);
+}
+
+/* By every way that there is, over clean and over used registers, with two kinds of control words. */
+static void load_and_save(void **state)
+{
+	u64 mask = cpu_fpu_mask(), moves = rig.cpu->fpu_moves;
+	u32 mxcsr = host_mxcsr();
+	u16 fcw = host_fcw(), other = 0x27f;
+
+	for (unsigned i = 0; i < 2000; i++) {
 		u64 bv = (u64)rand() & mask;
 
-		random_state(bv);
-		memcpy(expect, rig.cpu->xsave, 4096);
-		cpu_fpu_load(rig.cpu);
-		cpu_fpu_save(rig.cpu);
-		assert_memory_equal(rig.cpu->xsave, expect, 512);
-		assert_memory_equal((u8 *)rig.cpu->xsave + 576, expect + 576, 4096 - 576);
-		assert_int_equal(host_mxcsr(), mxcsr);
-		assert_int_equal(host_fcw(), fcw);
+		rig.cpu->fpu_moves = i % 3 == 0 ? moves : i % 3 == 1 ? moves & (u64)rand() : 0;
+		if (i & 8) { /* as processors have it: nested */
+			bv |= bv & 0x40 ? mask & 6 : 0;
+			bv |= bv & 4 ? 2 : 0;
+		}
+		host_set_mxcsr(i & 16 ? 0x1f80 : 0x9fc0);
+		__asm__ volatile("fninit; fldcw %0" : : "m"(*(i & 32 ? &fcw : &other)));
+		load_and_save_once(bv, i & 64);
 	}
+	rig.cpu->fpu_moves = moves;
+	host_set_mxcsr(mxcsr);
+	__asm__ volatile("fninit; fldcw %0" : : "m"(fcw));
 }
 
 /* A component that the guest puts back into its initial state reads as such. */
