@@ -13,10 +13,36 @@ typedef u16 __attribute__((may_alias, aligned(1))) u16_una;
 typedef u32 __attribute__((may_alias, aligned(1))) u32_una;
 typedef u64 __attribute__((may_alias, aligned(1))) u64_una;
 
+/* Up to 16 bytes: two moves that may overlap. */
+static inline void mem_copy_short(u8 *dst, const u8 *src, size_t n)
+{
+	if (n >= 8) {
+		u64 first = *(const u64_una *)src, last = *(const u64_una *)(src + n - 8);
+
+		*(u64_una *)dst = first;
+		*(u64_una *)(dst + n - 8) = last;
+	} else if (n >= 4) {
+		u32 first = *(const u32_una *)src, last = *(const u32_una *)(src + n - 4);
+
+		*(u32_una *)dst = first;
+		*(u32_una *)(dst + n - 4) = last;
+	} else if (n) {
+		u8 middle = src[n / 2], last = src[n - 1];
+
+		*dst = *src;
+		dst[n / 2] = middle;
+		dst[n - 1] = last;
+	}
+}
+
 /** Copies n bytes; the areas must not overlap. */
 static inline void mem_copy(void *dst, const void *src, size_t n)
 {
-	__asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
+	/* The string instruction takes 4 to 5 ns to begin. */
+	if (n <= 16)
+		mem_copy_short(dst, src, n);
+	else
+		__asm__ volatile("rep movsb" : "+D"(dst), "+S"(src), "+c"(n) : : "memory");
 }
 
 /** Fills n bytes with one value. */
