@@ -95,8 +95,9 @@ void exec_signals_own(void);
 int exec_engine_open(void);
 /** Before any ioctl: what a thread needs once. */
 void exec_thread_prepare(void);
-/** KVM_RUN on this thread: result or -1 and errno. */
-int exec_run(int fd, struct vcpu *vcpu, unsigned long arg);
+struct fd_file;
+/** KVM_RUN on this thread of a vCPU's file that the caller holds: result or -1 and errno. */
+int exec_run(struct fd_file *file, unsigned long arg);
 /** Cancellation stays off between the two; the second may not return. */
 int exec_cancel_off(void);
 void exec_cancel_restore(int state);

@@ -27,7 +27,7 @@ static int call_run(int fd, unsigned long arg)
 		errno = EBADF;
 		goto out;
 	}
-	ret = exec_run(fd, file->object, arg);
+	ret = exec_run(file, arg);
 	if (UNLIKELY(exec_options.stats) && !ret)
 		exec_stats_exit(((struct vcpu *)file->object)->run->exit_reason);
 out:

@@ -1,6 +1,7 @@
 /* KVM_RUN on the program's thread, and what reaches it there: signals and cancellation. */
 #include "exec/exec.h"
 
+#include "kvm/fd.h"
 #include "kvm/request.h"
 #include "kvm/vcpu.h"
 
@@ -108,9 +109,10 @@ static void mask_enter(struct exec_thread *t, struct vcpu *vcpu)
 	exec_sigmask_set(mask);
 }
 
-int exec_run(int fd, struct vcpu *vcpu, unsigned long arg)
+int exec_run(struct fd_file *file, unsigned long arg)
 {
 	struct exec_thread *t = &exec_thread;
+	struct vcpu *vcpu = file->object;
 	bool masked = vcpu->sigmask_set;
 	int ret;
 
@@ -118,7 +120,7 @@ int exec_run(int fd, struct vcpu *vcpu, unsigned long arg)
 		mask_enter(t, vcpu);
 	else
 		__atomic_store_n(&t->running, vcpu, __ATOMIC_SEQ_CST);
-	ret = anykvm_ioctl(fd, KVM_RUN, arg);
+	ret = fd_ioctl(file, KVM_RUN, arg);
 	if (UNLIKELY(masked || __atomic_load_n(&t->deferred, __ATOMIC_SEQ_CST))) {
 		int error = errno;
 

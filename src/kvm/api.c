@@ -17,16 +17,21 @@ static long result(long ret)
 	return -1;
 }
 
+int fd_ioctl(struct fd_file *file, unsigned long request, unsigned long arg)
+{
+	return (int)result(file->ops->ioctl(file, (u32)request, arg));
+}
+
 int anykvm_ioctl(int fd, unsigned long request, unsigned long arg)
 {
 	struct fd_file *file = fd_get(fd);
-	long ret;
+	int ret;
 
 	if (!file)
 		return (int)result(-EBADF);
-	ret = file->ops->ioctl(file, (u32)request, arg);
+	ret = fd_ioctl(file, request, arg);
 	fd_put(file);
-	return (int)result(ret);
+	return ret;
 }
 
 void *anykvm_mmap(size_t length, int prot, int flags, int fd, off_t offset)
@@ -61,9 +66,8 @@ ssize_t anykvm_pread(int fd, void *buf, size_t size, off_t offset)
 	long ret = -EBADF;
 
 	if (file) {
-		ret = file->ops->read && offset >= 0 ?
-			      file->ops->read(file, buf, size, (u64)offset) :
-			      -EINVAL;
+		ret = file->ops->read && offset >= 0 ? file->ops->read(file, buf, size, (u64)offset)
+						     : -EINVAL;
 		fd_put(file);
 	}
 	return result(ret);
@@ -151,14 +155,7 @@ int anykvm_dup(int fd, int new_fd)
 
 enum anykvm_kind anykvm_kind(int fd)
 {
-	struct fd_file *file = fd_get(fd);
-	enum anykvm_kind kind = ANYKVM_NONE;
-
-	if (file) {
-		kind = file->ops->kind;
-		fd_put(file);
-	}
-	return kind;
+	return fd_kind(fd);
 }
 
 int anykvm_kick(int vcpu_fd)
@@ -185,7 +182,7 @@ enum anykvm_place anykvm_place(unsigned long pc, unsigned long *rip, unsigned *c
 	enum jit_place place = jit_place(pc, &at, cpl);
 
 	*rip = at;
-	return place == JIT_PLACE_GUEST ? ANYKVM_PLACE_GUEST :
-	       place == JIT_PLACE_GLUE	? ANYKVM_PLACE_GLUE :
-					  ANYKVM_PLACE_OTHER;
+	return place == JIT_PLACE_GUEST	 ? ANYKVM_PLACE_GUEST
+	       : place == JIT_PLACE_GLUE ? ANYKVM_PLACE_GLUE
+					 : ANYKVM_PLACE_OTHER;
 }

@@ -7,14 +7,17 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#define CHUNK_BITS 10
+#define CHUNK_BITS  10
 #define CHUNK_SLOTS (1u << CHUNK_BITS)
-#define CHUNKS 1024u
+#define CHUNKS	    1024u
 
 struct fd_slot {
-	struct fd_file *file;
+	u64 entry; /* the file's address, and in the low bits its kind */
 	u32 pins;
 };
+
+#define KIND_MASK 7ull
+_Static_assert(ANYKVM_GUEST_MEMFD <= KIND_MASK, "kinds fit beside an address");
 
 static struct fd_slot *fd_chunks[CHUNKS];
 
@@ -28,15 +31,32 @@ static struct fd_slot *slot_find(int fd)
 	return chunk ? &chunk[(u32)fd & (CHUNK_SLOTS - 1)] : NULL;
 }
 
+static struct fd_file *entry_file(u64 entry)
+{
+	return (struct fd_file *)(entry & ~KIND_MASK);
+}
+
+static u64 entry_of(const struct fd_file *file)
+{
+	return file ? (u64)file | file->ops->kind : 0;
+}
+
+enum anykvm_kind fd_kind(int fd)
+{
+	struct fd_slot *slot = slot_find(fd);
+
+	return slot ? __atomic_load_n(&slot->entry, __ATOMIC_ACQUIRE) & KIND_MASK : ANYKVM_NONE;
+}
+
 struct fd_file *fd_get(int fd)
 {
 	struct fd_slot *slot = slot_find(fd);
 	struct fd_file *file;
 
-	if (!slot || !__atomic_load_n(&slot->file, __ATOMIC_RELAXED))
+	if (!slot || !__atomic_load_n(&slot->entry, __ATOMIC_RELAXED))
 		return NULL;
 	__atomic_fetch_add(&slot->pins, 1, __ATOMIC_SEQ_CST);
-	file = __atomic_load_n(&slot->file, __ATOMIC_SEQ_CST);
+	file = entry_file(__atomic_load_n(&slot->entry, __ATOMIC_SEQ_CST));
 	if (file)
 		__atomic_fetch_add(&file->refs, 1, __ATOMIC_RELAXED);
 	__atomic_fetch_sub(&slot->pins, 1, __ATOMIC_RELEASE);
@@ -54,7 +74,8 @@ void fd_put(struct fd_file *file)
 /* Puts a file (or NULL) into a slot and gives the former one's reference back. */
 static bool slot_exchange(struct fd_slot *slot, struct fd_file *file)
 {
-	struct fd_file *old = __atomic_exchange_n(&slot->file, file, __ATOMIC_SEQ_CST);
+	u64 entry = __atomic_exchange_n(&slot->entry, entry_of(file), __ATOMIC_SEQ_CST);
+	struct fd_file *old = entry_file(entry);
 
 	if (!old)
 		return false;

@@ -53,6 +53,10 @@ int fd_attach(int fd, const struct fd_ops *ops, void *object);
 struct fd_file *fd_get(int fd);
 /** Gives a reference back. */
 void fd_put(struct fd_file *file);
+/** What a number stands for just now. Async-signal-safe. */
+enum anykvm_kind fd_kind(int fd);
+/** anykvm_ioctl() of a file that the caller holds. */
+int fd_ioctl(struct fd_file *file, unsigned long request, unsigned long arg);
 
 /** Makes an open number refer to the file; 0, -EMFILE, -ENOMEM. */
 int fd_install(int fd, struct fd_file *file);
