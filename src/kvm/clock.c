@@ -7,11 +7,13 @@
 #include <errno.h>
 #include <time.h>
 
-#define NS_PER_S 1000000000ull
-#define RATIO_ONE BIT64(48)
+#define NS_PER_S    1000000000ull
+#define RATE_NS	    12000000ull
+#define RATE_MAX_NS (10 * NS_PER_S)
+#define RATIO_ONE   BIT64(48)
 /* A client may ask for a rate up to this far from the host's in thousandths without scaling. */
 #define RATIO_MAX_SHIFT 16 /* highest scaling: 65536 times */
-#define KHZ_END 0x7fffffffu
+#define KHZ_END		0x7fffffffu
 
 u64 clock_host_ns(void)
 {
@@ -26,6 +28,7 @@ static void clock_pair(u64 *tsc, u64 *ns)
 {
 	u64 best = ~0ull;
 
+	*tsc = *ns = 0;
 	for (int i = 0; i < 8; i++) {
 		u64 t0 = clock_host_tsc(), now = clock_host_ns(), t1 = clock_host_tsc();
 
@@ -38,27 +41,64 @@ static void clock_pair(u64 *tsc, u64 *ns)
 }
 
 /*
- * The rate is a fact of the host, not state of ours: it is measured once in a process, by the
- * first VM. Measuring takes the time of the wait, and clients open the system descriptor and make
- * VMs by the hundred.
+ * The rate is a fact of the host, not state of ours. It is measured once in a process, over
+ * RATE_NS; as many guests never ask, and nobody should wait for others' questions, that begins when
+ * the system descriptor is opened and ends when somebody wants to know, who waits for the rest.
  */
+static struct {
+	u64 khz;
+	u64 tsc, ns; /* the beginning */
+	u32 begun;   /* 1: being noted; 2: noted */
+} host_rate;
+
+void clock_host_begin(void)
+{
+	u32 none = 0;
+
+	if (!__atomic_compare_exchange_n(&host_rate.begun, &none, 1, false, __ATOMIC_RELAXED,
+					 __ATOMIC_RELAXED))
+		return;
+	clock_pair(&host_rate.tsc, &host_rate.ns);
+	__atomic_store_n(&host_rate.begun, 2, __ATOMIC_RELEASE);
+}
+
+static u64 host_rate_measure(void)
+{
+	u64 t0, n0, t1, n1, none = 0;
+
+	clock_pair(&t1, &n1);
+	t0 = t1;
+	n0 = n1;
+	/* Not when it is long ago: the host may have slept in between, and one clock with it. */
+	if (__atomic_load_n(&host_rate.begun, __ATOMIC_ACQUIRE) == 2 &&
+	    n1 - host_rate.ns < RATE_MAX_NS) {
+		t0 = host_rate.tsc;
+		n0 = host_rate.ns;
+	}
+	while (n1 - n0 < RATE_NS) {
+		struct timespec wait = {.tv_nsec = (long)(RATE_NS - (n1 - n0))};
+
+		nanosleep(&wait, NULL);
+		clock_pair(&t1, &n1);
+	}
+	__atomic_compare_exchange_n(&host_rate.khz, &none,
+				    MAX((u64)((u128)(t1 - t0) * 1000000u / (n1 - n0)), 1ull), false,
+				    __ATOMIC_RELAXED, __ATOMIC_RELAXED);
+	return __atomic_load_n(&host_rate.khz, __ATOMIC_RELAXED);
+}
+
 u64 clock_host_tsc_khz(void)
 {
-	static u64 measured;
-	struct timespec wait = {.tv_nsec = 12000000};
-	u64 t0 = 0, n0 = 0, t1 = 0, n1 = 0, khz = __atomic_load_n(&measured, __ATOMIC_RELAXED);
+	u64 khz = __atomic_load_n(&host_rate.khz, __ATOMIC_RELAXED);
 
-	if (khz)
-		return khz;
-	clock_pair(&t0, &n0);
-	nanosleep(&wait, NULL);
-	clock_pair(&t1, &n1);
-	if (n1 <= n0 || t1 <= t0)
-		return 1000000;
-	__atomic_compare_exchange_n(&measured, &khz,
-				    (u64)((u128)(t1 - t0) * 1000000u / (n1 - n0)), false,
-				    __ATOMIC_RELAXED, __ATOMIC_RELAXED);
-	return __atomic_load_n(&measured, __ATOMIC_RELAXED);
+	return LIKELY(khz) ? khz : host_rate_measure();
+}
+
+u64 clock_vcpu_khz(const struct vcpu *vcpu)
+{
+	u64 khz = __atomic_load_n(&vcpu->tsc_khz, __ATOMIC_RELAXED);
+
+	return khz ? khz : clock_host_tsc_khz();
 }
 
 void clock_vm_init(struct vm *vm)
@@ -70,7 +110,7 @@ void clock_vm_init(struct vm *vm)
 	c->tsc_write_host = c->tsc_base;
 	c->tsc_write = 0;
 	c->tsc_offset = -(s64)c->tsc_base;
-	vm->default_tsc_khz = c->tsc_write_khz = vm->sys->tsc_khz;
+	vm->default_tsc_khz = c->tsc_write_khz = 0;
 }
 
 /*
@@ -85,7 +125,7 @@ u64 clock_vm_now(struct vm *vm, u64 *tsc)
 	if (tsc)
 		*tsc = host;
 	return c->ns_base + (u64)c->offset +
-	       (u64)((u128)(host - c->tsc_base) * 1000000u / vm->sys->tsc_khz);
+	       (u64)((u128)(host - c->tsc_base) * 1000000u / clock_host_tsc_khz());
 }
 
 u64 clock_guest_tsc(const struct vcpu *vcpu, u64 host)
@@ -98,7 +138,7 @@ u64 clock_guest_tsc(const struct vcpu *vcpu, u64 host)
 
 u64 clock_tsc_to_ns(const struct vcpu *vcpu, u64 ticks)
 {
-	u64 khz = __atomic_load_n(&vcpu->tsc_khz, __ATOMIC_RELAXED);
+	u64 khz = clock_vcpu_khz(vcpu);
 	u64 whole = ticks / khz, rest = ticks % khz;
 
 	if (whole > UINT64_MAX / 2000000u)
@@ -124,7 +164,6 @@ void clock_vcpu_init(struct vcpu *vcpu)
 	struct vm_clock *c = &vcpu->vm->clock;
 
 	vcpu->cpu.tsc_ratio = RATIO_ONE;
-	vcpu->tsc_khz = vcpu->vm->sys->tsc_khz;
 	clock_set_tsc_khz(vcpu, vcpu->vm->default_tsc_khz);
 	futex_lock(&c->lock);
 	if (c->tsc_write_khz != vcpu->tsc_khz) {
@@ -139,11 +178,11 @@ void clock_vcpu_init(struct vcpu *vcpu)
 
 int clock_set_tsc_khz(struct vcpu *vcpu, u64 khz)
 {
-	u64 host = vcpu->vm->sys->tsc_khz, diff;
+	u64 host = khz ? clock_host_tsc_khz() : 0, diff;
 	u128 ratio;
 
-	if (!khz)
-		khz = host;
+	if (khz == host)
+		khz = host = 0;
 	/* The kernel leaves a rate within 250 parts in a million to the guest's NTP. */
 	diff = khz > host ? khz - host : host - khz;
 	if (diff * 4000 <= host) {
@@ -171,7 +210,7 @@ int clock_set_tsc_khz(struct vcpu *vcpu, u64 khz)
 void clock_tsc_write_host(struct vcpu *vcpu, u64 value)
 {
 	struct vm_clock *c = &vcpu->vm->clock;
-	u64 host = clock_host_tsc(), hz = vcpu->tsc_khz * 1000;
+	u64 host = clock_host_tsc(), hz = clock_vcpu_khz(vcpu) * 1000;
 	s64 offset = (s64)(value - scaled(vcpu, host));
 	bool same = false;
 
@@ -268,9 +307,10 @@ int vm_set_clock(struct vm *vm, void *data, unsigned long arg)
 
 int vm_set_tsc_khz(struct vm *vm, void *data, unsigned long arg)
 {
-	u64 khz = (u32)arg ? (u32)arg : vm->sys->tsc_khz; /* 32 bits, as in the kernel */
+	u64 khz = (u32)arg; /* 32 bits, as in the kernel */
 
-	if (khz >= KHZ_END || ((u128)khz << 48) / vm->sys->tsc_khz >> (48 + RATIO_MAX_SHIFT))
+	if (khz >= KHZ_END ||
+	    (khz && ((u128)khz << 48) / clock_host_tsc_khz() >> (48 + RATIO_MAX_SHIFT)))
 		return -EINVAL;
 	vm->default_tsc_khz = khz;
 	return 0;
@@ -278,7 +318,7 @@ int vm_set_tsc_khz(struct vm *vm, void *data, unsigned long arg)
 
 int vm_get_tsc_khz(struct vm *vm, void *data, unsigned long arg)
 {
-	return (int)vm->default_tsc_khz;
+	return (int)(vm->default_tsc_khz ? vm->default_tsc_khz : clock_host_tsc_khz());
 }
 
 int vcpu_set_tsc_khz(struct vcpu *vcpu, void *data, unsigned long arg)
@@ -288,7 +328,7 @@ int vcpu_set_tsc_khz(struct vcpu *vcpu, void *data, unsigned long arg)
 
 int vcpu_get_tsc_khz(struct vcpu *vcpu, void *data, unsigned long arg)
 {
-	return (int)vcpu->tsc_khz;
+	return (int)clock_vcpu_khz(vcpu);
 }
 
 /* KVM_VCPU_TSC_CTRL: the offset as a device attribute. */

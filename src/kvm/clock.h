@@ -20,8 +20,10 @@ static inline u64 clock_host_tsc(void)
 
 /** Host time in ns (CLOCK_MONOTONIC), the clock of base/timer.h. */
 u64 clock_host_ns(void);
-/** The host's TSC frequency, measured against CLOCK_MONOTONIC when nothing tells it. */
+/** The host's TSC frequency, measured against CLOCK_MONOTONIC; waits for the rest of 12 ms from … */
 u64 clock_host_tsc_khz(void);
+/** … the first of these calls in a process. */
+void clock_host_begin(void);
 
 void clock_vm_init(struct vm *vm);
 
@@ -35,6 +37,8 @@ u64 clock_tsc_to_ns(const struct vcpu *vcpu, u64 ticks);
 
 /** A new vCPU's TSC: the VM's rate, synchronised with the others. */
 void clock_vcpu_init(struct vcpu *vcpu);
+/** The vCPU's TSC rate. */
+u64 clock_vcpu_khz(const struct vcpu *vcpu);
 /** Sets a vCPU's TSC rate; 0 keeps the host's. 0 or -EINVAL. */
 int clock_set_tsc_khz(struct vcpu *vcpu, u64 khz);
 /** IA32_TSC written by the client, with KVM's synchronisation rules. */

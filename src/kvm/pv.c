@@ -63,7 +63,7 @@ void pv_clock_update(struct vcpu *vcpu)
 	t.system_time = vcpu->vm->clock.ns_base + (u64)vcpu->vm->clock.offset;
 	futex_unlock(&vcpu->vm->clock.lock);
 	t.tsc_timestamp = clock_guest_tsc(vcpu, tsc);
-	clock_pv_factors(vcpu->tsc_khz, &t.tsc_to_system_mul, &t.tsc_shift);
+	clock_pv_factors(clock_vcpu_khz(vcpu), &t.tsc_to_system_mul, &t.tsc_shift);
 	t.flags = PVCLOCK_TSC_STABLE | (vcpu->pv.guest_stopped ? PVCLOCK_GUEST_STOPPED : 0);
 	vcpu->pv.guest_stopped = false;
 	vcpu->pv.clock_version += 2;
@@ -129,12 +129,13 @@ static bool steal_on(const struct vcpu *vcpu)
 void pv_steal_update(struct vcpu *vcpu)
 {
 	u64 gpa = vcpu->pv.steal_time & ~63ull, now = clock_host_tsc(), delay = 0;
-	u64 us = vcpu->vm->sys->tsc_khz / 1000;
 	struct kvm_steal_time s;
 	u32 version;
+	u64 us;
 
 	if (!steal_on(vcpu) || guest_read(vcpu, gpa, &s, sizeof(s)))
 		return;
+	us = clock_host_tsc_khz() / 1000;
 	if (now - vcpu->pv.steal_read > STEAL_PERIOD_US * us ||
 	    now - vcpu->pv.steal_left > STEAL_ABSENCE_US * us) {
 		vcpu->pv.steal_read = now;

@@ -2,6 +2,7 @@
 #include "cpu/cpuid.h"
 #include "cpu/model.h"
 #include "jit/jit.h"
+#include "kvm/clock.h"
 #include "kvm/cpuid.h"
 #include "kvm/ioctl.h"
 #include "kvm/msr.h"
@@ -118,6 +119,7 @@ int anykvm_open(const char *options)
 	sys->refs = 1;
 	sys->vendor = CPU_VENDOR_INTEL;
 	sys->cache_bytes = 64u << 20;
+	clock_host_begin();
 	ret = options_parse(sys, options);
 	if (!ret)
 		ret = jit_signal_install();

@@ -123,7 +123,7 @@ struct vcpu {
 	u32 cpuid_count;
 
 	/* Time. */
-	u64 tsc_khz;	 /* the guest's */
+	u64 tsc_khz;	 /* the guest's, 0: the host's; clock_vcpu_khz() */
 	bool tsc_scaled;
 
 	struct vcpu_pv pv;

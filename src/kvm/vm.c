@@ -102,7 +102,6 @@ int vm_create(struct system *sys, unsigned long type)
 	vm->refs = 1;
 	vm->sys = sys;
 	system_get(sys);
-	__atomic_store_n(&sys->tsc_khz, clock_host_tsc_khz(), __ATOMIC_RELAXED);
 	vm->type = (u32)type;
 	vm->private_mem = type == KVM_X86_SW_PROTECTED_VM;
 	vm->identity_map_addr = IDENTITY_MAP_DEFAULT;

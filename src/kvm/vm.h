@@ -34,7 +34,6 @@ struct system {
 	const struct cpu_model *model; /* or NULL */
 	size_t cache_bytes;
 	bool perfmap;
-	u64 tsc_khz; /* of the host; set by the first VM */
 	struct cpu_cpuid *supported; /* what KVM_GET_SUPPORTED_CPUID answers */
 	int supported_count;
 	struct trace trace;
@@ -59,7 +58,7 @@ struct vm_clock {
 	u64 tsc_write_host; /* host TSC of the last write */
 	u64 tsc_write;	    /* its value */
 	s64 tsc_offset;	    /* the offset that it gave */
-	u64 tsc_write_khz;  /* the writer's rate */
+	u64 tsc_write_khz;  /* the writer's rate, 0: the host's */
 	bool tsc_user_set;
 	u64 wall_msr;
 };
@@ -105,7 +104,7 @@ struct vm {
 
 	/* Time. */
 	struct vm_clock clock;
-	u64 default_tsc_khz;
+	u64 default_tsc_khz; /* 0: the host's */
 
 	/* Settings. */
 	u64 disabled_quirks;
