@@ -126,6 +126,38 @@ struct jit_jump_log {
 	u8 state[JIT_JC_SIZE];
 };
 
+/* What Zydis said of an instruction, for others of its kind (decode_cache.c). */
+#define JIT_DECODED_BITS 11
+#define JIT_DECODED_OPS 5
+#define JIT_DECODED_NO_OP 7
+struct jit_decoded_op {
+	u8 type : 3, mem_type : 3, visibility : 2;
+	u8 encoding, actions;
+	u8 segment, index, scale;
+	u16 reg; /* or base, or an immediate that is no byte of the instruction */
+	u16 size, element_size, element_count;
+};
+struct jit_decoded {
+	u64 head;         /* the key */
+	u32 tail;         /* 0: empty */
+	u16 mnemonic;
+	u8 length, opcode;
+	u64 attributes;
+	u8 encoding : 4, opcode_map : 4;
+	u8 operand_width, address_width, operand_count;
+	u8 category, isa_set, isa_ext, exception_class;
+	u8 branch_type : 4, broadcast_static : 1, based : 1; /* based: mem_op has a base register */
+	u8 broadcast, prefix_type;
+	u8 reg_first, rm_first; /* of the registers' classes */
+	u16 vector_length, mask;
+	u8 imm_bytes[2];
+	u16 reg_op : 3, rm_op : 3, mem_op : 3; /* operands to be filled in */
+	u8 imm_op[2], imm_signed[2];
+	u8 disp_scale;    /* of EVEX's compressed displacement, else 1 */
+	struct jit_decoded_op op[JIT_DECODED_OPS];
+} __attribute__((aligned(64)));
+_Static_assert(sizeof(struct jit_decoded) == 128, "two cache lines");
+
 struct jit {
 	u8 *rw, *rx;           /* the cache, two views of one memfd */
 	size_t size;
@@ -159,6 +191,9 @@ struct jit {
 	u64 client_events;     /* mmu_vm.client_events that the jump caches have seen */
 	u64 stat_client_writes, stat_jc_flushes, stat_jc_local_flushes;
 	u64 stat_blocks, stat_insns, stat_flushes, stat_links, stat_dispatch, stat_cinsn[CPU_OP_COUNT];
+	u64 stat_decodes;      /* those that Zydis did */
+	u32 decoded_turn;
+	struct jit_decoded decoded[1u << JIT_DECODED_BITS]; /* pairs by hash */
 };
 
 /* What the translator holds while it makes one block. */
@@ -220,7 +255,7 @@ struct trans {
 	u64 start;                   /* guest RIP of the block */
 	u64 pc, next_pc;             /* of the current instruction */
 	bool relative;               /* the block is position-independent */
-	ZydisDecodedInstruction in;
+	ZydisDecodedInstruction in;  /* only what decode_cache.c's unpack() fills in */
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 	const u8 *bytes;             /* of the current instruction */
 	struct cold cold[JIT_COLD_MAX];
@@ -293,10 +328,21 @@ struct cpu *jit_signal_running(void);
 struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u64 rip, u32 mode, int *ret);
 void jit_link_cross(struct jit *jit, struct jit_link *link);
 
+/*
+ * decode_cache.c: decodes the instruction at p, of which n bytes count, into t->in and t->op; 16
+ * bytes at p can be read. What is no instruction has a length, too.
+ */
+ZyanStatus jit_decode(struct trans *t, const u8 *p, u32 n);
+/* decode.c: the same by Zydis; and which of jit.decoder does it. */
+ZyanStatus jit_decode_uncached(struct trans *t, const u8 *p, u32 n);
+static inline unsigned jit_decoder_index(u32 mode)
+{
+	return mode & MODE_LONG ? 0 : mode & MODE_CS32 ? 1 : mode & MODE_PE ? 2 : 3;
+}
 /* classify.c: CPU_OP_NONE: an ordinary instruction, to be copied. */
 unsigned jit_classify(struct trans *t, struct cpu_insn *out);
 /* length.c: the length of what Zydis does not decode, as far as n bytes tell: above n, above 15. */
-u32 jit_insn_length(u32 mode, const u8 *p, u32 n);
+u32 jit_insn_length(const struct cpu *cpu, u32 mode, const u8 *p, u32 n);
 /* isa.c: CPU_OP_NONE when the guest's CPU has the instruction and may use it now, else UD or NM. */
 unsigned jit_isa_check(const struct cpu *cpu, u32 mode, const ZydisDecodedInstruction *in,
 		       const ZydisDecodedOperand *op);

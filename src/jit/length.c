@@ -17,6 +17,7 @@
 #define S_FAR	64
 #define S_MOFFS 128
 #define S_TEST	256 /* immediate for /0 and /1 only */
+#define S_REL	512 /* near branch: as S_IMMZ, but only AMD heeds 66 in 64-bit mode */
 
 static u32 shape_one(u8 op)
 {
@@ -32,8 +33,10 @@ static u32 shape_one(u8 op)
 		return S_MODRM | S_IMMZ;
 	case 0x6b: case 0x80: case 0x82: case 0x83: case 0xc0: case 0xc1: case 0xc6:
 		return S_MODRM | S_IMM8;
-	case 0x68: case 0xa9: case 0xe8: case 0xe9:
+	case 0x68: case 0xa9:
 		return S_IMMZ;
+	case 0xe8: case 0xe9:
+		return S_REL;
 	case 0x6a: case 0x70 ... 0x7f: case 0xa8: case 0xb0 ... 0xb7: case 0xcd: case 0xd4: case 0xd5:
 	case 0xe0 ... 0xe7: case 0xeb:
 		return S_IMM8;
@@ -70,7 +73,7 @@ static u32 shape_two(u8 op, bool evex)
 	case 0x20 ... 0x23:
 		return S_REG;
 	case 0x80 ... 0x8f:
-		return S_IMMZ;
+		return S_REL;
 	case 0x0f: case 0x70 ... 0x73: case 0xa4: case 0xac: case 0xba: case 0xc2: case 0xc4 ... 0xc6:
 		return S_MODRM | S_IMM8;
 	default:
@@ -159,7 +162,7 @@ static void modrm(struct length *l)
 	l->at += mod == 1 ? 1 : mod == 2 || rm == 5 ? 4 : 0;
 }
 
-u32 jit_insn_length(u32 mode, const u8 *p, u32 n)
+u32 jit_insn_length(const struct cpu *cpu, u32 mode, const u8 *p, u32 n)
 {
 	struct length l = { .p = p, .n = n, .bits = mode & MODE_LONG ? 64 : mode & MODE_CS32 ? 32 : 16,
 			    .vex = mode & MODE_PE };
@@ -175,6 +178,8 @@ u32 jit_insn_length(u32 mode, const u8 *p, u32 n)
 	l.at += s & S_IMM8 ? 1 : 0;
 	l.at += s & (S_IMM16 | S_FAR) ? 2 : 0;
 	l.at += s & (S_IMMZ | S_FAR) ? (l.wide ? 4 : l.operand / 8) : 0;
+	if (s & S_REL)
+		l.at += (l.bits == 64 && cpu->vendor != CPU_VENDOR_AMD) || l.wide ? 4 : l.operand / 8;
 	l.at += s & S_IMMV ? (l.wide ? 8 : l.operand / 8) : 0;
 	l.at += s & S_MOFFS ? l.addr / 8 : 0;
 	return l.at;

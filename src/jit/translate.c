@@ -23,7 +23,7 @@ struct fetch {
 	const u8 *host; /* of the first byte of the page */
 	struct jit_page *record, *record2; /* record2: of an instruction that crosses */
 	u32 end;        /* page[] is filled from the block's first chunk up to here */
-	u8 page[PAGE_SIZE];
+	u8 page[PAGE_SIZE + 16]; /* jit_decode() looks at 16 bytes */
 };
 
 static int fetch_more(struct fetch *f)
@@ -33,18 +33,6 @@ static int fetch_more(struct fetch *f)
 	if (ret == CPU_OK)
 		f->end += 64;
 	return ret;
-}
-
-/* Without its CPUID bit, F3 in front of BSF and BSR means nothing. */
-static const ZydisDecoder *decoder_for(const struct cpu *cpu, u32 mode)
-{
-	ZydisDecoder *d = cpu->jit->decoder;
-
-	if (!(mode & MODE_LONG))
-		d += mode & MODE_CS32 ? 1 : mode & MODE_PE ? 2 : 3;
-	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_TZCNT, cpu_has(cpu, X86_FEATURE_BMI1));
-	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_LZCNT, cpu_has(cpu, X86_FEATURE_ABM));
-	return d;
 }
 
 /* An instruction that C executes, or an exception in its place. */
@@ -110,72 +98,6 @@ static void cold_jump(struct trans *t, const struct cold *c)
 	t->insn_count = count;
 }
 
-/* SIB with base 101 and mod 00 has no base register, whatever REX.B says; Zydis 4.0 names R13. */
-static void mend_base(struct trans *t)
-{
-	const ZydisDecodedInstruction *in = &t->in;
-
-	if (!(in->attributes & ZYDIS_ATTRIB_HAS_SIB) || in->raw.modrm.mod != 0 || in->raw.sib.base != 5)
-		return;
-	for (unsigned i = 0; i < in->operand_count; i++)
-		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM) {
-			t->op[i].mem.base = ZYDIS_REGISTER_NONE;
-			t->op[i].mem.disp.value = in->raw.disp.value;
-		}
-}
-
-/* AMD's LOCK MOV to and from CR0, which is CR8; Zydis refuses it. True when it is one. */
-static bool decode_lock_cr(struct trans *t, const ZydisDecoder *d, const u8 *p, u32 n)
-{
-	u32 at = (t->mode & MODE_LONG) && n > 1 && (p[1] & 0xf0) == 0x40 ? 2 : 1;
-
-	if (at + 3 > n || p[0] != 0xf0 || p[at] != 0x0f || (p[at + 1] & 0xfd) != 0x20 ||
-	    !ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, p + 1, n - 1, &t->in, t->op)))
-		return false;
-	t->in.raw.prefixes[t->in.raw.prefix_count++].value = 0xf0;
-	t->in.length++;
-	return true;
-}
-
-/*
- * Decodes into t->in and t->op. The EVEX prefix's bits for registers 8 and up are ignored outside
- * 64-bit mode, where Zydis refuses them. What is no instruction has a length, too.
- */
-static ZyanStatus decode_bytes(struct trans *t, const u8 *p, u32 n)
-{
-	/* Zydis has no SYSENTER and SYSEXIT in real mode, where they are #GP. */
-	bool known = n >= 2 && p[0] == 0x0f && (p[1] & 0xfe) == 0x34;
-	const ZydisDecoder *d = decoder_for(t->cpu, known ? t->mode | MODE_PE : t->mode);
-	ZyanStatus status = ZydisDecoderDecodeFull(d, p, n, &t->in, t->op);
-	u8 copy[15];
-	u32 at = 0;
-
-	if (!ZYAN_SUCCESS(status) && status != ZYDIS_STATUS_NO_MORE_DATA && !(t->mode & MODE_LONG)) {
-		while (at < n && (p[at] == 0x67 || (p[at] & 0xe7) == 0x26 || (p[at] & 0xfe) == 0x64))
-			at++;
-		if (at + 4 <= n && p[at] == 0x62 && (p[at + 1] & 0xc0) == 0xc0) {
-			memcpy(copy, p, n);
-			copy[at + 1] |= 0x30;
-			copy[at + 3] |= 0x08;
-			status = ZydisDecoderDecodeFull(d, copy, n, &t->in, t->op);
-		}
-	}
-	if (status == ZYDIS_STATUS_ILLEGAL_LOCK && decode_lock_cr(t, d, p, n))
-		status = ZYAN_STATUS_SUCCESS;
-	/* where there is no VMX, VMREAD's opcode is undefined, and longer */
-	if (ZYAN_SUCCESS(status) && !(t->in.mnemonic == ZYDIS_MNEMONIC_VMREAD && t->cpu->vendor == CPU_VENDOR_AMD)) {
-		mend_base(t);
-	} else {
-		u32 need = jit_insn_length(t->mode, p, n);
-
-		status = need > n && n < 15 ? ZYDIS_STATUS_NO_MORE_DATA
-			 : need > 15	    ? ZYDIS_STATUS_INSTRUCTION_TOO_LONG
-					    : ZYDIS_STATUS_DECODING_ERROR;
-		t->in.length = (u8)MIN(need, 15u);
-	}
-	return status;
-}
-
 static void cold_mark(struct trans *t, unsigned insn)
 {
 	t->mark[t->mark_count] = t->mark[insn];
@@ -191,7 +113,7 @@ static void cold_region(struct trans *t, unsigned from, unsigned last, u8 **at)
 	t->ended = t->shadow = false;
 	for (unsigned i = from; i <= last && !t->e.full; i++) {
 		t->bytes = t->guest + t->mark[i].guest;
-		decode_bytes(t, t->bytes, t->mark[i].len & ~JIT_MARK_FLOW);
+		jit_decode(t, t->bytes, t->mark[i].len & ~JIT_MARK_FLOW);
 		t->pc = t->start + t->mark[i].guest;
 		t->next_pc = t->pc + t->in.length;
 		t->insn_count = i + 1;
@@ -295,7 +217,7 @@ static void emit_cold(struct trans *t)
 static int decode(struct trans *t, struct fetch *f, u32 off, ZyanStatus *status)
 {
 	for (;;) {
-		*status = decode_bytes(t, f->page + off, MIN(f->end - off, 15u));
+		*status = jit_decode(t, f->page + off, MIN(f->end - off, 15u));
 		if (*status != ZYDIS_STATUS_NO_MORE_DATA || f->end - off >= 15 || f->end == PAGE_SIZE)
 			return CPU_OK;
 		int ret = fetch_more(f);
@@ -327,7 +249,7 @@ static int decode_crossing(struct trans *t, struct fetch *f, u32 off, u8 *bytes,
 		return ret;
 	memcpy(bytes, f->page + off, first);
 	memcpy(bytes + first, chunk, 15 - first);
-	*status = decode_bytes(t, bytes, 15);
+	*status = jit_decode(t, bytes, 15);
 	t->block->gpa2 = at.gpa;
 	return CPU_OK;
 }

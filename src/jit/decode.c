@@ -1,0 +1,81 @@
+/*
+ * decode.c - what an instruction is, by Zydis, and where Zydis is mended
+ */
+#include "cpu/feature.h"
+#include "jit/jit_internal.h"
+
+/* Without its CPUID bit, F3 in front of BSF and BSR means nothing. */
+static const ZydisDecoder *decoder_for(const struct cpu *cpu, u32 mode)
+{
+	ZydisDecoder *d = &cpu->jit->decoder[jit_decoder_index(mode)];
+
+	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_TZCNT, cpu_has(cpu, X86_FEATURE_BMI1));
+	ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_LZCNT, cpu_has(cpu, X86_FEATURE_ABM));
+	return d;
+}
+
+/* SIB with base 101 and mod 00 has no base register, whatever REX.B says; Zydis 4.0 names R13. */
+static void mend_base(struct trans *t)
+{
+	const ZydisDecodedInstruction *in = &t->in;
+
+	if (!(in->attributes & ZYDIS_ATTRIB_HAS_SIB) || in->raw.modrm.mod != 0 || in->raw.sib.base != 5)
+		return;
+	for (unsigned i = 0; i < in->operand_count; i++)
+		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM) {
+			t->op[i].mem.base = ZYDIS_REGISTER_NONE;
+			t->op[i].mem.disp.value = in->raw.disp.value;
+		}
+}
+
+/* AMD's LOCK MOV to and from CR0, which is CR8; Zydis refuses it. True when it is one. */
+static bool decode_lock_cr(struct trans *t, const ZydisDecoder *d, const u8 *p, u32 n)
+{
+	u32 at = (t->mode & MODE_LONG) && n > 1 && (p[1] & 0xf0) == 0x40 ? 2 : 1;
+
+	if (at + 3 > n || p[0] != 0xf0 || p[at] != 0x0f || (p[at + 1] & 0xfd) != 0x20 ||
+	    !ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, p + 1, n - 1, &t->in, t->op)))
+		return false;
+	t->in.raw.prefixes[t->in.raw.prefix_count++].value = 0xf0;
+	t->in.length++;
+	return true;
+}
+
+/**
+ * jit_decode() without the cache. The EVEX prefix's bits for registers 8 and up are ignored outside
+ * 64-bit mode, where Zydis refuses them.
+ */
+ZyanStatus jit_decode_uncached(struct trans *t, const u8 *p, u32 n)
+{
+	/* Zydis has no SYSENTER and SYSEXIT in real mode, where they are #GP. */
+	bool known = n >= 2 && p[0] == 0x0f && (p[1] & 0xfe) == 0x34;
+	const ZydisDecoder *d = decoder_for(t->cpu, known ? t->mode | MODE_PE : t->mode);
+	ZyanStatus status = ZydisDecoderDecodeFull(d, p, n, &t->in, t->op);
+	u8 copy[15];
+	u32 at = 0;
+
+	if (!ZYAN_SUCCESS(status) && status != ZYDIS_STATUS_NO_MORE_DATA && !(t->mode & MODE_LONG)) {
+		while (at < n && (p[at] == 0x67 || (p[at] & 0xe7) == 0x26 || (p[at] & 0xfe) == 0x64))
+			at++;
+		if (at + 4 <= n && p[at] == 0x62 && (p[at + 1] & 0xc0) == 0xc0) {
+			mem_copy(copy, p, n);
+			copy[at + 1] |= 0x30;
+			copy[at + 3] |= 0x08;
+			status = ZydisDecoderDecodeFull(d, copy, n, &t->in, t->op);
+		}
+	}
+	if (status == ZYDIS_STATUS_ILLEGAL_LOCK && decode_lock_cr(t, d, p, n))
+		status = ZYAN_STATUS_SUCCESS;
+	/* where there is no VMX, VMREAD's opcode is undefined, and longer */
+	if (ZYAN_SUCCESS(status) && !(t->in.mnemonic == ZYDIS_MNEMONIC_VMREAD && t->cpu->vendor == CPU_VENDOR_AMD)) {
+		mend_base(t);
+	} else {
+		u32 need = jit_insn_length(t->cpu, t->mode, p, n);
+
+		status = need > n && n < 15 ? ZYDIS_STATUS_NO_MORE_DATA
+			 : need > 15	    ? ZYDIS_STATUS_INSTRUCTION_TOO_LONG
+					    : ZYDIS_STATUS_DECODING_ERROR;
+		t->in.length = (u8)MIN(need, 15u);
+	}
+	return status;
+}
