@@ -232,7 +232,6 @@ struct cpu {
 	u64 kernel_gs_base, star, lstar, cstar, sfmask;
 	u64 host_rsp;      /* host stack pointer while generated code runs */
 	u64 jit_scratch[16];
-	u8 bounce[16384] __attribute__((aligned(64))); /* an access that is not one plain host range */
 
 	/* --- control state ----------------------------------------------------------------- */
 	struct cpu_dtable gdtr, idtr;
@@ -265,8 +264,6 @@ struct cpu {
 	u8 trap_by_new_tf;  /* SYSCALL: its single-step trap goes by the RFLAGS.TF that it leaves */
 	u64 monitor_gpa;
 	struct cpu_exit exit;
-	struct cpu_mmio mmio;
-	struct cpu_pio pio;
 	bool msr_ready;  /* cpu->exit.msr answers the RDMSR/WRMSR that is being restarted */
 	bool msr_error;  /* … with #GP */
 	bool restart;    /* the next instruction finds answers above; one instruction only */
@@ -275,8 +272,7 @@ struct cpu {
 
 	/* --- identity ------------------------------------------------------------------------ */
 	enum cpu_vendor vendor;
-	struct cpu_cpuid cpuid[CPU_CPUID_MAX];
-	unsigned cpuid_count;
+	unsigned cpuid_count;            /* entries of cpuid[] */
 	u64 features[CPU_FEATURE_WORDS]; /* guest CPUID as a bitmap over enum cpu_feature */
 	u32 index;                       /* vCPU number within the VM */
 	u64 disabled_quirks;             /* KVM_X86_QUIRK_* that the client switched off */
@@ -293,7 +289,6 @@ struct cpu {
 	u64 fpu_moves;        /* fpu_move_supported() */
 	u16 xsave_offset[8];  /* of the image's components; filled by gather.c when first needed */
 	struct cpu_xcomp xcomp[CPU_XCOMP_COUNT]; /* 0 and 1 are the legacy area */
-	u8 fpu_scratch[4096] __attribute__((aligned(64))); /* images of FXSAVE, XSAVE, … */
 	u32 host_mxcsr;
 	u32 mxcsr_mask; /* bits that this host's MXCSR has */
 	u16 host_fcw;
@@ -305,6 +300,15 @@ struct cpu {
 	struct mmu_vm *mem;   /* guest-physical memory */
 	struct jit *jit;      /* translator state and code cache */
 	struct mmu_cpu *mmu;  /* software TLB bookkeeping beyond the tables below */
+
+	/*
+	 * --- buffers: behind all the rest, which then fills two pages; a new processor touches few
+	 */
+	struct cpu_mmio mmio;
+	struct cpu_pio pio;
+	struct cpu_cpuid cpuid[CPU_CPUID_MAX];
+	u8 fpu_scratch[4096] __attribute__((aligned(64))); /* images of FXSAVE, XSAVE, … */
+	u8 bounce[16384] __attribute__((aligned(64))); /* an access that is not one plain host range */
 
 	/* --- software TLB and jump cache: large, last ------------------------------------------- */
 	struct mmu_tlb tlb[MMU_TLB_COUNT];

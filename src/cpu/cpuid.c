@@ -145,8 +145,11 @@ static enum cpu_vendor vendor_of(const struct cpu *cpu, enum cpu_vendor def)
  */
 static void features_native(struct cpu *cpu)
 {
+	u32 words[FEATURE_WORD_COUNT];
+
+	cpuid_words_native(words);
 	for (unsigned w = 0; w < FEATURE_WORD_COUNT; w++)
-		cpu->features[w / 2] |= (u64)cpuid_word_native(w) << (w % 2 * 32);
+		cpu->features[w / 2] |= (u64)words[w] << (w % 2 * 32);
 }
 
 /* KVM's leaves are where their signature is: other hypervisors' may come first. */

@@ -9,7 +9,7 @@ extern const unsigned cpuid_words[FEATURE_WORD_COUNT];
 
 /** The bits of one word that a guest of this vendor may have; `caps`: those of capabilities too. */
 u32 cpuid_word_supported(enum cpu_vendor vendor, enum cpu_feature_word word, bool caps);
-/** The bits of one word that mean instructions which the host executes. */
-u32 cpuid_word_native(enum cpu_feature_word word);
+/** The bits of all words that mean instructions which the host executes. */
+void cpuid_words_native(u32 words[FEATURE_WORD_COUNT]);
 
 #endif

@@ -140,20 +140,25 @@ u32 cpuid_word_supported(enum cpu_vendor vendor, enum cpu_feature_word word, boo
 	return v;
 }
 
-u32 cpuid_word_native(enum cpu_feature_word word)
+void cpuid_words_native(u32 words[FEATURE_WORD_COUNT])
 {
-	u32 host[4], v = 0;
+	u32 host[4] = {0}, word = FEATURE_WORD_COUNT;
 
-	host_leaf(feature_leaf(cpuid_words[word]), feature_index(cpuid_words[word]), host);
+	for (unsigned w = 0; w < FEATURE_WORD_COUNT; w++)
+		words[w] = 0;
+	/* The rows of a word lie together. */
 	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
 		unsigned f = rows[i].feature;
-		bool native = rows[i].policy == HOST || rows[i].policy == HOST_INTEL ||
-			      rows[i].policy == HOST_AMD;
 
-		if (f >> 23 == word && native)
-			v |= host[feature_reg(f)] & BIT(feature_bit(f));
+		if (rows[i].policy != HOST && rows[i].policy != HOST_INTEL &&
+		    rows[i].policy != HOST_AMD)
+			continue;
+		if (f >> 23 != word) {
+			word = f >> 23;
+			host_leaf(feature_leaf(cpuid_words[word]), feature_index(cpuid_words[word]), host);
+		}
+		words[word] |= host[feature_reg(f)] & BIT(feature_bit(f));
 	}
-	return v;
 }
 
 /* --- XSAVE components ------------------------------------------------------------------------- */

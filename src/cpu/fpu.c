@@ -40,7 +40,7 @@ void cpu_fpu_reset(struct cpu *cpu)
 
 int cpu_fpu_init(struct cpu *cpu)
 {
-	struct fpu_legacy *scratch = (struct fpu_legacy *)cpu->fpu_scratch;
+	struct fpu_legacy now __attribute__((aligned(16)));
 
 	cpu_xcomp_init(cpu->xcomp);
 	for (unsigned i = 2; i < CPU_XCOMP_COUNT; i++)
@@ -49,9 +49,9 @@ int cpu_fpu_init(struct cpu *cpu)
 	cpu->xsave = aligned_alloc(64, CPU_XSAVE_SIZE);
 	if (!cpu->xsave)
 		return -ENOMEM;
-	mem_set(scratch, 0, 512);
-	host_fxsave(scratch);
-	cpu->mxcsr_mask = scratch->mxcsr_mask ? scratch->mxcsr_mask : MXCSR_MASK_OLD;
+	mem_set(&now, 0, sizeof(now));
+	host_fxsave(&now);
+	cpu->mxcsr_mask = now.mxcsr_mask ? now.mxcsr_mask : MXCSR_MASK_OLD;
 	cpu->fpu_loaded = false;
 	cpu->fpu_mask = cpu_fpu_mask();
 	cpu_fpu_reset(cpu);

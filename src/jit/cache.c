@@ -14,6 +14,12 @@
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
+/* What is known about the blocks: mapped, so that a small guest touches few pages of it. */
+static size_t tables_bytes(const struct jit *jit)
+{
+	return (JIT_HASH_SIZE + jit->block_max) * sizeof(void *) + jit->size;
+}
+
 int jit_cache_init(struct jit *jit, size_t size)
 {
 	int fd = memfd_create("anykvm-code", MFD_CLOEXEC);
@@ -38,30 +44,18 @@ int jit_cache_init(struct jit *jit, size_t size)
 		err = -errno;
 		goto out;
 	}
-	jit->meta = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (jit->meta == MAP_FAILED) {
-		jit->meta = NULL;
-		err = -errno;
-		goto out;
-	}
-	jit->meta_next = jit->meta;
-	jit->meta_end = jit->meta + size;
 	jit->block_max = (u32)(size / 128);
-	jit->by_address = mmap(NULL, jit->block_max * sizeof(void *), PROT_READ | PROT_WRITE,
-			       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (jit->by_address == MAP_FAILED) {
-		jit->by_address = NULL;
+	jit->tables = mmap(NULL, tables_bytes(jit), PROT_READ | PROT_WRITE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	if (jit->tables == MAP_FAILED) {
+		jit->tables = NULL;
 		err = -errno;
 		goto out;
 	}
-	/* mapped: the first block touches one page of it */
-	jit->hash = mmap(NULL, JIT_HASH_SIZE * sizeof(*jit->hash), PROT_READ | PROT_WRITE,
-			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-	if (jit->hash == MAP_FAILED) {
-		jit->hash = NULL;
-		err = -errno;
-		goto out;
-	}
+	jit->hash = (struct jit_block **)jit->tables;
+	jit->by_address = jit->hash + JIT_HASH_SIZE;
+	jit->meta = jit->meta_next = (u8 *)(jit->by_address + jit->block_max);
+	jit->meta_end = jit->meta + size;
 	jit->page = calloc(JIT_PAGE_HASH_SIZE, sizeof(*jit->page));
 	if (!jit->page)
 		err = -ENOMEM;
@@ -78,16 +72,11 @@ void jit_cache_destroy(struct jit *jit)
 		munmap(jit->rw, jit->size);
 	if (jit->rx)
 		munmap(jit->rx, jit->size);
-	if (jit->meta)
-		munmap(jit->meta, jit->size);
-	if (jit->by_address)
-		munmap(jit->by_address, jit->block_max * sizeof(void *));
-	if (jit->hash)
-		munmap(jit->hash, JIT_HASH_SIZE * sizeof(*jit->hash));
+	if (jit->tables)
+		munmap(jit->tables, tables_bytes(jit));
 	free(jit->page);
-	jit->rw = jit->rx = jit->meta = NULL;
-	jit->by_address = NULL;
-	jit->hash = NULL;
+	jit->rw = jit->rx = NULL;
+	jit->tables = NULL;
 	jit->page = NULL;
 }
 

@@ -651,6 +651,9 @@ int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
 	decoders_init(cpu);
 	jit_thunks_emit(cpu);
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
+		jit->jc_log[v].local = jit->jc_log_room[v].local;
+		jit->jc_log[v].global = jit->jc_log_room[v].global;
+		jit->jc_log[v].state = jit->jc_log_room[v].state;
 		cpu->jc[v].to[0] = (struct jit_jump){ JIT_JC_NOWHERE, jit_exec(jit, jit->thunk.next) };
 		cpu->jc[v].to[1].ntag = JIT_JC_NOWHERE;
 	}

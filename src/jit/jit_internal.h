@@ -122,6 +122,11 @@ _Static_assert(CPU_GO_ON == (JIT_JC_SIZE - 1) * sizeof(struct jit_jump), "an off
 /* Which slots of a jump cache are filled. */
 struct jit_jump_log {
 	u32 local_count, global_count;
+	u16 *local, *global; /* in struct jit_jump_log_room: flushing an empty cache touches no page of it */
+	u8 *state;
+};
+
+struct jit_jump_log_room {
 	u16 local[JIT_JC_SIZE], global[JIT_JC_SIZE];
 	u8 state[JIT_JC_SIZE];
 };
@@ -164,6 +169,7 @@ struct jit {
 	u8 *code_start;        /* behind the thunks; what runs is together, misses and exits apart */
 	u8 *code_next, *code_end;
 	u8 *cold_next;         /* from code_end to the end of the cache */
+	void *tables;          /* one mapping: hash, by_address, meta */
 	u8 *meta, *meta_next, *meta_end;   /* blocks, links, marks, insns: reset with the cache */
 	struct jit_block **by_address;     /* ascending host address, for lookups by host PC */
 	u32 block_count, block_max;
@@ -194,6 +200,7 @@ struct jit {
 	u64 stat_decodes;      /* those that Zydis did */
 	u32 decoded_turn;
 	struct jit_decoded decoded[1u << JIT_DECODED_BITS]; /* pairs by hash */
+	struct jit_jump_log_room jc_log_room[MMU_TLB_COUNT];
 };
 
 /* What the translator holds while it makes one block. */

@@ -17,6 +17,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #define RUN_BYTES (2 * PAGE_SIZE) /* kvm_run and port data; the ring's page is the VM's */
@@ -64,12 +65,23 @@ void vcpu_state_changed(struct vcpu *vcpu)
 	vcpu_request(vcpu, BIT64(REQ_EVENT));
 }
 
+/* Most VMs have one vCPU, or begin with one: its pages come with the VM's, ready to be shared as one. */
+static bool pages_are_vms(const struct vcpu *vcpu)
+{
+	return vcpu->run_pages == vcpu->vm->run_pages;
+}
+
 static int vcpu_init_pages(struct vcpu *vcpu)
 {
-	void *p = mmap(NULL, RUN_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	void *p = vcpu->vm->run_pages;
 
+	if (vcpu->index)
+		p = mmap(NULL, RUN_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	else if (vcpu->vm->run_pages_used)
+		memset(p, 0, RUN_BYTES); /* by one that could not be made */
 	if (p == MAP_FAILED)
 		return -ENOMEM;
+	vcpu->vm->run_pages_used = true;
 	vcpu->run_pages = p;
 	vcpu->run = p;
 	vcpu->pio_page = (u8 *)p + PAGE_SIZE;
@@ -117,7 +129,7 @@ void vcpu_destroy(struct vcpu *vcpu)
 		cpu_fpu_destroy(cpu);
 	pv_destroy(vcpu);
 	dirty_ring_destroy(vcpu);
-	if (vcpu->run_pages)
+	if (vcpu->run_pages && !pages_are_vms(vcpu))
 		munmap(vcpu->run_pages, RUN_BYTES);
 	free(vcpu->cpuid);
 	pthread_mutex_destroy(&vcpu->mutex);
@@ -204,6 +216,14 @@ int vcpu_create(struct vm *vm, unsigned long id)
 	return ret;
 }
 
+/* Our mappings are for reading and writing, as most clients want them. */
+static int page_protect(void *at, size_t bytes, int prot)
+{
+	if (prot == (PROT_READ | PROT_WRITE))
+		return 0;
+	return mprotect(at, bytes, prot) ? -errno : 0;
+}
+
 /* Maps a copy of one of our shared mappings over a reserved range. */
 static int page_share(void *page, size_t bytes, void *at, int prot)
 {
@@ -211,7 +231,7 @@ static int page_share(void *page, size_t bytes, void *at, int prot)
 
 	if (p == MAP_FAILED)
 		return -ENOMEM;
-	return mprotect(at, bytes, prot) ? -errno : 0;
+	return page_protect(at, bytes, prot);
 }
 
 static int share_run(struct vcpu *vcpu, u8 *at, size_t length, int prot)
@@ -222,6 +242,20 @@ static int share_run(struct vcpu *vcpu, u8 *at, size_t length, int prot)
 	if (!ret && length > RUN_BYTES)
 		ret = page_share(vcpu->vm->coalesced_page, PAGE_SIZE, at + RUN_BYTES, prot);
 	return ret;
+}
+
+/* The first vCPU's pages lie before the ring's already. */
+static long share_run_first(struct vcpu *vcpu, size_t length, int prot)
+{
+	void *p = mremap(vcpu->run_pages, 0, length, MREMAP_MAYMOVE);
+	int ret;
+
+	if (p == MAP_FAILED)
+		return -ENOMEM;
+	ret = page_protect(p, length, prot);
+	if (ret)
+		munmap(p, length);
+	return ret ? ret : (long)p;
 }
 
 long vcpu_mmap(struct fd_file *file, size_t length, int prot, int flags, u64 offset)
@@ -241,6 +275,8 @@ long vcpu_mmap(struct fd_file *file, size_t length, int prot, int flags, u64 off
 	} else if (offset || length > VCPU_RUN_PAGES * PAGE_SIZE) {
 		return -EINVAL;
 	}
+	if (!is_ring && pages_are_vms(vcpu))
+		return share_run_first(vcpu, length, prot);
 	at = mmap(NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (at == MAP_FAILED)
 		return -ENOMEM;

@@ -1,6 +1,5 @@
 /*
- * One virtual CPU of the API: the processor (struct cpu, first, because the host's GS base points
- * at it) and everything that KVM keeps around it.
+ * One virtual CPU of the API: the processor (struct cpu) and everything that KVM keeps around it.
  *
  * `mutex` is held by every vCPU ioctl, so by KVM_RUN while the guest runs. Other threads reach a
  * vCPU only through requests (kvm/request.h), the latches in `struct vcpu_latch` and its APIC.
@@ -73,8 +72,6 @@ struct vcpu_pv {
 };
 
 struct vcpu {
-	struct cpu cpu;
-
 	struct vm *vm;
 	u32 id, index;
 	pthread_mutex_t mutex;
@@ -131,6 +128,8 @@ struct vcpu {
 	bool pv_cpuid_enforced;
 	u64 mce_banks;
 	struct vcpu_stats stats;
+
+	struct cpu cpu; /* last: what it begins with shares pages with the above */
 };
 
 static inline struct vcpu *vcpu_of(struct cpu *cpu)

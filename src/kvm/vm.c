@@ -42,8 +42,8 @@ static void vm_destroy(struct vm *vm)
 	pmu_filter_destroy(vm);
 	memslot_destroy_all(vm);
 	mmu_vm_destroy(&vm->mem);
-	if (vm->coalesced_page)
-		munmap(vm->coalesced_page, PAGE_SIZE);
+	if (vm->run_pages)
+		munmap(vm->run_pages, VCPU_RUN_PAGES * PAGE_SIZE);
 	pthread_mutex_destroy(&vm->lock);
 	pthread_mutex_destroy(&vm->slots_lock);
 	system_put(vm->sys);
@@ -68,12 +68,13 @@ static int vm_init(struct vm *vm)
 	vm->vcpus = calloc(KVM_ABI_MAX_VCPUS, sizeof(*vm->vcpus));
 	if (!vm->vcpus)
 		return -ENOMEM;
-	vm->coalesced_page = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE,
-				  MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (vm->coalesced_page == MAP_FAILED) {
-		vm->coalesced_page = NULL;
+	vm->run_pages = mmap(NULL, VCPU_RUN_PAGES * PAGE_SIZE, PROT_READ | PROT_WRITE,
+			     MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (vm->run_pages == MAP_FAILED) {
+		vm->run_pages = NULL;
 		return -ENOMEM;
 	}
+	vm->coalesced_page = (u8 *)vm->run_pages + (VCPU_RUN_PAGES - 1) * PAGE_SIZE;
 	ret = timer_service_create(&vm->timers, TIMER_MONOTONIC);
 	if (ret)
 		return ret;

@@ -99,7 +99,9 @@ struct vm {
 	struct irqfd_set *irqfds;
 	struct ioeventfd_set *ioeventfds; /* atomic; slots_lock to write */
 	struct coalesced *coalesced;	  /* slots_lock to write */
-	void *coalesced_page;
+	void *coalesced_page;		  /* the last of run_pages */
+	void *run_pages; /* VCPU_RUN_PAGES as the first vCPU shows them: its own two, the ring */
+	bool run_pages_used;
 	struct futex_lock coalesced_lock; /* writers of the ring */
 
 	/* Time. */

@@ -28,8 +28,6 @@
 
 #include <errno.h>
 
-#define SLAB_BYTES (64u << 10)
-
 static unsigned bucket_of(u64 gfn)
 {
 	return (unsigned)((gfn * 0x9e3779b97f4a7c15ull) >> 50);
@@ -50,9 +48,10 @@ void code_vm_destroy(struct mmu_vm *vm)
 	if (!c)
 		return;
 	/* A slab's first word links to the slab before it. */
-	for (slab = c->slab_end ? c->slab_end - SLAB_BYTES : NULL; slab; slab = next) {
+	for (slab = c->slab_end ? c->slab_end - CODE_SLAB_BYTES : NULL; slab; slab = next) {
 		next = *(u8 **)slab;
-		pages_unmap(slab, SLAB_BYTES);
+		if (slab != c->first_slab)
+			pages_unmap(slab, CODE_SLAB_BYTES);
 	}
 	pages_unmap(c, sizeof(*c));
 	vm->code = NULL;
@@ -74,14 +73,14 @@ static struct code_page *page_new(struct mmu_code *c, u64 gfn)
 	struct code_page *p;
 
 	if (!c->slab || c->slab + sizeof(*p) > c->slab_end) {
-		u8 *slab = pages_map(SLAB_BYTES);
+		u8 *slab = c->slab ? pages_map(CODE_SLAB_BYTES) : c->first_slab;
 
 		if (!slab)
 			return NULL;
-		*(u8 **)slab = c->slab_end ? c->slab_end - SLAB_BYTES : NULL;
+		*(u8 **)slab = c->slab_end ? c->slab_end - CODE_SLAB_BYTES : NULL;
 		c->slab = slab + 64;
-		c->slab_end = slab + SLAB_BYTES;
-		c->bytes += SLAB_BYTES;
+		c->slab_end = slab + CODE_SLAB_BYTES;
+		c->bytes += CODE_SLAB_BYTES;
 	}
 	p = (struct code_page *)c->slab;
 	c->slab += sizeof(*p);
@@ -109,10 +108,16 @@ static struct code_own *own_find(struct mmu_cpu *mc, u64 gfn)
 	return NULL;
 }
 
+static void own_free(struct mmu_cpu *mc)
+{
+	if (mc->own != mc->own_first)
+		pages_unmap(mc->own, mc->own_size * sizeof(*mc->own));
+}
+
 static bool own_grow(struct mmu_cpu *mc)
 {
-	unsigned size = mc->own_size ? mc->own_size * 2 : 256;
-	struct code_own *own = pages_map(size * sizeof(*own));
+	unsigned size = mc->own_size ? mc->own_size * 2 : ARRAY_SIZE(mc->own_first);
+	struct code_own *own = mc->own_size ? pages_map(size * sizeof(*own)) : mc->own_first;
 
 	if (!own)
 		return false;
@@ -126,7 +131,7 @@ static bool own_grow(struct mmu_cpu *mc)
 			i = (i + 1) & (size - 1);
 		own[i] = mc->own[k];
 	}
-	pages_unmap(mc->own, mc->own_size * sizeof(*own));
+	own_free(mc);
 	mc->own = own;
 	mc->own_size = size;
 	return true;
@@ -454,7 +459,7 @@ void mmu_code_reset(struct cpu *cpu)
 void code_cpu_destroy(struct cpu *cpu)
 {
 	mmu_code_reset(cpu);
-	pages_unmap(cpu->mmu->own, cpu->mmu->own_size * sizeof(*cpu->mmu->own));
+	own_free(cpu->mmu);
 	cpu->mmu->own = NULL;
 	cpu->mmu->own_size = cpu->mmu->own_count = 0;
 }

@@ -73,6 +73,12 @@ ALWAYS_INLINE bool region_may_have(struct region_set *s, u64 lin, unsigned shift
 struct tlb_log {
 	unsigned local_count, global_count;
 	struct region_set large, huge;
+	/* In struct tlb_log_room: so that flushing an empty TLB touches no page of it. */
+	u16 *local, *global;
+	u64 *info;
+};
+
+struct tlb_log_room {
 	u16 local[MMU_TLB_SIZE];
 	u16 global[MMU_TLB_SIZE];
 	u64 info[MMU_TLB_SIZE];
@@ -147,12 +153,15 @@ struct code_page {
 	u16 users[64]; /* vCPUs that have code in chunk n; under mmu_code.lock */
 };
 
+#define CODE_SLAB_BYTES (64u << 10)
+
 struct mmu_code {
 	struct futex_lock lock; /* counts, insertion, the slab. Outside mmu_vm.cpu_lock */
 	u8 *slab, *slab_end;    /* room for code_page structures */
 	u64 pages, bytes;       /* statistics */
 	u64 filter[CODE_FILTER_BITS / 64]; /* a page of this kind was ever tracked */
 	struct code_page *bucket[CODE_BUCKETS];
+	u8 first_slab[CODE_SLAB_BYTES] __attribute__((aligned(64)));
 };
 
 /* A page in which this vCPU has code. Open addressing, linear probing; page == NULL: free. */
@@ -192,7 +201,6 @@ struct mmu_cpu {
 	u64 wgen;      /* moved when every cached write permission is dropped */
 	u64 itlb_gen, itlb_global_gen; /* entries of other generations are dead */
 	u64 psc_gen;
-	struct psc_entry psc[PSC_SIZE];
 	struct fetch_log fetched[2]; /* by local and by global translations, since each was flushed */
 
 	bool mmio_asked, mmio_allowed; /* mmu_vm.mmio_ask */
@@ -211,7 +219,6 @@ struct mmu_cpu {
 	u32 msg_waiting; /* read without the lock */
 	bool msg_overflow;
 	unsigned msg_count;
-	struct code_msg msg[CODE_MSGS];
 
 	/* Own code. */
 	struct code_own *own;
@@ -222,8 +229,14 @@ struct mmu_cpu {
 	u64 stash_clock;
 	struct stash stash[STASH_COUNT];
 
-	struct itlb_entry itlb[2][ITLB_SIZE]; /* supervisor, user */
 	struct tlb_log log[MMU_TLB_COUNT];
+
+	/* Large: behind all the rest. */
+	struct code_msg msg[CODE_MSGS];
+	struct psc_entry psc[PSC_SIZE];
+	struct code_own own_first[256];
+	struct itlb_entry itlb[2][ITLB_SIZE]; /* supervisor, user */
+	struct tlb_log_room log_room[MMU_TLB_COUNT];
 };
 
 /* tlb.c */

@@ -311,10 +311,17 @@ int mmu_cpu_init(struct cpu *cpu, struct mmu_vm *vm)
 	cpu->mmu->itlb_gen = cpu->mmu->itlb_global_gen = cpu->mmu->psc_gen = 1;
 	cpu->tlb_mask = (MMU_TLB_SIZE - 1ull) << PAGE_SHIFT;
 	cpu->page_mask = PAGE_MASK;
-	/* Only the slots whose empty tag is not 0: untouched pages of the tables cost nothing. */
-	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
+	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
+		struct tlb_log_room *room = &cpu->mmu->log_room[v];
+		struct tlb_log *log = &cpu->mmu->log[v];
+
+		log->local = room->local;
+		log->global = room->global;
+		log->info = room->info;
+		/* Only slots whose empty tag is not 0: untouched pages of the tables cost nothing. */
 		for (unsigned i = 0; i < 2; i++)
 			cpu->tlb[v].rtag[i] = cpu->tlb[v].wtag[i] = mmu_tlb_empty(i);
+	}
 	ret = vm_add_cpu(vm, cpu);
 	if (ret) {
 		pages_unmap(cpu->mmu, sizeof(struct mmu_cpu));
