@@ -75,11 +75,21 @@ static void emit_call_c(struct emit *e, u64 function)
 	BYTES(e, "\x48\x83\xec\x08\xff\xd0\x48\x83\xc4\x08");         /* sub 8; call *%rax; add 8 */
 }
 
+/*
+ * Pops the return address into A; destroys B. By a RET, which is predicted wrongly: with a POP, the
+ * host's return stack would be off by one, and so would all returns be from here up to the client.
+ */
+static void take_return_address(struct emit *e)
+{
+	BYTES(e, "\x4c\x8b\x14\x24");                                 /* mov (%rsp), %r10 */
+	BYTES(e, "\x4c\x8d\x1d\x05\x00\x00\x00");                     /* lea 5(%rip), %r11 */
+	BYTES(e, "\x4c\x89\x1c\x24\xc3");                             /* mov %r11, (%rsp); ret */
+}
+
 /* Pops the return address into scratch 1 and leaves; flags and caller-saved are saved. */
 static void stop_from_call(struct emit *e, unsigned reason)
 {
-	emit8(e, 0x41);
-	emit8(e, 0x5a);                                               /* pop %r10 */
+	take_return_address(e);
 	emit_gs_store(e, REG_A, SCRATCH(1));
 	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
 		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
@@ -187,12 +197,12 @@ void jit_thunks_emit(struct cpu *cpu)
 	jit->thunk.fault = e.p;
 	leave(&e, JIT_FAULT, false);
 	jit->thunk.poll = e.p;
-	BYTES(&e, "\x41\x5a"); /* pop %r10 */
+	take_return_address(&e);
 	emit_gs_store(&e, REG_A, SCRATCH(1));
 	leave(&e, JIT_POLL, false);
 	jit->thunk.target = e.p;
 	emit_gs_store(&e, REG_A, GS(rip));
-	BYTES(&e, "\x41\x5a"); /* pop %r10 */
+	take_return_address(&e);
 	emit_gs_store(&e, REG_A, SCRATCH(1));
 	leave(&e, JIT_TARGET, false);
 	jit->thunk.lookup = e.p;
