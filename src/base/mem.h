@@ -48,7 +48,20 @@ static inline void mem_copy(void *dst, const void *src, size_t n)
 /** Fills n bytes with one value. */
 static inline void mem_set(void *dst, u8 value, size_t n)
 {
-	__asm__ volatile("rep stosb" : "+D"(dst), "+c"(n) : "a"(value) : "memory");
+	u64 v = value * 0x0101010101010101ull;
+	u8 *p = dst;
+
+	if (n > 16) {
+		__asm__ volatile("rep stosb" : "+D"(dst), "+c"(n) : "a"(value) : "memory");
+	} else if (n >= 8) {
+		*(u64_una *)p = v;
+		*(u64_una *)(p + n - 8) = v;
+	} else if (n >= 4) {
+		*(u32_una *)p = (u32)v;
+		*(u32_una *)(p + n - 4) = (u32)v;
+	} else if (n) {
+		p[0] = p[n / 2] = p[n - 1] = value;
+	}
 }
 
 /** True when n bytes are the same in both areas. */

@@ -557,17 +557,34 @@ static void run_one(struct cpu *cpu)
 		cpu->exit.reason = CPU_EXIT_POLL;
 }
 
+void jit_enter(struct cpu *cpu)
+{
+	cpu->jit->client_gs = gs_swap(cpu->jit, (u64)cpu);
+	cpu->jit->entered = true;
+}
+
+void jit_leave(struct cpu *cpu)
+{
+	if (!cpu->jit->entered)
+		return; /* a thread is cancelled: it may not have come far */
+	cpu->jit->entered = false;
+	gs_swap(cpu->jit, cpu->jit->client_gs);
+}
+
 static void run_guarded(struct cpu *cpu, bool once)
 {
-	u64 gs = gs_swap(cpu->jit, (u64)cpu);
+	bool entered = cpu->jit->entered;
 
+	if (UNLIKELY(!entered))
+		jit_enter(cpu);
 	jit_signal_enter(cpu);
 	if (once)
 		run_one(cpu);
 	else
 		run(cpu);
 	jit_signal_leave();
-	gs_swap(cpu->jit, gs);
+	if (UNLIKELY(!entered))
+		jit_leave(cpu);
 }
 
 void jit_run(struct cpu *cpu)

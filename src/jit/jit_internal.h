@@ -183,6 +183,8 @@ struct jit {
 	bool flush_wanted;
 	int perfmap;           /* descriptor + 1 of the file of perfmap.c; 0: none */
 	bool fsgsbase;         /* the host lets user mode write GS base */
+	bool entered;          /* between jit_enter() and jit_leave() */
+	u64 client_gs;         /* … GS base before */
 	bool use_loop;         /* LOOP is fast (AMD); else JRCXZ over a jump */
 	bool no_groups;        /* group.c is switched off, for comparison */
 	struct { u8 *enter, *next, *link, *insn, *resolve_read, *resolve_write, *commit, *fault, *poll,

@@ -412,6 +412,7 @@ static int run_prepared(struct vcpu *vcpu)
 void vcpu_run_abandon(struct vcpu *vcpu)
 {
 	__atomic_store_n(&vcpu->latch.waiting, 0, __ATOMIC_SEQ_CST);
+	jit_leave(&vcpu->cpu);
 	cpu_fpu_save(&vcpu->cpu);
 	if (__atomic_load_n(&vcpu->latch.section, __ATOMIC_RELAXED) & 1)
 		vcpu_section_leave(vcpu);
@@ -426,9 +427,11 @@ int vcpu_run(struct vcpu *vcpu)
 	vcpu_section_enter(vcpu);
 	jit_client_wrote(&vcpu->cpu);
 	cpu_fpu_load(&vcpu->cpu);
+	jit_enter(&vcpu->cpu);
 	pv_steal_resume(vcpu);
 	ret = run_prepared(vcpu);
 	pv_steal_suspend(vcpu);
+	jit_leave(&vcpu->cpu);
 	if (UNLIKELY(vcpu->cpu.trace))
 		trace_userspace_exit(vcpu, ret);
 	cpu_fpu_save(&vcpu->cpu);
