@@ -45,6 +45,19 @@ extern "C" {
 #define ANYKVM_INTERFACE_VERSION 1
 
 /**
+ * KVM_ENABLE_CAP on a VM, before it has vCPUs: programs of the guest that run for long are given a
+ * second mapping of their memory, in which the host's MMU translates their addresses.
+ *
+ * @args[0]: ANYKVM_WINDOW_AUTO, or ANYKVM_WINDOW_ALWAYS for every program at once (tests)
+ * The client promises that all memory slots are mapped MAP_SHARED, and that what is mapped at their
+ * addresses does not change while they exist. One VM of a process can have it: it takes the 64 TiB
+ * of addresses from 4 GiB on. EBUSY: something else is there; ENOMEM.
+ */
+#define ANYKVM_CAP_WINDOW 0x616b7677
+#define ANYKVM_WINDOW_AUTO 1
+#define ANYKVM_WINDOW_ALWAYS 2
+
+/**
  * Opens the system descriptor, as open("/dev/kvm").
  *
  * @options: NULL, or a comma-separated list:

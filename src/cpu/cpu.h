@@ -224,6 +224,7 @@ struct cpu {
 	u64 tlb_mask;      /* PEXT mask that selects the TLB index from an address */
 	u64 page_mask;     /* constant ~0xfff, PEXT operand */
 	u64 flag_mask;     /* constant FLAG_ARITH, PEXT operand */
+	u64 window_mask, window_offset; /* PEXT mask that makes 1 of addresses in the window; to the host's */
 	u64 pauses;        /* PAUSE instructions until the thread yields */
 	u64 code_base;     /* linear address of the page that runs, for position-independent blocks */
 	struct cpu_seg seg[SEG_COUNT];
@@ -240,6 +241,9 @@ struct cpu {
 	u64 efer, xcr0, xss;
 	u64 dr[4], dr6, dr7;
 	u32 pkru, pkrs;
+	u64 window_cr3;    /* the address space that has the window (mmu/window.c), or WINDOW_NONE */
+	bool window_paused; /* it has cost too much lately */
+	u8 window_stale;   /* not 0: mmu_window_refresh() before it is used */
 	u8 maxphyaddr; /* from CPUID */
 	u64 phys_reserved; /* address bits above MAXPHYADDR */
 

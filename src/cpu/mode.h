@@ -35,6 +35,7 @@
 #define MODE_IOPL_OK BIT(23)  /* CPL <= IOPL: CLI, STI, POPF change IF */
 #define MODE_GS_FLAT BIT(25)  /* GS likewise */
 #define MODE_BREAK BIT(26)    /* DR7 or guest debug has instruction breakpoints: their pages are stepped */
+#define MODE_WINDOW BIT(27)   /* user memory is reached through the window (mmu/window.c) */
 #define MODE_WATCH BIT(24)    /* DR7 or guest debug has data breakpoints */
 
 /** Recomputes cpu->mode from the registers. */

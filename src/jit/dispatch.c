@@ -334,6 +334,13 @@ resume:
 			cpu->rip = (u32)cpu->rip;
 		return cpu->exit.reason == CPU_EXIT_MEMFAULT ? OUT_EXIT : OUT_DONE;
 	case JIT_FAULT:
+		if (cpu->jit->fault.window) {
+			cpu->rip = jit_guest_pc(cpu, cpu->jit->fault.pc);
+			if (cpu->jit->fault.outcome == MMU_WINDOW_FAULT)
+				return from_ret(mmu_window_raise(cpu));
+			cpu_mode_update(cpu); /* the window may have been given up */
+			return OUT_STEP;
+		}
 		return from_ret(host_fault(cpu));
 	case JIT_POLL:
 		stopped_at(cpu);
@@ -381,7 +388,7 @@ static enum outcome run_step(struct cpu *cpu)
 			return OUT_AGAIN;
 		}
 	}
-	f = find_block(cpu, cpu->mode | MODE_STEP);
+	f = find_block(cpu, (cpu->mode & ~MODE_WINDOW) | MODE_STEP);
 	if (!f.block)
 		return f.ret == CPU_EXIT ? OUT_EXIT : OUT_AGAIN;
 	retires = f.block->retires;
@@ -412,6 +419,11 @@ static enum outcome run_step(struct cpu *cpu)
 static enum outcome run_block(struct cpu *cpu, struct jit_link **link)
 {
 	struct jit *jit = cpu->jit;
+
+	if (UNLIKELY(cpu->window_stale) && (cpu->mode & MODE_WINDOW)) {
+		mmu_window_refresh(cpu);
+		cpu_mode_update(cpu);
+	}
 	u32 mode = cpu->mode;
 	unsigned view = (mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
 	u64 code = jit->jc_mode[view] == mode ? jit_jc_find(cpu, view, cpu->rip) : 0;

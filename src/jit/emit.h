@@ -225,6 +225,14 @@ static inline void emit_pext_stack(struct emit *e, unsigned dst, unsigned src, s
 	emit_mem(e, dst, H_RSP, -1, 0, disp);
 }
 
+/** mov disp(%rsp), reg */
+static inline void emit_load_stack(struct emit *e, unsigned reg, s32 disp)
+{
+	emit_rex(e, true, reg, 0, 0, false);
+	emit8(e, 0x8b);
+	emit_mem(e, reg, H_RSP, -1, 0, disp);
+}
+
 /** pext %gs:off, src, dst */
 static inline void emit_pext_gs(struct emit *e, unsigned dst, unsigned src, u32 off)
 {

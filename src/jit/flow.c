@@ -159,6 +159,31 @@ static void emit_counter_branch(struct trans *t)
 	emit32(e, 0);
 }
 
+/*
+ * The push of a computed CALL: [base + B + *disp]. A target that is not canonical takes it back, so what
+ * was there is kept. Through the window a load would fault as one; there the target, in T or A, has to be
+ * in the window itself, or the instruction is translated once more, without.
+ */
+static int emit_push_target(struct trans *t, unsigned target, unsigned size, s32 *disp, struct cold **c)
+{
+	struct emit *e = &t->e;
+	u64 desc;
+
+	if (t->window && !t->plain) {
+		emit_pext_stack(e, REG_T, target, STACK_WINDOW_MASK);
+		jit_emit_unless_one(t, COLD_AGAIN);
+		return jit_emit_sp_access(t, -(int)size, size, MMU_WRITE, disp, c);
+	}
+	t->window = false;
+	jit_emit_sp_address(t, -(int)size, &desc);
+	*c = jit_emit_access(t, size, MMU_WRITE | MMU_RMW, false, desc);
+	t->window = t->mode & MODE_WINDOW;
+	emit_load(e, size, REG_T, REG_A, REG_B);
+	emit_gs_store(e, REG_T, SCRATCH(10));
+	*disp = 0;
+	return REG_A;
+}
+
 static void emit_call(struct trans *t)
 {
 	const ZydisDecodedOperand *op = &t->op[0];
@@ -184,11 +209,7 @@ static void emit_call(struct trans *t)
 	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		base = jit_emit_sp_access(t, -(int)size, size, MMU_WRITE, &disp, &c);
 	} else {
-		/* a target that is not canonical takes the push back: keep what was there */
-		jit_emit_sp_address(t, -(int)size, &desc);
-		c = jit_emit_access(t, size, MMU_WRITE | MMU_RMW, false, desc);
-		emit_load(e, size, REG_T, REG_A, REG_B);
-		emit_gs_store(e, REG_T, SCRATCH(10));
+		base = emit_push_target(t, op->type == ZYDIS_OPERAND_TYPE_MEMORY ? REG_T : REG_A, size, &disp, &c);
 	}
 	if (t->relative)
 		jit_emit_rip(t, REG_T, t->next_pc);

@@ -31,15 +31,32 @@
 /* Farther displacements stay alone: the sums below must not leave 32 bits. */
 #define FAR (1 << 30)
 
-bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, unsigned *reg)
+/* What is no register, but is the base of operands, which the window has groups for, too. */
+enum { BASE_CODE = 16, BASE_FS };
+
+bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, unsigned *reg, s32 *disp)
 {
 	ZydisRegister seg = op->mem.segment, base = op->mem.base;
 
-	if (t->in.address_width != 64 || op->mem.index != ZYDIS_REGISTER_NONE ||
-	    base == ZYDIS_REGISTER_NONE || base == ZYDIS_REGISTER_RIP || seg == ZYDIS_REGISTER_FS ||
-	    seg == ZYDIS_REGISTER_GS)
+	if (t->in.address_width != 64 || op->mem.index != ZYDIS_REGISTER_NONE || seg == ZYDIS_REGISTER_GS)
 		return false;
+	*disp = (s32)op->mem.disp.value;
+	if (t->window && base == ZYDIS_REGISTER_NONE && seg == ZYDIS_REGISTER_FS) {
+		*reg = BASE_FS;
+		return *disp == op->mem.disp.value;
+	}
+	if (base == ZYDIS_REGISTER_NONE || seg == ZYDIS_REGISTER_FS)
+		return false;
+	if (base == ZYDIS_REGISTER_RIP) {
+		s64 off = (s64)(t->next_pc + (u64)op->mem.disp.value - (t->start & PAGE_MASK));
+
+		*reg = BASE_CODE;
+		*disp = (s32)off;
+		return t->window && t->relative && off == (s32)off;
+	}
 	*reg = jit_gpr_index(base);
+	if (t->window)
+		return true;
 	return jit_home[*reg] != REG_MEMORY || (op->mem.disp.value >= 0 && op->mem.disp.value + op->size / 8 - 1 <= NEAR);
 }
 
@@ -73,7 +90,34 @@ static bool join(struct trans *t, struct group *g, s32 disp, unsigned size, bool
 /** The host register that the operand of a group's access is based on: A for memory-homed ones. */
 unsigned jit_group_base(unsigned reg)
 {
-	return jit_home[reg] == REG_MEMORY ? REG_A : jit_home[reg];
+	return reg >= BASE_CODE || jit_home[reg] == REG_MEMORY ? REG_A : jit_home[reg];
+}
+
+/* A = a base that lives in memory. */
+static void load_base(struct trans *t, unsigned reg)
+{
+	if (reg == BASE_CODE)
+		emit_gs_load(&t->e, REG_A, GS(code_base));
+	else if (reg == BASE_FS)
+		emit_gs_load(&t->e, REG_A, (u32)(offsetof(struct cpu, seg) + SEG_FS * sizeof(struct cpu_seg)));
+	else if (jit_home[reg] == REG_MEMORY)
+		emit_gs_load(&t->e, REG_A, GS_GPR(reg));
+}
+
+/* Through the window: all bytes around a base register that is in it can be reached. */
+static bool join_window(struct trans *t, unsigned reg)
+{
+	for (struct group *g = t->group + t->group_count; g-- > t->group;) {
+		if (!g->open || g->reg != reg)
+			continue;
+		g->joined = true;
+		g->last = t->insn_count - 1;
+		if (t->b_group != g)
+			emit_load_stack(&t->e, REG_B, STACK_WINDOW_OFFSET);
+		t->b_group = g;
+		return true;
+	}
+	return false;
 }
 
 /* An open group that the access can join, which it then has done. */
@@ -129,7 +173,7 @@ bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, un
 		      u64 desc, struct cold **c)
 {
 	bool write = access & MMU_WRITE;
-	struct host_address at;
+	struct host_address at = { .reg = REG_A };
 	struct group *g;
 
 	*c = NULL;
@@ -138,9 +182,10 @@ bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, un
 	if (t->plain || t->shadow || (t->mode & MODE_ALIGN) || !(t->mode & MODE_LONG) ||
 	    (desc & (DESC_CHECK | DESC_MASK)))
 		return false;
-	if (jit_home[reg] == REG_MEMORY)
-		emit_gs_load(&t->e, REG_A, GS_GPR(reg));
-	g = join_any(t, reg, disp, size, write);
+	load_base(t, reg);
+	if (t->window && join_window(t, reg))
+		return true;
+	g = t->window ? NULL : join_any(t, reg, disp, size, write);
 	if (g) {
 		if (t->b_group != g)
 			fetch_addend(t, g, disp);
@@ -152,7 +197,12 @@ bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, un
 	g = &t->group[t->group_count++];
 	*g = (struct group){ .reg = reg, .lo = disp, .hi = disp + (s64)size, .write = write, .open = true,
 			     .first = t->insn_count - 1, .last = t->insn_count - 1 };
-	at = look_at(t, reg, disp, size, &g->based);
+	if (t->window) {
+		at = (struct host_address){ .reg = jit_group_base(reg), .disp = disp, .based = true };
+		g->based = true;
+	} else {
+		at = look_at(t, reg, disp, size, &g->based);
+	}
 	if (!g->based)
 		g->check.address = emit_address(t, jit_home[reg], disp);
 	*c = jit_emit_check(t, at, size, access, lock, desc, &g->check);

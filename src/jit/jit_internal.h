@@ -20,6 +20,7 @@
 #include "jit/emit.h"
 #include "jit/jit.h"
 #include "mmu/mmu.h"
+#include "mmu/mmu.h"
 
 #define REG_A H_R10
 #define REG_B H_R11
@@ -33,6 +34,8 @@
 /* Constants that enter leaves on the host's stack, where an operand is shorter than in struct cpu. */
 #define STACK_TLB_MASK 0
 #define STACK_PAGE_MASK 8
+#define STACK_WINDOW_MASK 16
+#define STACK_WINDOW_OFFSET 24
 
 /* Why generated code came back to the dispatcher (value of jit_enter). */
 enum jit_stop {
@@ -189,7 +192,12 @@ struct jit {
 	bool no_groups;        /* group.c is switched off, for comparison */
 	struct { u8 *enter, *next, *link, *insn, *resolve_read, *resolve_write, *commit, *fault, *poll,
 		*target, *lookup; } thunk;
-	struct { int signo, trapno, code; u64 pc, address, error; } fault;
+	struct {
+		int signo, trapno, code;
+		bool window; /* an access through the window: see outcome */
+		enum mmu_window_outcome outcome;
+		u64 pc, address, error;
+	} fault;
 	u8 bounce[192] __attribute__((aligned(64))); /* a bounced access at its own alignment */
 	u8 *bounce_at;
 	u32 bounce_size;
@@ -218,7 +226,7 @@ struct cold {
 	u64 desc;
 	u16 insn;      /* index into marks */
 	bool plain;    /* belongs to a second translation */
-	enum { COLD_ACCESS, COLD_LINK, COLD_POLL, COLD_TARGET, COLD_INSN } kind;
+	enum { COLD_ACCESS, COLD_LINK, COLD_POLL, COLD_TARGET, COLD_INSN, COLD_AGAIN } kind;
 	struct jit_link *link;
 	u64 target;    /* COLD_LINK: guest RIP; COLD_INSN: struct cpu_insn */
 	u64 rip;       /* COLD_INSN */
@@ -275,6 +283,7 @@ struct trans {
 	struct group *b_group;       /* whose addend is in B; NULL: none's */
 	bool keeps_b;                /* the current instruction leaves B alone */
 	bool plain;                  /* every access has a check of its own */
+	bool window;                 /* checks are those of the window */
 	const u8 *guest;             /* the block's bytes */
 	u8 *tail;                    /* behind the last instruction */
 	unsigned insn_count, mark_count;
@@ -376,6 +385,8 @@ void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc)
 struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc);
 /** Likewise for an address of the caller's; *check, when not NULL, tells where it can be patched. */
 struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned size, unsigned access, bool lock, u64 desc, struct check *check);
+/** A = `host` is in the window, or a stub; B = what to add. For jit_access_end(). */
+struct cold *jit_emit_window_check(struct trans *t, unsigned host);
 /** The displacement of the TLB's tags from GS base. */
 u32 jit_tlb_tag(const struct trans *t, bool write);
 /** The displacement of its addends. */
@@ -405,7 +416,7 @@ unsigned jit_gpr_index(ZydisRegister r);
 
 /* group.c */
 /** True when a memory operand is base + displacement as groups want it. */
-bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, unsigned *reg);
+bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, unsigned *reg, s32 *disp);
 /**
  * Emits the check of an access at [reg + disp], or none when it joins a group. True: the operand is
  * [home of reg + B + disp]; *c is NULL or the stub, for jit_access_end(). False: nothing was done.

@@ -224,6 +224,16 @@ u32 jit_tlb_addend(const struct trans *t)
 	return GS(tlb) + view * (u32)sizeof(struct mmu_tlb) + (u32)offsetof(struct mmu_tlb, addend);
 }
 
+struct cold *jit_emit_window_check(struct trans *t, unsigned host)
+{
+	struct cold *c;
+
+	emit_pext_stack(&t->e, REG_T, host, STACK_WINDOW_MASK);
+	c = jit_emit_unless_one(t, COLD_ACCESS);
+	emit_load_stack(&t->e, REG_B, STACK_WINDOW_OFFSET);
+	return c;
+}
+
 struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned size, unsigned access, bool lock,
 			    u64 desc, struct check *check)
 {
@@ -238,6 +248,8 @@ struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned si
 		emit8(e, 0xe9);
 		c = jit_cold_add(t, e->p, COLD_ACCESS);
 		emit32(e, 0);
+	} else if (t->window) {
+		c = jit_emit_window_check(t, at.reg);
 	} else {
 		emit_pext_stack(e, REG_B, at.reg, STACK_TLB_MASK);
 		emit_gs_load_index(e, REG_T, REG_B, jit_tlb_tag(t, write));

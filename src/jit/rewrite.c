@@ -363,7 +363,7 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 		emit8(e, 0x3a);
 	if (moffs) {
 		emit8(e, 0x88 | (opcode & 1) | (opcode & 2 ? 0 : 2)); /* A0,A1 loads; A2,A3 stores */
-		emit_mem(e, H_RAX, w->base, w->index, 0, 0);
+		emit_mem(e, H_RAX, w->base, w->index, 0, w->disp);
 		return;
 	}
 	if (opcode == 0x82 && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
@@ -576,16 +576,20 @@ static bool group_access(struct trans *t, struct rewrite *w, bool lock, struct c
 {
 	const ZydisDecodedOperand *op = &t->op[w->mem_op];
 	unsigned reg;
+	s32 disp;
 
 	if ((t->in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && t->in.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) ||
-	    wants_b(w) || jit_cache_line_op(t) || !jit_group_operand(t, op, &reg) ||
-	    !jit_group_access(t, reg, (s32)op->mem.disp.value, w->mem_size, w->access, lock,
+	    wants_b(w) || jit_cache_line_op(t) || !jit_group_operand(t, op, &reg, &disp) ||
+	    !jit_group_access(t, reg, disp, w->mem_size, w->access, lock,
 			      jit_operand_desc(t, w->mem_size) | jit_mask_desc(t, op) |
-				      (u64)(op->mem.segment == ZYDIS_REGISTER_SS ? SEG_SS : SEG_DS) << DESC_SEG_SHIFT,
+				      (u64)(op->mem.segment == ZYDIS_REGISTER_SS   ? SEG_SS
+					    : op->mem.segment == ZYDIS_REGISTER_FS ? SEG_FS
+										   : SEG_DS)
+					      << DESC_SEG_SHIFT,
 			      c))
 		return false;
 	w->base = (int)jit_group_base(reg);
-	w->disp = (s32)op->mem.disp.value;
+	w->disp = disp;
 	return true;
 }
 
@@ -657,9 +661,12 @@ bool jit_emit_ordinary(struct trans *t)
 			emit8(e, 0x7e);
 			emit8(e, 0xc0 | REG_T);
 		}
+		/* a fault between the exchanges would show their registers: it is found before */
+		t->window = false;
 		jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
 		c = jit_emit_access(t, t->op[w.mem_op].size / 8, MMU_WRITE | MMU_RMW, false,
 				    t->in.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ? desc : desc | DESC_HALVES);
+		t->window = t->mode & MODE_WINDOW;
 		emit_lea(e, true, REG_A, REG_A, REG_B, 0, 0);
 		emit8(e, 0x49);
 		emit8(e, 0x87);
@@ -689,10 +696,13 @@ bool jit_emit_ordinary(struct trans *t)
 				jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
 			}
 			desc |= jit_operand_desc(t, w.mem_size);
-			if (jit_cache_line_op(t))
+			if (jit_cache_line_op(t)) {
 				w.mem_size = 1;
+				t->window = false;
+			}
 			desc |= jit_mask_desc(t, &t->op[w.mem_op]);
 			c = jit_emit_access(t, w.mem_size, w.access, lock, desc);
+			t->window = t->mode & MODE_WINDOW;
 			if (jit_cache_line_op(t))
 				return true; /* the access check is all that can be seen */
 		}

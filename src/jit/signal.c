@@ -80,6 +80,14 @@ static void handler(int signo, siginfo_t *info, void *context)
 			struct jit *jit = cpu->jit;
 
 			if (pc >= jit_exec(jit, jit->code_start) && pc < (u64)jit->rx + jit->size) {
+				bool window = regs[REG_TRAPNO] == EXC_PF && (cpu->mode & MODE_WINDOW) &&
+					      mmu_window_has(cpu, (u64)info->si_addr);
+
+				if (window)
+					jit->fault.outcome = mmu_window_fault(cpu, (u64)info->si_addr, regs[REG_ERR] & 2);
+				if (window && jit->fault.outcome == MMU_WINDOW_MAPPED)
+					return;
+				jit->fault.window = window;
 				jit->fault.signo = signo;
 				jit->fault.trapno = (int)regs[REG_TRAPNO];
 				jit->fault.error = (u64)regs[REG_ERR];

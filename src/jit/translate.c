@@ -23,7 +23,7 @@ struct fetch {
 	const u8 *host; /* of the first byte of the page */
 	struct jit_page *record, *record2; /* record2: of an instruction that crosses */
 	u32 end;        /* page[] is filled from the block's first chunk up to here */
-	u8 page[PAGE_SIZE + 16]; /* jit_decode() looks at 16 bytes */
+	u8 page[PAGE_SIZE + 16]; /* what is behind the page: of an instruction that crosses; jit_decode() looks at 16 bytes */
 };
 
 static int fetch_more(struct fetch *f)
@@ -170,12 +170,12 @@ static void emit_cold(struct trans *t)
 	for (unsigned i = 0; i < t->cold_count && !e->full; i++) {
 		struct cold *c = &t->cold[i];
 
-		if (c->kind == COLD_ACCESS && !c->plain && region[c->insn] >= 0) {
+		if (c->kind == COLD_AGAIN || (c->kind == COLD_ACCESS && !c->plain && region[c->insn] >= 0)) {
 			u8 *from = c->from;
 			unsigned insn = c->insn;
 
 			if (!again[insn])
-				cold_region(t, insn, (unsigned)region[insn], again);
+				cold_region(t, insn, (unsigned)MAX(region[insn], (s16)insn), again);
 			if (again[insn])
 				emit_patch_rel32(from, again[insn]);
 			continue;
@@ -186,6 +186,8 @@ static void emit_cold(struct trans *t)
 		case COLD_ACCESS:
 			cold_access(t, c);
 			break;
+		case COLD_AGAIN:
+			break; /* done above */
 		case COLD_POLL:
 			emit_rel32(e, 0xe8, t->jit->thunk.poll);
 			break;
@@ -228,7 +230,7 @@ static int decode(struct trans *t, struct fetch *f, u32 off, ZyanStatus *status)
 }
 
 /* The instruction at the end of the page: bytes from both pages. */
-static int decode_crossing(struct trans *t, struct fetch *f, u32 off, u8 *bytes, ZyanStatus *status)
+static int decode_crossing(struct trans *t, struct fetch *f, u32 off, ZyanStatus *status)
 {
 	u32 first = (u32)PAGE_SIZE - off;
 	u64 lin = t->pc + (t->mode & MODE_LONG ? 0 : t->cpu->seg[SEG_CS].base) + first;
@@ -247,9 +249,8 @@ static int decode_crossing(struct trans *t, struct fetch *f, u32 off, u8 *bytes,
 	ret = jit_page_read(t->cpu, f->record2, at.host, 0, chunk);
 	if (ret)
 		return ret;
-	memcpy(bytes, f->page + off, first);
-	memcpy(bytes + first, chunk, 15 - first);
-	*status = jit_decode(t, bytes, 15);
+	memcpy(f->page + PAGE_SIZE, chunk, 15 - first);
+	*status = jit_decode(t, f->page + off, 15);
 	t->block->gpa2 = at.gpa;
 	return CPU_OK;
 }
@@ -257,7 +258,6 @@ static int decode_crossing(struct trans *t, struct fetch *f, u32 off, u8 *bytes,
 /* One instruction at `off`; *stop when the block ends before it. */
 static int translate_insn(struct trans *t, struct fetch *f, u32 off, bool *stop)
 {
-	u8 bytes[16];
 	ZyanStatus status;
 	int ret;
 
@@ -275,10 +275,9 @@ static int translate_insn(struct trans *t, struct fetch *f, u32 off, bool *stop)
 			*stop = true;
 			return CPU_OK;
 		}
-		ret = decode_crossing(t, f, off, bytes, &status);
+		ret = decode_crossing(t, f, off, &status);
 		if (ret)
 			return ret;
-		t->bytes = bytes;
 	}
 	bool good = ZYAN_SUCCESS(status);
 
@@ -390,6 +389,7 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	t.group_count = 0;
 	t.b_group = NULL;
 	t.plain = (mode & MODE_STEP) || jit->no_groups;
+	t.window = mode & MODE_WINDOW;
 	t.guest = f.page + off;
 	*b = (struct jit_block){ .gpa = at->gpa, .rip = t.relative ? 0 : rip, .mode = mode, .relative = t.relative,
 				 .code = jit->code_next, .cold = jit->cold_next, .page = f.record, .gpa2 = ~0ull };

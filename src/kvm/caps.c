@@ -4,6 +4,7 @@
 #include "kvm/ioctl.h"
 #include "kvm/memattr.h"
 #include "kvm/request.h"
+#include "mmu/window.h"
 
 #include <errno.h>
 #include <unistd.h>
@@ -151,6 +152,10 @@ static int enable_locked(struct vm *vm, const struct kvm_enable_cap *cap)
 			return -EINVAL;
 		vm->mem.mmio_ask = a;
 		return 0;
+	case ANYKVM_CAP_WINDOW:
+		if ((a != ANYKVM_WINDOW_AUTO && a != ANYKVM_WINDOW_ALWAYS) || vm->vcpu_count)
+			return -EINVAL;
+		return mmu_window_enable(&vm->mem, WINDOW_BITS, WINDOW_HOST, a == ANYKVM_WINDOW_ALWAYS);
 	case KVM_CAP_HALT_POLL:
 		if (a != (u32)a)
 			return -EINVAL;

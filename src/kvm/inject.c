@@ -79,6 +79,7 @@ static int inject_interrupt(struct vcpu *vcpu)
 		return RUN_GUEST;
 	TRACE(vcpu->cpu.trace, kvm_inj_virq, vcpu->id, (u64)vector);
 	vcpu->stats.irq_injections++;
+	mmu_window_tick(&vcpu->cpu);
 	return deliver(vcpu, (unsigned)vector, EVENT_INTR);
 }
 

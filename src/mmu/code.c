@@ -317,12 +317,14 @@ static void stop_writing(struct cpu *cpu, u64 gfn)
 /* Too many messages to be kept: all code pages are suspect. */
 static void stop_writing_all(struct cpu *cpu)
 {
+	unsigned at = 0;
+	u64 gfn;
+
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
 		struct tlb_log *log = &cpu->mmu->log[v];
 
 		for (unsigned i = 0; i < MMU_TLB_SIZE; i++) {
-			u64 gfn = log->info[i] >> 8;
-
+			gfn = log->info[i] >> 8;
 			if ((log->info[i] & TLB_VALID) && code_tracked(cpu->mem, gfn << PAGE_SHIFT))
 				stop_writing(cpu, gfn);
 		}
@@ -331,12 +333,14 @@ static void stop_writing_all(struct cpu *cpu)
 		struct stash *s = &cpu->mmu->stash[k];
 
 		for (unsigned i = 0; s->valid && i < s->count; i++) {
-			u64 gfn = s->entry[i].info >> 8;
-
+			gfn = s->entry[i].info >> 8;
 			if (s->entry[i].writable && code_tracked(cpu->mem, gfn << PAGE_SHIFT))
 				stop_writing(cpu, gfn);
 		}
 	}
+	while (window_next_write(cpu, &at, &gfn))
+		if (code_tracked(cpu->mem, gfn << PAGE_SHIFT))
+			stop_writing(cpu, gfn);
 }
 
 /* Takes one message of a kind (or any kind) off the queue. */

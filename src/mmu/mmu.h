@@ -38,7 +38,7 @@ struct mmu_fault {
 struct mmu_walk {
 	u64 gpa;       /* of the address */
 	u64 page_size; /* 4K, 2M, 4M, 1G */
-	bool writable, user, executable, global, dirty; /* effective */
+	bool writable, user, executable, global, dirty, accessed; /* effective */
 	u8 pkey;
 };
 
@@ -83,6 +83,7 @@ struct mmu_vm {
 	 * anything, for the API layer to decide whether they may: mmu_mmio_asked().
 	 */
 	bool mmio_ask;
+	struct mmu_window *window; /* window.c; NULL: not enabled */
 };
 
 /** Creates a VM's memory without slots. 0 or -ENOMEM. */
@@ -198,6 +199,32 @@ int mmu_bounce_commit(struct cpu *cpu);
  * devices see only those. 0: nothing was stored. ~0: everything, whatever the size.
  */
 int mmu_bounce_commit_bytes(struct cpu *cpu, u64 bytes);
+
+/* --- the window: user memory translated by the host's MMU (window.c) ---------------------------- */
+
+/**
+ * Allows the window for a VM whose memory is mapped MAP_SHARED: the linear addresses that are 1 when
+ * shifted right by `bits` are found at `host` (WINDOW_BITS, WINDOW_HOST). `always`: no address space
+ * has to earn it. Before vCPUs run. 0, -EBUSY (something in this process is there), -ENOMEM.
+ */
+int mmu_window_enable(struct mmu_vm *vm, unsigned bits, u64 host, bool always);
+/** True when a host address lies in the window or in its guards. */
+bool mmu_window_has(const struct cpu *cpu, u64 host);
+/** An interrupt is about to be delivered: the guest's own clock tells which program runs. */
+void mmu_window_tick(struct cpu *cpu);
+enum mmu_window_outcome {
+	MMU_WINDOW_MAPPED, /* try again */
+	MMU_WINDOW_FAULT,  /* the guest's #PF: mmu_window_raise() */
+	MMU_WINDOW_ALONE,  /* the instruction has to run alone, through the software TLB */
+};
+/** Signal handler: generated code faulted at a host address in the window. */
+enum mmu_window_outcome mmu_window_fault(struct cpu *cpu, u64 host, bool write);
+/** Raises what mmu_window_fault() found. CPU_EXC. */
+int mmu_window_raise(struct cpu *cpu);
+/** cpu->window_stale is set: makes the window true again, before its code runs. */
+void mmu_window_refresh(struct cpu *cpu);
+/** cpu->cr3 has a new value: the window may be due at once. */
+void mmu_window_switched(struct cpu *cpu);
 
 /* --- instruction fetch ------------------------------------------------------------------------ */
 

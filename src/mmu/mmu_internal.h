@@ -10,6 +10,7 @@
 #include "mmu/hostmem.h"
 #include "mmu/mmu.h"
 #include "mmu/stats.h"
+#include "mmu/window.h"
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
 #define NOINLINE __attribute__((noinline))
@@ -224,6 +225,13 @@ struct mmu_cpu {
 	struct code_own *own;
 	unsigned own_count, own_size; /* own_size: a power of two, or 0 */
 
+	/* What mmu_window_tick() has seen. */
+	u64 window_hot_cr3;        /* of the last interrupts that met user code */
+	unsigned window_hot_ticks; /* how many */
+	unsigned window_away;      /* interrupts that met another address space than the window's */
+	struct mmu_fault window_fault; /* the last of the guest's that the window found */
+	u64 window_next;           /* its page */
+
 	u64 stat[MMU_STAT_COUNT];
 
 	u64 stash_clock;
@@ -379,6 +387,23 @@ void fetch_flush_page(struct cpu *cpu, u64 page);
 u64 watch_hits(const struct cpu *cpu, u64 lin, unsigned n, bool write);
 /** True when some breakpoint lies in the page. */
 bool watch_page(const struct cpu *cpu, u64 lin);
+
+/* window.c: cached translations that are mappings of the host; nothing without a window */
+/** What pages lead to may have changed: all of them, or those of an address space. */
+void window_stale(struct cpu *cpu);
+void window_stale_pcid(struct cpu *cpu, unsigned pcid);
+/** No page may be written without a new look. */
+void window_stale_writes(struct cpu *cpu);
+void window_flush_page(struct cpu *cpu, u64 lin, unsigned pcid);
+/** As tlb_drop_write(). */
+bool window_drop_write(struct cpu *cpu, u64 gfn);
+/** Goes through the pages that may be written; *at begins with 0. */
+bool window_next_write(struct cpu *cpu, unsigned *at, u64 *gfn);
+/** An access of code that uses the window lay outside of it. */
+void window_miss(struct cpu *cpu);
+/** Gives the window back. */
+void window_release(struct cpu *cpu);
+void window_vm_destroy(struct mmu_vm *vm);
 
 /* access.c */
 /** Checks canonicality, walks, and raises what fails. CPU_OK, CPU_EXC, CPU_EXIT. */

@@ -120,7 +120,9 @@ void mmu_set_cr3(struct cpu *cpu, u64 value)
 	if (!(cpu->cr4 & CR4_PCIDE)) {
 		code_settle(cpu);
 		cpu->cr3 = new;
+		window_stale(cpu);
 		tlb_flush_local(cpu);
+		mmu_window_switched(cpu);
 		return;
 	}
 	if (same && keep && new == old)
@@ -129,6 +131,9 @@ void mmu_set_cr3(struct cpu *cpu, u64 value)
 	if (!same)
 		stash_save(cpu);
 	cpu->cr3 = new;
+	if (!keep)
+		window_stale_pcid(cpu, new & 0xfff);
+	mmu_window_switched(cpu);
 	tlb_flush_local(cpu);
 	s = stash_find(mc, new & 0xfff);
 	if (!s)

@@ -231,6 +231,8 @@ enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsig
 	lin = lin_wrap(cpu, lin);
 	if (UNLIKELY(cpu->mmu->late_len))
 		code_late_check(cpu);
+	if (UNLIKELY(cpu->mode & MODE_WINDOW))
+		window_miss(cpu);
 	if (UNLIKELY(cpu->mode & MODE_WATCH))
 		return resolve_watched(cpu, lin, size, access, lock);
 	return resolve(cpu, lin, size, access, lock);

@@ -19,6 +19,7 @@ int mmu_vm_init(struct mmu_vm *vm)
 
 void mmu_vm_destroy(struct mmu_vm *vm)
 {
+	window_vm_destroy(vm);
 	code_vm_destroy(vm);
 	free(vm->cpus);
 	vm->cpus = NULL;

@@ -163,6 +163,7 @@ void mmu_flush_all(struct cpu *cpu)
 	code_settle(cpu);
 	mmu_slots_forget(cpu);
 	stash_drop_all(cpu);
+	window_stale(cpu);
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
 		view_flush_local(cpu, v);
 		view_flush_global(cpu, v);
@@ -174,6 +175,7 @@ void mmu_flush_nonglobal(struct cpu *cpu)
 {
 	code_settle(cpu);
 	stash_drop_all(cpu);
+	window_stale(cpu);
 	tlb_flush_local(cpu);
 }
 
@@ -203,6 +205,11 @@ static void view_drop_page(struct cpu *cpu, unsigned view, u64 page)
 	}
 }
 
+static unsigned current_pcid(const struct cpu *cpu)
+{
+	return (cpu->cr4 & CR4_PCIDE) ? cpu->cr3 & 0xfff : 0;
+}
+
 void mmu_flush_page(struct cpu *cpu, u64 lin)
 {
 	u64 page = lin_wrap(cpu, lin) & PAGE_MASK;
@@ -211,27 +218,26 @@ void mmu_flush_page(struct cpu *cpu, u64 lin)
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
 		view_drop_page(cpu, v, page);
 	cpu->mmu->psc_gen++;
+	window_flush_page(cpu, page, current_pcid(cpu));
 	fetch_flush_page(cpu, page);
-}
-
-static unsigned current_pcid(const struct cpu *cpu)
-{
-	return (cpu->cr4 & CR4_PCIDE) ? cpu->cr3 & 0xfff : 0;
 }
 
 void mmu_flush_page_pcid(struct cpu *cpu, u64 lin, unsigned pcid)
 {
 	code_settle(cpu);
-	if (pcid == current_pcid(cpu))
+	if (pcid == current_pcid(cpu)) {
 		mmu_flush_page(cpu, lin);
-	else
+	} else {
 		stash_drop_page(cpu, lin_wrap(cpu, lin) & PAGE_MASK, pcid);
+		window_flush_page(cpu, lin_wrap(cpu, lin) & PAGE_MASK, pcid);
+	}
 }
 
 void mmu_flush_pcid(struct cpu *cpu, unsigned pcid)
 {
 	code_settle(cpu);
 	stash_drop_pcid(cpu, pcid);
+	window_stale_pcid(cpu, pcid);
 	if (pcid == current_pcid(cpu))
 		tlb_flush_local(cpu);
 }
@@ -240,6 +246,7 @@ void mmu_flush_write(struct cpu *cpu)
 {
 	code_settle(cpu);
 	cpu->mmu->wgen++;
+	window_stale_writes(cpu);
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
 		struct tlb_log *log = &cpu->mmu->log[v];
 
@@ -252,7 +259,7 @@ void mmu_flush_write(struct cpu *cpu)
 
 bool tlb_drop_write(struct cpu *cpu, u64 gfn)
 {
-	bool had = stash_drop_write(cpu, gfn);
+	bool had = stash_drop_write(cpu, gfn) | window_drop_write(cpu, gfn);
 
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
 		struct tlb_log *log = &cpu->mmu->log[v];
@@ -308,6 +315,7 @@ int mmu_cpu_init(struct cpu *cpu, struct mmu_vm *vm)
 	if (!cpu->mmu)
 		return -ENOMEM;
 	cpu->mem = vm;
+	cpu->window_cr3 = WINDOW_NONE;
 	cpu->mmu->itlb_gen = cpu->mmu->itlb_global_gen = cpu->mmu->psc_gen = 1;
 	cpu->tlb_mask = (MMU_TLB_SIZE - 1ull) << PAGE_SHIFT;
 	cpu->page_mask = PAGE_MASK;
@@ -344,6 +352,7 @@ void mmu_cpu_destroy(struct cpu *cpu)
 			break;
 		}
 	futex_unlock(&vm->cpu_lock);
+	window_release(cpu);
 	code_cpu_destroy(cpu);
 	stash_destroy(cpu);
 	pages_unmap(cpu->mmu, sizeof(struct mmu_cpu));

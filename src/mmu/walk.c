@@ -287,6 +287,7 @@ again:
 	out->user = user;
 	out->global = (pte & PTE_G) && (cpu->cr4 & CR4_PGE);
 	out->dirty = pte & PTE_D;
+	out->accessed = (all & PTE_A) || !rq->debug;
 	out->pkey = f == WALK_LONG ? (pte >> 59) & 15 : 0;
 	return 0;
 }
@@ -295,7 +296,7 @@ static int walk_none(const struct walk_req *rq, struct mmu_walk *out)
 {
 	out->gpa = (u32)rq->lin;
 	out->page_size = PAGE_SIZE;
-	out->writable = out->user = out->executable = out->dirty = true;
+	out->writable = out->user = out->executable = out->dirty = out->accessed = true;
 	out->global = false;
 	out->pkey = 0;
 	return 0;

@@ -24,6 +24,7 @@ enum option_id {
 	OPT_ENTRY,
 	OPT_ACCEL,
 	OPT_CPU,
+	OPT_WINDOW,
 	OPT_GDB,
 	OPT_NO_REBOOT,
 	OPT_TIMEOUT,
@@ -65,6 +66,9 @@ static const struct option_row rows[] = {
 	{OPT_CPU, "cpu", 0, "intel|amd|host[,-FEATURE]...",
 	 "vendor of the guest's CPU (default intel), and what it\n"
 	 "lacks, by the names of 'anykvm cpuid', e.g. amd,-x2apic"},
+	{OPT_WINDOW, "window", 0, "auto|off|always",
+	 "let the host's MMU translate the addresses of programs\n"
+	 "that run for long (default auto), of none, or of all"},
 	{OPT_GDB, "gdb", 0, "tcp:HOST:PORT|unix:PATH[,wait]",
 	 "gdb server for the guest's CPUs; with 'wait' the guest\n"
 	 "starts when the debugger lets it, e.g. --gdb tcp::1234,wait"},
@@ -354,6 +358,7 @@ static bool apply_option(struct run_config *cfg, const struct option_row *row, c
 {
 	static const char *const consoles[] = {"serial", "virtio", NULL};
 	static const char *const entries[] = {"auto", "64", "32", "pvh", NULL};
+	static const char *const windows[] = {"auto", "off", "always", NULL};
 	static const char *const accels[] = {"anykvm", "kvm", "auto", NULL};
 	unsigned n;
 
@@ -408,6 +413,11 @@ static bool apply_option(struct run_config *cfg, const struct option_row *row, c
 		if (!parse_word(row->name, arg, entries, &n, error))
 			return false;
 		cfg->entry = n;
+		return true;
+	case OPT_WINDOW:
+		if (!parse_word(row->name, arg, windows, &n, error))
+			return false;
+		cfg->window = n;
 		return true;
 	case OPT_ACCEL:
 		if (!parse_word(row->name, arg, accels, &n, error))

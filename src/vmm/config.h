@@ -10,6 +10,7 @@
 #define CONFIG_MEMORY_MIN   (16ull << 20)
 
 enum config_console { CONSOLE_SERIAL, CONSOLE_VIRTIO };
+enum config_window { WINDOW_AUTO, WINDOW_OFF, WINDOW_ALWAYS };
 enum config_entry { ENTRY_AUTO, ENTRY_64, ENTRY_32, ENTRY_PVH };
 
 struct config_disk {
@@ -40,6 +41,7 @@ struct run_config {
 	bool rng;
 	enum config_console console;
 	enum config_entry entry;
+	enum config_window window;
 	char *accel;
 	char *gdb; /* where the gdb server listens, NULL for none */
 	char *vendor; /* "intel", "amd" or NULL for the accelerator's own choice */

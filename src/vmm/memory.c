@@ -4,13 +4,20 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "vmm/error.h"
 
 bool memory_init(struct guest_memory *mem, u64 size, GError **error)
 {
-	void *p = mmap(NULL, size, PROT_READ | PROT_WRITE,
-		       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	int fd = memfd_create("anykvm-ram", MFD_CLOEXEC);
+	void *p = MAP_FAILED;
+
+	/* shared: the engine maps pages of it a second time (ANYKVM_CAP_WINDOW) */
+	if (fd >= 0 && ftruncate(fd, (off_t)size) == 0)
+		p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0);
+	if (fd >= 0)
+		close(fd);
 
 	if (p == MAP_FAILED) {
 		vmm_error(error, "cannot reserve %" G_GUINT64_FORMAT " MiB of guest memory: %s",
@@ -34,7 +41,7 @@ void memory_free(struct guest_memory *mem)
 
 void memory_clear(struct guest_memory *mem)
 {
-	madvise(mem->host, mem->size, MADV_DONTNEED);
+	madvise(mem->host, mem->size, MADV_REMOVE);
 }
 
 void *memory_at(const struct guest_memory *mem, u64 gpa, u64 len)

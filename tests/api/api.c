@@ -77,6 +77,7 @@ static void vcpu_make(struct api_vm *t, unsigned i, struct kvm_cpuid2 *cpuid)
 void api_vm_make(struct api_vm *t, unsigned vcpus, unsigned flags)
 {
 	struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {24}};
+	struct kvm_enable_cap window = {.cap = ANYKVM_CAP_WINDOW, .args = {ANYKVM_WINDOW_ALWAYS}};
 	struct kvm_pit_config pit = {0};
 	struct kvm_cpuid2 *cpuid;
 
@@ -86,8 +87,8 @@ void api_vm_make(struct api_vm *t, unsigned vcpus, unsigned flags)
 	t->vm = api_ioctl_value(t->kvm, KVM_CREATE_VM,
 				flags & API_PROTECTED ? KVM_X86_SW_PROTECTED_VM : KVM_X86_DEFAULT_VM);
 	assert_true(t->vm >= 0);
-	t->mem = mmap(NULL, API_MEM_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-		      0);
+	t->mem = mmap(NULL, API_MEM_SIZE, PROT_READ | PROT_WRITE,
+		      (flags & API_WINDOW ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS, -1, 0);
 	assert_ptr_not_equal(t->mem, MAP_FAILED);
 	assert_int_equal(api_slot(t, 0, 0, 0, API_MEM_SIZE, t->mem), 0);
 	if (flags & API_IRQCHIP)
@@ -96,6 +97,8 @@ void api_vm_make(struct api_vm *t, unsigned vcpus, unsigned flags)
 		assert_int_equal(api_ioctl(t->vm, KVM_CREATE_PIT2, &pit), 0);
 	if (flags & API_SPLIT)
 		assert_int_equal(api_ioctl(t->vm, KVM_ENABLE_CAP, &split), 0);
+	if (flags & API_WINDOW)
+		assert_int_equal(api_ioctl(t->vm, KVM_ENABLE_CAP, &window), 0);
 	cpuid = api_supported_cpuid(t->kvm);
 	for (unsigned i = 0; i < vcpus; i++)
 		vcpu_make(t, i, cpuid);

@@ -50,6 +50,7 @@ enum api_flags {
 	API_AMD = 4,
 	API_PIT = 8,
 	API_PROTECTED = 16, /* KVM_X86_SW_PROTECTED_VM */
+	API_WINDOW = 32,    /* ANYKVM_CAP_WINDOW for every program */
 };
 
 /** Opens the system descriptor; fails the test unless it is anykvm's. */

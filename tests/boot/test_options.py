@@ -71,6 +71,7 @@ def main():
              ["99999"]),
             ("no such accelerator", [*good, "--accel", "warp"], ["warp"]),
             ("no such vendor", [*good, "--cpu", "z80"], ["z80"]),
+            ("a window that is none", [*good, "--window", "sometimes"], ["sometimes"]),
             ("a debugger's address that is none", [*good, "--gdb", "1234"], ["1234"]),
             ("a debugger's port that is none", [*good, "--gdb", "tcp::99999"], ["99999"]),
             ("a debugger's socket in no folder", [*good, "--gdb", "unix:%s/no/gdb" % work],

@@ -83,8 +83,12 @@ def main():
     def end():
         check_equal(guest.pop().power_off() if guest else 0, 0, "status")
 
+    # Each program's memory in the window, which otherwise only long-running ones have.
+    window = [("stress-ng %s, --window always" % name,
+               lambda n=name: alone(CLASSES[n], 2, [*machine, "--window", "always"]))
+              for name in ("vm", "mmap", "fork") if name in classes]
     run_cases([("stress-ng " + name, lambda w=words: one(w)) for name, words in classes.items()]
-              + [("power-off afterwards", end)])
+              + [("power-off afterwards", end)] + window)
 
 
 main()

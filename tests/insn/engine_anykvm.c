@@ -19,6 +19,7 @@
 #include "cpu/mode.h"
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
+#include "mmu/window.h"
 
 #define SYS_SIZE      0x60000
 #define SYS_GDT	      0x1000
@@ -342,6 +343,9 @@ static int init(void)
 	if (mmu_cpu_init(cpu, &m.vm) < 0 || jit_cpu_init(cpu, CACHE_BYTES) < 0 ||
 	    jit_signal_install() < 0)
 		return -1;
+	/* the data area, and not the code's */
+	if (mmu_window_enable(&m.vm, 28, 0x100000000000, true) < 0)
+		return -1;
 	m.use_loop = cpu->jit->use_loop;
 	cpu_reset(cpu, false);
 	cpu->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
@@ -349,6 +353,19 @@ static int init(void)
 		   CR4_SMEP | CR4_SMAP | CR4_UMIP | CR4_DE | CR4_MCE;
 	cpu->xcr0 = cpu_xcr0_supported() & insn_xsave_mask;
 	return mode_set(cpu, MACHINE_LONG);
+}
+
+/* VARIANT_* of a case. */
+static unsigned variant_bits(const struct insn_case *c)
+{
+	static const u8 bits[INSN_VARIANTS] = {
+		0, VARIANT_OTHER_BRANCH,
+		VARIANT_STEP, VARIANT_STEP | VARIANT_OTHER_BRANCH,
+		VARIANT_NO_GROUPS, VARIANT_NO_GROUPS | VARIANT_OTHER_BRANCH,
+		VARIANT_WINDOW, VARIANT_WINDOW | VARIANT_OTHER_BRANCH, VARIANT_WINDOW | VARIANT_NO_GROUPS,
+	};
+
+	return bits[c->variant];
 }
 
 static void state_in(struct cpu *cpu, const struct insn_case *c)
@@ -374,6 +391,9 @@ static void state_in(struct cpu *cpu, const struct insn_case *c)
 	cpu->mmio.done_count = cpu->mmio.done_next = cpu->mmio.write_count = 0;
 	cpu->poll = CPU_GO_ON;
 	cpu->irq_window = 1;
+	if (variant_bits(c) & VARIANT_WINDOW)
+		mmu_window_switched(cpu);
+	cpu->window_paused = !(variant_bits(c) & VARIANT_WINDOW);
 	cpu_mode_update(cpu);
 	memcpy(cpu->xsave, c->in.xsave, insn_xsave_size);
 }
@@ -513,7 +533,7 @@ static bool mmio_too_large(const struct cpu *cpu)
 static void run(const struct insn_case *c, struct insn_result *out)
 {
 	struct cpu *cpu = m.cpu;
-	unsigned variant = c->variant;
+	unsigned variant = variant_bits(c);
 	enum memory_kind kind = c->number >> 14 & 3;
 	enum machine_mode mode = !(c->number >> 12 & 1)				? MACHINE_LONG
 				 : c->mode != INSN_LONG && !c->far	? MACHINE_LEGACY

@@ -60,11 +60,12 @@ enum insn_mode {
 	INSN_MODES
 };
 
-/* The translator with another of its flag-free branches, and instruction by instruction: bits. */
+/* The translator with another of its flag-free branches, and instruction by instruction … */
 #define VARIANT_OTHER_BRANCH 1
 #define VARIANT_STEP	     2
 #define VARIANT_NO_GROUPS    4 /* every access has a TLB check of its own */
-#define INSN_VARIANTS	     6 /* stepping has no groups anyway */
+#define VARIANT_WINDOW	     8 /* the data area is reached through the window (mmu/window.c) */
+#define INSN_VARIANTS	     9 /* combinations of these; stepping has no groups, and no window */
 
 /* One instruction of a case; control flow within the case is resolved when it is laid out. */
 #define INSN_ITEM_MAX 16

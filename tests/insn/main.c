@@ -158,7 +158,7 @@ static void usage(void)
 	       "  --seconds S    stops after that time\n"
 	       "  --jobs N       processes\n"
 	       "  --mode LIST    enum,random,seq,ud\n"
-	       "  --variant V    0 to 5, or all: a case runs in each; default: they take turns\n"
+	       "  --variant V    0 to 8, or all: a case runs in each; default: they take turns\n"
 	       "  --reports N    differences a job reduces (one report a class is printed)\n"
 	       "  --stop         at the first difference\n"
 	       "  --coverage     a table of all mnemonics: encodings, cases, or why there are none\n"

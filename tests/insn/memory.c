@@ -34,8 +34,9 @@ static u8 *map_fixed(u64 va, size_t size, int prot, int flags, int fd)
 	return p;
 }
 
-int memory_code_init(void)
+int memory_process_init(void)
 {
+	const size_t size = INSN_DATA_PAGES * PAGE_SIZE;
 	int fd = memfd_create("insn-code", MFD_CLOEXEC);
 	bool again = insn_memory.code;
 
@@ -54,6 +55,13 @@ int memory_code_init(void)
 	close(fd);
 	memset(insn_memory.code, 0xcc, INSN_CODE_SIZE);
 	*(u64 *)insn_memory.code = INSN_STUB_VA;
+	/* shared with the engine's own second mapping of it, and with no other process */
+	insn_memory.engine = mmap(insn_memory.engine, size, PROT_READ | PROT_WRITE,
+				  MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE | (again ? MAP_FIXED : 0), -1, 0);
+	if (insn_memory.engine == MAP_FAILED)
+		return -1;
+	if (insn_memory.baseline)
+		memory_restore_engine();
 	return 0;
 }
 
@@ -61,15 +69,14 @@ int memory_init(void)
 {
 	const size_t size = INSN_DATA_PAGES * PAGE_SIZE;
 
-	if (memory_code_init() < 0)
+	if (memory_process_init() < 0)
 		return -1;
 	insn_memory.native = map_fixed(INSN_DATA_VA, size, PROT_READ | PROT_WRITE,
 				       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1);
-	insn_memory.engine = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE,
-				  MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
-	if (!insn_memory.native || insn_memory.engine == MAP_FAILED)
+	insn_memory.baseline = mmap(NULL, size, PROT_READ | PROT_WRITE,
+				    MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+	if (!insn_memory.native || insn_memory.baseline == MAP_FAILED)
 		return -1;
-	insn_memory.baseline = insn_memory.engine + size;
 	memory_rebase();
 	return 0;
 }

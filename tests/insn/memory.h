@@ -17,8 +17,8 @@ extern struct insn_memory insn_memory;
 
 /** Maps everything. 0, or -1 (says why). */
 int memory_init(void);
-/** Gives a forked process code memory of its own. 0 or -1. */
-int memory_code_init(void);
+/** Gives a forked process memory of its own for code and the engine's data. 0 or -1. */
+int memory_process_init(void);
 /** What page n of the data area is. */
 enum insn_page_kind memory_page(unsigned n);
 /** Copies a new baseline into both data areas, the read-only page included. */

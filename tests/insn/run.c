@@ -343,7 +343,7 @@ static void job_run(const struct run_options *o, struct run_shared *sh, unsigned
 
 int run_init(const struct engine_ops *engine)
 {
-	if (memory_code_init() < 0 || native_signals(false) < 0 || engine->init() < 0)
+	if (memory_process_init() < 0 || native_signals(false) < 0 || engine->init() < 0)
 		return -1;
 	native_set_kick(engine->kick);
 	return native_signals(true);

@@ -1,0 +1,267 @@
+/*
+ * ANYKVM_CAP_WINDOW: a program's memory is mapped a second time, and still is what the guest's tables,
+ * its dirty log and its invalidations say. No address leads a program out of it.
+ */
+#include "api.h"
+
+#include <stdio.h>
+
+#define USER 0x555555554000ull /* where the program is; its code is the page at API_CODE */
+#define DATA(n) (USER + 0x1000 * (n))
+#define DATA_GPA(n) (0x100000ull + 0x1000 * (n))
+#define TABLES 0x20000u /* of the program: three pages */
+#define TSS 0x30000u
+#define HANDLER 0x9000u
+#define FAULTS 0xa000u
+#define PTE_USER 7ull /* present, writable, user */
+#define PTE_A 0x20ull
+#define PTE_D 0x40ull
+
+/* RDI is read, EBX stored at RSI, the kernel called: it tells what was read and flushes. */
+API_CODE64(program, "1: mov (%rdi), %eax; mov %ebx, (%rsi); int $0x40; jmp 1b");
+API_CODE64(handler, "out %eax, $0x80; test %ecx, %ecx; jz 2f; invlpg (%rdi); invlpg (%rsi); jmp 3f;"
+		    "2: mov %cr3, %rdx; mov %rdx, %cr3; 3: iretq");
+/* A fault: its error code; the program goes on where the client says. */
+API_CODE64(page_fault, "pop %rax; out %eax, $0x81; mov %r8, (%rsp); iretq");
+API_CODE64(protection, "pop %rax; out %eax, $0x82; mov %r8, (%rsp); iretq");
+
+static u64 *pte(struct api_vm *t, unsigned n)
+{
+	return (u64 *)(t->mem + TABLES + 0x2000) + (USER >> 12 & 511) + n;
+}
+
+static void put(struct api_vm *t, u64 at, u64 v)
+{
+	memcpy(t->mem + at, &v, sizeof(v));
+}
+
+static void gate(struct api_vm *t, unsigned vector, u64 address, const void *code, size_t size)
+{
+	memcpy(t->mem + address, code, size);
+	api_idt64(t, vector, address);
+	t->mem[API_IDT + 16 * vector + 5] |= 0x60; /* for INT at CPL 3, too */
+}
+
+static void start(struct api_vm *t, unsigned flags)
+{
+	struct kvm_segment user = {.limit = ~0u, .type = 3, .dpl = 3, .present = 1, .s = 1, .db = 1, .g = 1,
+				   .selector = 0x23};
+	struct kvm_regs r = {.rip = USER, .rsp = DATA(9), .rflags = 2, .rdi = DATA(1), .rsi = DATA(2)};
+	struct kvm_sregs s;
+
+	api_vm_make(t, 1, flags);
+	api_start64(t, 0, program_begin, API_SIZE(program));
+	gate(t, 0x40, HANDLER, handler_begin, API_SIZE(handler));
+	gate(t, 14, FAULTS, page_fault_begin, API_SIZE(page_fault));
+	gate(t, 13, FAULTS + 64, protection_begin, API_SIZE(protection));
+	put(t, API_PML4 + 8 * (USER >> 39), TABLES | PTE_USER);
+	put(t, TABLES + 8 * (USER >> 30 & 511), (TABLES + 0x1000) | PTE_USER);
+	put(t, TABLES + 0x1000 + 8 * (USER >> 21 & 511), (TABLES + 0x2000) | PTE_USER);
+	*pte(t, 0) = API_CODE | PTE_USER;
+	for (unsigned n = 1; n < 8; n++)
+		*pte(t, n) = DATA_GPA(n) | PTE_USER;
+	put(t, API_GDT + 24, 0x00affb000000ffffull);
+	put(t, API_GDT + 32, 0x00cff3000000ffffull);
+	put(t, TSS + 4, API_STACK);
+	assert_int_equal(api_ioctl(t->vcpu[0], KVM_GET_SREGS, &s), 0);
+	s.gdt.limit = 63;
+	s.ds = s.es = s.ss = user;
+	s.cs = user;
+	s.cs.selector = 0x1b;
+	s.cs.type = 11;
+	s.cs.l = 1;
+	s.cs.db = 0;
+	s.tr = (struct kvm_segment){.base = TSS, .limit = 103, .selector = 40, .type = 11, .present = 1};
+	assert_int_equal(api_ioctl(t->vcpu[0], KVM_SET_SREGS, &s), 0);
+	api_set_regs(t, 0, &r);
+	api_run_to_out(t, 0, 0x80); /* which loads CR3: from here on the program has the window */
+}
+
+/* The host's mapping of a page of the program: 0 none, 1 to be read, 3 to be written. */
+static unsigned mapped(u64 lin)
+{
+	u64 at = lin - (1ull << 46) + (4ull << 30), from, to;
+	FILE *maps = fopen("/proc/self/maps", "r");
+	char line[512], prot[5] = "----";
+
+	assert_non_null(maps);
+	while (fgets(line, sizeof(line), maps))
+		if (sscanf(line, "%llx-%llx %4s", (unsigned long long *)&from, (unsigned long long *)&to, prot) == 3 &&
+		    from <= at && at < to)
+			break;
+	fclose(maps);
+	return (prot[0] == 'r') + 2 * (prot[1] == 'w');
+}
+
+static void set(struct api_vm *t, u64 rdi, u64 rsi, u32 ebx, bool invlpg)
+{
+	struct kvm_regs r = api_regs(t, 0);
+
+	r.rdi = rdi;
+	r.rsi = rsi;
+	r.rbx = ebx;
+	r.rcx = invlpg;
+	api_set_regs(t, 0, &r);
+}
+
+static u32 word(struct api_vm *t, unsigned n)
+{
+	return *(volatile u32 *)(t->mem + DATA_GPA(n));
+}
+
+static void follows_invalidations(void **state)
+{
+	struct api_vm t;
+
+	start(&t, API_WINDOW);
+	for (u32 i = 0; i < 60; i++) {
+		unsigned from = 1 + i % 3, to = 4 + i % 4;
+
+		*pte(&t, 1) = DATA_GPA(from) | PTE_USER;
+		*pte(&t, 2) = DATA_GPA(to) | PTE_USER;
+		*(u32 *)(t.mem + DATA_GPA(from)) = 1000 + i;
+		set(&t, DATA(1), DATA(2), i, i & 4);
+		assert_int_equal(api_run_to_out(&t, 0, 0x80), 1000 + i);
+		assert_int_equal(word(&t, to), i);
+		assert_int_equal(mapped(DATA(2)), 3);
+	}
+	api_vm_free(&t);
+}
+
+static void sets_bits_again(void **state)
+{
+	struct api_vm t;
+
+	start(&t, API_WINDOW);
+	for (u32 i = 0; i < 20; i++) {
+		*pte(&t, 1) &= ~(PTE_A | PTE_D);
+		*pte(&t, 2) &= i & 1 ? ~PTE_D : ~(PTE_A | PTE_D);
+		set(&t, DATA(1), DATA(2), i, i & 2);
+		api_run_to_out(&t, 0, 0x80);
+		assert_int_equal(*pte(&t, 1) & (PTE_A | PTE_D), PTE_A);
+		assert_int_equal(*pte(&t, 2) & (PTE_A | PTE_D), PTE_A | PTE_D);
+		assert_int_equal(word(&t, 2), i);
+	}
+	assert_int_equal(mapped(DATA(1)), 1);
+	api_vm_free(&t);
+}
+
+static void every_round_is_logged(void **state)
+{
+	u64 bits[API_MEM_SIZE / 0x1000 / 64];
+	struct kvm_dirty_log log = {.dirty_bitmap = bits};
+	struct api_vm t;
+
+	start(&t, API_WINDOW);
+	assert_int_equal(api_slot(&t, 0, KVM_MEM_LOG_DIRTY_PAGES, 0, API_MEM_SIZE, t.mem), 0);
+	for (u32 i = 0; i < 20; i++) {
+		unsigned n = 2 + i % 3;
+
+		set(&t, DATA(1), DATA(n), i, true);
+		api_run_to_out(&t, 0, 0x80);
+		assert_int_equal(api_ioctl(t.vm, KVM_GET_DIRTY_LOG, &log), 0);
+		for (unsigned k = 1; k < 8; k++)
+			assert_int_equal(bits[DATA_GPA(k) >> 18] >> (DATA_GPA(k) >> 12 & 63) & 1, k == n);
+	}
+	api_vm_free(&t);
+}
+
+/* Reads and stores at an address fault: the error code, or ~0 when it was #GP. */
+static u32 fault_at(struct api_vm *t, u64 rdi, u64 rsi)
+{
+	struct kvm_regs r = api_regs(t, 0);
+	u32 error;
+
+	r.rdi = rdi;
+	r.rsi = rsi;
+	r.r8 = USER;
+	api_set_regs(t, 0, &r);
+	api_run_expect(t, 0, KVM_EXIT_IO);
+	memcpy(&error, (u8 *)t->run[0] + t->run[0]->io.data_offset, 4);
+	assert_true(t->run[0]->io.port == 0x81 || t->run[0]->io.port == 0x82);
+	if (t->run[0]->io.port == 0x82)
+		error = ~0u;
+	/* out of the fault, with good addresses */
+	set(t, DATA(1), DATA(2), 0, true);
+	api_run_to_out(t, 0, 0x80);
+	return error;
+}
+
+static void nothing_else_is_reached(void **state)
+{
+	static const u64 away = (1ull << 46) - (4ull << 30); /* what is taken from a linear address */
+	struct api_vm t;
+	u64 own[] = {0, (u64)&own, (u64)&fault_at, (u64)malloc, 0xffffffffff600000ull};
+	static const u64 bad[] = {
+		0x400000, 0x3fffffffffffull, 0x7ffffffff000ull, 0x800000000000ull, 0x7fffffffffffull,
+		0xffff800000000000ull, 0xffffffffffffffffull, 0x8000000000000000ull, 0x400000000000ull,
+	};
+
+	start(&t, API_WINDOW);
+	own[0] = (u64)t.mem;
+	for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
+		u64 lin = own[i] + away;
+		bool canonical = (u64)((s64)(lin << 16) >> 16) == lin;
+
+		assert_int_equal(fault_at(&t, lin, DATA(2)), canonical ? 4 : ~0u);
+		assert_int_equal(fault_at(&t, DATA(1), lin), canonical ? 6 : ~0u);
+	}
+	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
+		/* the last bytes may be the first ones that are not canonical, or wrap to address 0 */
+		bool canonical = (u64)((s64)(bad[i] << 16) >> 16) == bad[i] && bad[i] != 0x7fffffffffffull;
+		u32 present = bad[i] < 1u << 30; /* the kernel's */
+
+		assert_int_equal(fault_at(&t, bad[i], DATA(2)), canonical ? 4 | present : ~0u);
+		assert_int_equal(fault_at(&t, DATA(1), bad[i]), canonical ? 6 | present : ~0u);
+	}
+	*pte(&t, 3) &= ~2ull; /* not writable */
+	*pte(&t, 4) &= ~4ull; /* the kernel's */
+	set(&t, DATA(3), DATA(2), 0, true);
+	api_run_to_out(&t, 0, 0x80);
+	assert_int_equal(fault_at(&t, DATA(1), DATA(3)), 7);
+	assert_int_equal(fault_at(&t, DATA(4), DATA(2)), 5);
+	api_vm_free(&t);
+}
+
+static void is_refused(void **state)
+{
+	struct kvm_enable_cap cap = {.cap = ANYKVM_CAP_WINDOW};
+	struct api_vm one, two;
+	int vm;
+
+	api_vm_make(&one, 1, API_WINDOW);
+	assert_int_equal(api_ioctl_value(one.vm, KVM_CHECK_EXTENSION, ANYKVM_CAP_WINDOW), 1);
+	cap.args[0] = ANYKVM_WINDOW_AUTO;
+	assert_errno(api_ioctl(one.vm, KVM_ENABLE_CAP, &cap), EINVAL); /* it has vCPUs */
+	vm = api_ioctl_value(one.kvm, KVM_CREATE_VM, 0);
+	assert_true(vm >= 0);
+	assert_errno(api_ioctl(vm, KVM_ENABLE_CAP, &cap), EBUSY);
+	cap.args[0] = 0;
+	assert_errno(api_ioctl(vm, KVM_ENABLE_CAP, &cap), EINVAL);
+	cap.args[0] = 3;
+	assert_errno(api_ioctl(vm, KVM_ENABLE_CAP, &cap), EINVAL);
+	anykvm_close(vm);
+	api_vm_free(&one);
+	api_vm_make(&two, 1, API_WINDOW);
+	api_vm_free(&two);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(follows_invalidations),
+		cmocka_unit_test(sets_bits_again),
+		cmocka_unit_test(every_round_is_logged),
+		cmocka_unit_test(nothing_else_is_reached),
+		cmocka_unit_test(is_refused),
+	};
+	void *p = mmap((void *)(1ull << 40), 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+
+	/* the sanitizers keep their own records where the window would be */
+	if (p == MAP_FAILED) {
+		puts("1..0 # SKIP the window's addresses are in use in this process");
+		return 0;
+	}
+	munmap(p, 4096);
+	return cmocka_run_group_tests_name("window", tests, NULL, NULL);
+}
