@@ -14,6 +14,13 @@
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
+/* What the cache gets of memory at once; page faults in the executable view take as much. */
+#define AHEAD ((size_t)64 << 10)
+#define HUGE ((size_t)2 << 20)
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23
+#endif
+
 /* What is known about the blocks: mapped, so that a small guest touches few pages of it. */
 static size_t tables_bytes(const struct jit *jit)
 {
@@ -56,6 +63,8 @@ int jit_cache_init(struct jit *jit, size_t size)
 	jit->by_address = jit->hash + JIT_HASH_SIZE;
 	jit->meta = jit->meta_next = (u8 *)(jit->by_address + jit->block_max);
 	jit->meta_end = jit->meta + size;
+	jit->code_ready = jit->rw + AHEAD;
+	jit->cold_ready = jit->rw + align_up(size / 2, AHEAD) + AHEAD;
 	jit->page = calloc(JIT_PAGE_HASH_SIZE, sizeof(*jit->page));
 	if (!jit->page)
 		err = -ENOMEM;
@@ -78,6 +87,26 @@ void jit_cache_destroy(struct jit *jit)
 	jit->rw = jit->rx = NULL;
 	jit->tables = NULL;
 	jit->page = NULL;
+}
+
+/* Room for what is written next, in one call for many pages. */
+static void prepare(struct jit *jit, u8 **ready, const u8 *next, const u8 *end)
+{
+	if (LIKELY(next + AHEAD / 4 < *ready) || *ready + AHEAD > end)
+		return;
+	madvise(*ready, AHEAD, MADV_POPULATE_WRITE);
+	*ready += AHEAD;
+	/* a small guest should neither wait for 2 MiB to be cleared nor keep them */
+	if (!jit->meta_huge)
+		madvise((void *)align_up((u64)jit->meta, HUGE), jit->size - HUGE, MADV_HUGEPAGE);
+	jit->meta_huge = true;
+}
+
+/** Called when a block is complete: makes room for the next ones. */
+void jit_cache_prepare(struct jit *jit)
+{
+	prepare(jit, &jit->code_ready, jit->code_next, jit->code_end);
+	prepare(jit, &jit->cold_ready, jit->cold_next, jit->rw + jit->size);
 }
 
 /** Memory that lives as long as the code; NULL when the area is full. */

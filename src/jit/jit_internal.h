@@ -207,6 +207,8 @@ struct jit {
 	u64 client_events;     /* mmu_vm.client_events that the jump caches have seen */
 	u64 stat_client_writes, stat_jc_flushes, stat_jc_local_flushes;
 	u64 stat_blocks, stat_insns, stat_flushes, stat_links, stat_dispatch, stat_cinsn[CPU_OP_COUNT];
+	u8 *code_ready, *cold_ready; /* up to where the cache has memory already */
+	bool meta_huge;        /* the rest of meta was advised to be huge pages */
 	u64 stat_decodes;      /* those that Zydis did */
 	u32 decoded_turn;
 	struct jit_decoded decoded[1u << JIT_DECODED_BITS]; /* pairs by hash */
@@ -294,6 +296,7 @@ struct trans {
 /* cache.c */
 int jit_cache_init(struct jit *jit, size_t size);
 void jit_cache_destroy(struct jit *jit);
+void jit_cache_prepare(struct jit *jit);
 void *jit_meta_alloc(struct jit *jit, size_t n);
 void jit_cache_reset(struct cpu *cpu);
 struct jit_block *jit_block_find(struct jit *jit, u64 gpa, u64 rip, u32 mode);

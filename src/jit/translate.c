@@ -418,6 +418,7 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	b->cold_len = (u32)(t.e.p - b->cold);
 	jit->code_next = (u8 *)align_up((u64)hot_end, 16);
 	jit->cold_next = t.e.p;
+	jit_cache_prepare(jit);
 	jit_block_add(jit, b);
 	if (b->gpa2 != ~0ull) {
 		b->cross_next = jit->crossing;
