@@ -253,6 +253,12 @@ static void fill_extra(const struct trans *t, struct cpu_insn *out)
 	}
 }
 
+static bool is_gather(const ZydisDecodedInstruction *in)
+{
+	return in->meta.category == ZYDIS_CATEGORY_GATHER || in->meta.category == ZYDIS_CATEGORY_AVX2GATHER ||
+	       in->meta.category == ZYDIS_CATEGORY_SCATTER;
+}
+
 /* Gathers and scatters: the operand that Zydis shows as VSIB memory decides. */
 static bool fill_gather(const struct trans *t, struct cpu_insn *out)
 {
@@ -261,11 +267,12 @@ static bool fill_gather(const struct trans *t, struct cpu_insn *out)
 	const ZydisDecodedOperand *mem = NULL;
 	const u8 *p;
 
+	if (!is_gather(in))
+		return false;
 	for (unsigned i = 0; i < in->operand_count; i++)
 		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[i].mem.type == ZYDIS_MEMOP_TYPE_VSIB)
 			mem = &t->op[i];
-	if (!mem || (in->meta.category != ZYDIS_CATEGORY_GATHER && in->meta.category != ZYDIS_CATEGORY_AVX2GATHER &&
-		     in->meta.category != ZYDIS_CATEGORY_SCATTER))
+	if (!mem)
 		return false;
 	*out = (struct cpu_insn){
 		.op = CPU_OP_GATHER,
@@ -302,6 +309,12 @@ static bool fill_gather(const struct trans *t, struct cpu_insn *out)
 	out->imm = GATHER_SHAPE(in->opcode & 1 ? 8 : 4, in->avx.vector_length / 8) | (evex ? GATHER_EVEX : 0) |
 		   (scatter ? GATHER_SCATTER : 0);
 	return true;
+}
+
+/* What is asked of near branches depends on mode and address. */
+bool jit_classify_never(const struct trans *t)
+{
+	return !table[t->in.mnemonic] && branch_kind(t) < 0 && special_form(t) == CPU_OP_NONE && !is_gather(&t->in);
 }
 
 unsigned jit_classify(struct trans *t, struct cpu_insn *out)

@@ -370,6 +370,8 @@ static void unpack(struct trans *t, const struct jit_decoded *d, const struct sc
 {
 	ZydisDecodedInstruction *in = &t->in;
 
+	t->allowed = d->allowed;
+	t->copied = d->copied;
 	in->mnemonic = d->mnemonic;
 	in->length = d->length;
 	in->encoding = d->encoding;
@@ -499,6 +501,8 @@ static void keep(struct trans *t, const struct scan *s)
 	if (!find_operands(t, s, d))
 		return;
 	pack(d, in);
+	d->allowed = jit_isa_always(in, t->op);
+	d->copied = jit_classify_never(t);
 	d->head = s->head;
 	d->tail = s->tail;
 }
@@ -521,6 +525,7 @@ ZyanStatus jit_decode(struct trans *t, const u8 *p, u32 n)
 			return ZYAN_STATUS_SUCCESS;
 		}
 	}
+	t->allowed = t->copied = false;
 	status = jit_decode_uncached(t, p, n);
 	if (ZYAN_SUCCESS(status)) {
 		t->jit->stat_decodes++;

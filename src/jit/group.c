@@ -229,16 +229,12 @@ static bool writes(const struct trans *t, unsigned reg)
 		return true;
 	for (unsigned i = 0; i < t->in.operand_count; i++) {
 		const ZydisDecodedOperand *op = &t->op[i];
-		ZydisRegisterClass c;
 
 		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
 			continue;
 		if (stack && reg == RSP && op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
 			continue;
-		c = ZydisRegisterGetClass(op->reg.value);
-		if ((c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
-		     c == ZYDIS_REGCLASS_GPR64) &&
-		    jit_gpr_index(op->reg.value) == reg)
+		if (jit_is_gpr(op->reg.value) && jit_gpr_index(op->reg.value) == reg)
 			return true;
 	}
 	return false;

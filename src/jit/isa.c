@@ -52,10 +52,10 @@ static bool never(const ZydisDecodedInstruction *in)
 /* Which register file it works on. */
 enum unit { UNIT_NONE, UNIT_X87, UNIT_MMX, UNIT_SSE, UNIT_AVX, UNIT_AVX512, UNIT_WAIT };
 
-static bool uses_class(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op, ZydisRegisterClass c)
+static bool uses(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op, bool (*is)(ZydisRegister))
 {
 	for (unsigned i = 0; i < in->operand_count; i++)
-		if (op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && ZydisRegisterGetClass(op[i].reg.value) == c)
+		if (op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && is(op[i].reg.value))
 			return true;
 	return false;
 }
@@ -79,13 +79,25 @@ static enum unit unit_of(const ZydisDecodedInstruction *in, const ZydisDecodedOp
 	if (in->meta.isa_ext == ZYDIS_ISA_EXT_X87 || in->mnemonic == ZYDIS_MNEMONIC_FISTTP ||
 	    in->meta.isa_set == ZYDIS_ISA_SET_FCMOV)
 		return UNIT_X87;
-	if (uses_class(in, op, ZYDIS_REGCLASS_XMM))
+	if (uses(in, op, jit_is_xmm))
 		return UNIT_SSE;
 	if (in->mnemonic == ZYDIS_MNEMONIC_LDMXCSR || in->mnemonic == ZYDIS_MNEMONIC_STMXCSR)
 		return UNIT_SSE;
-	if (uses_class(in, op, ZYDIS_REGCLASS_MMX) || in->mnemonic == ZYDIS_MNEMONIC_EMMS)
+	if (uses(in, op, jit_is_mmx) || in->mnemonic == ZYDIS_MNEMONIC_EMMS)
 		return UNIT_MMX;
 	return UNIT_NONE;
+}
+
+/* PREFETCHW's opcode with a register is undefined on AMD, a NOP on Intel. */
+static bool prefetch_opcode(const ZydisDecodedInstruction *in)
+{
+	return in->opcode_map == ZYDIS_OPCODE_MAP_0F && in->opcode == 0x0d;
+}
+
+bool jit_isa_always(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
+{
+	return !required[in->meta.isa_set] && !never(in) && in->meta.isa_ext != ZYDIS_ISA_EXT_CET &&
+	       in->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && !prefetch_opcode(in) && unit_of(in, op) == UNIT_NONE;
 }
 
 unsigned jit_isa_check(const struct cpu *cpu, u32 mode, const ZydisDecodedInstruction *in,
@@ -99,9 +111,7 @@ unsigned jit_isa_check(const struct cpu *cpu, u32 mode, const ZydisDecodedInstru
 				       in->mnemonic == ZYDIS_MNEMONIC_RDSSPD || in->mnemonic == ZYDIS_MNEMONIC_RDSSPQ
 			       ? CPU_OP_NONE
 			       : CPU_OP_UD;
-	/* PREFETCHW's opcode with a register is undefined on AMD, a NOP on Intel. */
-	if (cpu->vendor == CPU_VENDOR_AMD && in->opcode_map == ZYDIS_OPCODE_MAP_0F && in->opcode == 0x0d &&
-	    in->raw.modrm.mod == 3)
+	if (cpu->vendor == CPU_VENDOR_AMD && prefetch_opcode(in) && in->raw.modrm.mod == 3)
 		return CPU_OP_UD;
 	if (never(in) || (need && !cpu_has(cpu, need)))
 		return CPU_OP_UD;

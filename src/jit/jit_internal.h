@@ -162,6 +162,7 @@ struct jit_decoded {
 	u16 reg_op : 3, rm_op : 3, mem_op : 3; /* operands to be filled in */
 	u8 imm_op[2], imm_signed[2];
 	u8 disp_scale;    /* of EVEX's compressed displacement, else 1 */
+	bool allowed, copied; /* see struct trans */
 	struct jit_decoded_op op[JIT_DECODED_OPS];
 } __attribute__((aligned(64)));
 _Static_assert(sizeof(struct jit_decoded) == 128, "two cache lines");
@@ -276,6 +277,8 @@ struct trans {
 	bool relative;               /* the block is position-independent */
 	ZydisDecodedInstruction in;  /* only what decode_cache.c's unpack() fills in */
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
+	bool allowed;                /* jit_isa_check() need not be asked */
+	bool copied;                 /* nor jit_classify(): C does not execute it */
 	const u8 *bytes;             /* of the current instruction */
 	struct cold cold[JIT_COLD_MAX];
 	unsigned cold_count;
@@ -292,6 +295,22 @@ struct trans {
 	bool sti, shadow;            /* this, or the one before, was an inline STI */
 	bool ended;                  /* the last instruction left the block */
 };
+
+/* Register classes, as Zydis numbers them. */
+static inline bool jit_is_gpr(ZydisRegister r)
+{
+	return r >= ZYDIS_REGISTER_AL && r <= ZYDIS_REGISTER_R15;
+}
+
+static inline bool jit_is_mmx(ZydisRegister r)
+{
+	return r >= ZYDIS_REGISTER_MM0 && r <= ZYDIS_REGISTER_MM7;
+}
+
+static inline bool jit_is_xmm(ZydisRegister r)
+{
+	return r >= ZYDIS_REGISTER_XMM0 && r <= ZYDIS_REGISTER_XMM31;
+}
 
 /* cache.c */
 int jit_cache_init(struct jit *jit, size_t size);
@@ -367,6 +386,10 @@ u32 jit_insn_length(const struct cpu *cpu, u32 mode, const u8 *p, u32 n);
 /* isa.c: CPU_OP_NONE when the guest's CPU has the instruction and may use it now, else UD or NM. */
 unsigned jit_isa_check(const struct cpu *cpu, u32 mode, const ZydisDecodedInstruction *in,
 		       const ZydisDecodedOperand *op);
+
+/* The same, whatever CPU and mode; likewise, that jit_classify() says CPU_OP_NONE. */
+bool jit_isa_always(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op);
+bool jit_classify_never(const struct trans *t);
 
 /* inline.c: hot instructions of C's list that generated code does itself. True: done. */
 bool jit_emit_inline(struct trans *t, const struct cpu_insn *c);

@@ -48,8 +48,7 @@ static bool waits_for_x87(const struct trans *t)
 	if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_X87 || t->in.mnemonic == ZYDIS_MNEMONIC_FISTTP)
 		return t->in.mnemonic != ZYDIS_MNEMONIC_FNSTSW && t->in.mnemonic != ZYDIS_MNEMONIC_FNSTCW;
 	for (unsigned i = 0; i < t->in.operand_count; i++)
-		if (t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-		    ZydisRegisterGetClass(t->op[i].reg.value) == ZYDIS_REGCLASS_MMX)
+		if (t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && jit_is_mmx(t->op[i].reg.value))
 			return true;
 	return false;
 }

@@ -41,14 +41,6 @@ struct rewrite {
 	unsigned free[3], free_count;
 };
 
-static bool is_gpr(ZydisRegister r)
-{
-	ZydisRegisterClass c = ZydisRegisterGetClass(r);
-
-	return c == ZYDIS_REGCLASS_GPR8 || c == ZYDIS_REGCLASS_GPR16 || c == ZYDIS_REGCLASS_GPR32 ||
-	       c == ZYDIS_REGCLASS_GPR64;
-}
-
 static bool collect(struct trans *t, struct rewrite *w)
 {
 	for (unsigned i = 0; i < t->in.operand_count; i++) {
@@ -72,7 +64,7 @@ static bool collect(struct trans *t, struct rewrite *w)
 				w->access |= MMU_RMW;
 			continue;
 		}
-		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || !is_gpr(op->reg.value))
+		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || !jit_is_gpr(op->reg.value))
 			continue;
 		switch (op->encoding) {
 		case ZYDIS_OPERAND_ENCODING_MODRM_REG:

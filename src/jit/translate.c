@@ -64,13 +64,12 @@ static void emit_one(struct trans *t)
 	unsigned op;
 
 	t->keeps_b = false;
-	op = jit_isa_check(t->cpu, t->mode, &t->in, t->op);
-
+	op = t->allowed ? CPU_OP_NONE : jit_isa_check(t->cpu, t->mode, &t->in, t->op);
 	if (op != CPU_OP_NONE) {
 		emit_raise(t, op, t->in.length);
 		return;
 	}
-	op = jit_classify(t, &c);
+	op = t->copied ? CPU_OP_NONE : jit_classify(t, &c);
 	if (op != CPU_OP_NONE) {
 		if (!jit_emit_inline(t, &c))
 			emit_c_insn(t, &c);

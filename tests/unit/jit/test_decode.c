@@ -131,7 +131,8 @@ static bool same(const struct trans *t, const struct trans *u, const char **what
 	for (unsigned i = 0; i < t->in.operand_count; i++)
 		if (!same_operand(&t->op[i], &u->op[i], what))
 			return false;
-	return true;
+	*what = "what need not be asked";
+	return (!t->allowed || jit_isa_always(&u->in, u->op)) && (!t->copied || jit_classify_never(u));
 }
 
 static void like_zydis(enum cpu_vendor vendor)
