@@ -1,9 +1,9 @@
 /*
  * Port and memory-mapped I/O: finds the device that owns an address.
  *
- * The region table is under a reader-writer lock that is not held while a device's function runs;
- * regions belong to devices, and those live as long as the machine. So a device may move its own
- * regions (a PCI BAR) from inside its function.
+ * The region table is looked up at every exit and hardly ever changes: readers take no lock, and look
+ * again when its sequence number has moved meanwhile. Regions belong to devices, and those live as
+ * long as the machine. So a device may move its own regions (a PCI BAR) from inside its function.
  */
 #ifndef VMM_BUS_H
 #define VMM_BUS_H
@@ -27,9 +27,10 @@ struct bus_region {
 };
 
 struct bus {
-	GRWLock lock;
-	struct bus_region *regions[BUS_REGIONS_MAX]; /* by base address, no overlaps */
+	GMutex lock;	/* of writers */
+	u32 sequence;	/* odd while one of them writes */
 	unsigned count;
+	struct bus_region *regions[BUS_REGIONS_MAX]; /* by base address, no overlaps */
 };
 
 void bus_init(struct bus *bus);
