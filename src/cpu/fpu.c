@@ -99,13 +99,17 @@ void cpu_fpu_save(struct cpu *cpu)
 {
 	struct fpu_legacy *image = cpu->xsave;
 	u64 before = image->xstate_bv;
+	u32 mxcsr;
 
 	if (!cpu->fpu_loaded)
 		return;
-	if (LIKELY(cpu->fpu_moves))
+	if (LIKELY(cpu->fpu_moves)) {
 		fpu_move_save(cpu);
-	else
+		mxcsr = image->mxcsr;
+	} else {
 		host_xsaveopt(image, cpu->fpu_mask);
+		mxcsr = host_mxcsr();
+	}
 	if (UNLIKELY(before & ~image->xstate_bv))
 		clear_components(cpu, before & ~image->xstate_bv);
 	/* What is initial is as the host wants it. */
@@ -113,7 +117,7 @@ void cpu_fpu_save(struct cpu *cpu)
 		host_x87_init(cpu->host_fcw);
 	if (image->xstate_bv & ~(u64)(XSTATE_X87 | XSTATE_SSE))
 		__asm__ volatile("vzeroupper");
-	if (host_mxcsr() != cpu->host_mxcsr)
+	if (mxcsr != cpu->host_mxcsr)
 		host_set_mxcsr(cpu->host_mxcsr);
 	cpu->fpu_loaded = false;
 }

@@ -119,9 +119,9 @@ int exec_run(struct fd_file *file, unsigned long arg)
 	if (UNLIKELY(masked))
 		mask_enter(t, vcpu);
 	else
-		__atomic_store_n(&t->running, vcpu, __ATOMIC_SEQ_CST);
+		__atomic_store_n(&t->running, vcpu, __ATOMIC_RELEASE);
 	ret = fd_ioctl(file, KVM_RUN, arg);
-	if (UNLIKELY(masked || __atomic_load_n(&t->deferred, __ATOMIC_SEQ_CST))) {
+	if (UNLIKELY(masked || __atomic_load_n(&t->deferred, __ATOMIC_RELAXED))) {
 		int error = errno;
 
 		/* No handler may see us inside from here on; what comes now is delivered late. */
@@ -132,9 +132,11 @@ int exec_run(struct fd_file *file, unsigned long arg)
 		exec_sigmask_set(t->mask);
 		errno = error;
 	} else {
-		__atomic_store_n(&t->running, NULL, __ATOMIC_SEQ_CST);
+		/* Handlers that look run on this thread, so order of the program is enough. */
+		__atomic_store_n(&t->running, NULL, __ATOMIC_RELEASE);
+		__atomic_signal_fence(__ATOMIC_SEQ_CST);
 		/* One may have come between the two: its mask is already in force. */
-		if (UNLIKELY(__atomic_load_n(&t->deferred, __ATOMIC_SEQ_CST))) {
+		if (UNLIKELY(__atomic_load_n(&t->deferred, __ATOMIC_RELAXED))) {
 			int error = errno;
 
 			t->deferred = false;
