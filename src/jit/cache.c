@@ -143,6 +143,7 @@ void jit_cache_reset(struct cpu *cpu)
 	jit->block_count = 0;
 	jit->crossing = NULL;
 	jit->mode_links = NULL;
+	jit->cross_links = NULL;
 	jit->flush_wanted = false;
 	jit->stat_flushes++;
 	jit_jump_cache_flush(cpu);
@@ -217,7 +218,7 @@ const struct jit_mark *jit_mark_find(const struct jit *jit, const struct jit_blo
 	return lo > first ? &b->mark[lo - 1] : NULL;
 }
 
-/** Makes a link's jump lead straight to a block of the same page and mode. */
+/** Makes a link's jump lead straight to a block of the link's mode. */
 void jit_link_patch(struct jit_link *link, struct jit_block *to)
 {
 	emit_patch_rel32(link->site, to->body);
@@ -229,7 +230,8 @@ void jit_link_patch(struct jit_link *link, struct jit_block *to)
 	to->in = link;
 }
 
-static void link_unpatch(struct jit_link *link)
+/** Makes a link's jump lead to its stub again. */
+void jit_link_unpatch(struct jit_link *link)
 {
 	if (!link->to)
 		return;
@@ -243,7 +245,7 @@ static void link_unpatch(struct jit_link *link)
 void jit_mode_links_drop(struct jit *jit)
 {
 	for (struct jit_link *l = jit->mode_links; l; l = l->next_mode)
-		link_unpatch(l);
+		jit_link_unpatch(l);
 }
 
 static void block_kill(struct cpu *cpu, struct jit_block *b)
@@ -255,9 +257,9 @@ static void block_kill(struct cpu *cpu, struct jit_block *b)
 		p = &(*p)->hash_next;
 	*p = b->hash_next;
 	while (b->in)
-		link_unpatch(b->in);
+		jit_link_unpatch(b->in);
 	for (struct jit_link *l = b->out; l; l = l->next_out)
-		link_unpatch(l);
+		jit_link_unpatch(l);
 	jit_jc_drop_block(cpu, b);
 	b->dead = true;
 }

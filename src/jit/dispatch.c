@@ -447,8 +447,10 @@ static enum outcome run_block(struct cpu *cpu, struct jit_link **link)
 	if (mode & MODE_FLAT)
 		jit_jc_fill(cpu, view, cpu->rip, b, f.global);
 	if (from && flushes == jit->stat_flushes && !from->to && !from->from->dead && from->mode == mode &&
-	    from->from->page == b->page) {
-		if (b->gpa2 == ~0ull)
+	    (from->cross || from->from->page == b->page)) {
+		if (b->gpa2 == ~0ull && from->cross)
+			jit_cross_patch(jit, from, b);
+		else if (b->gpa2 == ~0ull)
 			jit_link_patch(from, b);
 		else if (from->from->mode == mode)
 			jit_link_cross(jit, from);

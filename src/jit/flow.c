@@ -33,10 +33,16 @@ void jit_emit_store_rip(struct trans *t, u64 rip)
 	emit_gs_store(&t->e, REG_A, GS(rip));
 }
 
+/* A jump into another page that may be patched (cross.c). */
+static bool crosses(const struct trans *t, u64 target)
+{
+	return t->window && ((target ^ t->start) & PAGE_MASK) && cpu_is_canonical(t->cpu, target);
+}
+
 static bool linkable(const struct trans *t, u64 target)
 {
 	return (t->mode & MODE_FLAT) && !(t->mode & MODE_STEP) && !t->shadow &&
-	       ((target ^ t->start) & PAGE_MASK) == 0;
+	       (((target ^ t->start) & PAGE_MASK) == 0 || crosses(t, target));
 }
 
 /* A JMP or Jcc rel32 is to lead to `target`: its field is `from`. */
@@ -55,7 +61,8 @@ static void side_exit(struct trans *t, u8 *from, u64 target, u32 mode)
 		}
 		*link = (struct jit_link){ .site = from, .target = t->relative ? target & ~PAGE_MASK : target,
 					   .from = t->block,
-					   .next_out = t->block->out, .mode = mode };
+					   .next_out = t->block->out, .mode = mode,
+					   .cross = crosses(t, target) };
 		t->block->out = link;
 		if (mode != t->mode) {
 			link->next_mode = t->jit->mode_links;
@@ -159,6 +166,23 @@ static void emit_counter_branch(struct trans *t)
 	emit32(e, 0);
 }
 
+/* reg = the target of a computed jump or call that is in memory. */
+static void emit_load_target(struct trans *t, const ZydisDecodedOperand *op, unsigned size, unsigned reg)
+{
+	struct cold *c;
+	u64 desc, host;
+
+	if (jit_window_static(t, op, &host)) {
+		emit_mov_imm(&t->e, REG_A, host);
+		emit_load(&t->e, size, reg, REG_A, -1);
+		return;
+	}
+	jit_emit_address(t, op, 0, &desc);
+	c = jit_emit_access(t, size, MMU_READ, false, desc);
+	emit_load(&t->e, size, reg, REG_A, REG_B);
+	jit_access_end(t, c);
+}
+
 /*
  * The push of a computed CALL: [base + B + *disp]. A target that is not canonical takes it back, so what
  * was there is kept. Through the window a load would fault as one; there the target, in T or A, has to be
@@ -192,14 +216,13 @@ static void emit_call(struct trans *t)
 	int base = REG_A;
 	s32 disp = 0;
 	struct cold *c;
-	u64 desc;
 
+	/* a loop of calls alone has to end, too */
+	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && branch_target(t) <= t->pc && linkable(t, branch_target(t)))
+		jit_emit_poll(t);
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-		jit_emit_address(t, op, 0, &desc);
-		c = jit_emit_access(t, size, MMU_READ, false, desc);
-		emit_load(e, size, REG_T, REG_A, REG_B);
+		emit_load_target(t, op, size, REG_T);
 		emit_gs_store(e, REG_T, SCRATCH(8));
-		jit_access_end(t, c);
 	} else if (op->type == ZYDIS_OPERAND_TYPE_REGISTER) {
 		jit_emit_reg_load(t, REG_A, jit_gpr_index(op->reg.value));
 		if (size != 8)
@@ -258,13 +281,7 @@ static void emit_jmp(struct trans *t)
 		return;
 	}
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-		struct cold *c;
-		u64 desc;
-
-		jit_emit_address(t, op, 0, &desc);
-		c = jit_emit_access(t, size, MMU_READ, false, desc);
-		emit_load(&t->e, size, REG_A, REG_A, REG_B);
-		jit_access_end(t, c);
+		emit_load_target(t, op, size, REG_A);
 	} else {
 		jit_emit_reg_load(t, REG_A, jit_gpr_index(op->reg.value));
 		if (size == 4)

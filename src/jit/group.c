@@ -31,8 +31,8 @@
 /* Farther displacements stay alone: the sums below must not leave 32 bits. */
 #define FAR (1 << 30)
 
-/* What is no register, but is the base of operands, which the window has groups for, too. */
-enum { BASE_CODE = 16, BASE_FS };
+/* What is no general register, but is the base of operands, which the window has groups for, too. */
+enum { BASE_FS = 16 };
 
 bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, unsigned *reg, s32 *disp)
 {
@@ -45,19 +45,21 @@ bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, uns
 		*reg = BASE_FS;
 		return *disp == op->mem.disp.value;
 	}
-	if (base == ZYDIS_REGISTER_NONE || seg == ZYDIS_REGISTER_FS)
+	if (base == ZYDIS_REGISTER_NONE || base == ZYDIS_REGISTER_RIP || seg == ZYDIS_REGISTER_FS)
 		return false;
-	if (base == ZYDIS_REGISTER_RIP) {
-		s64 off = (s64)(t->next_pc + (u64)op->mem.disp.value - (t->start & PAGE_MASK));
-
-		*reg = BASE_CODE;
-		*disp = (s32)off;
-		return t->window && t->relative && off == (s32)off;
-	}
 	*reg = jit_gpr_index(base);
 	if (t->window)
 		return true;
 	return jit_home[*reg] != REG_MEMORY || (op->mem.disp.value >= 0 && op->mem.disp.value + op->size / 8 - 1 <= NEAR);
+}
+
+bool jit_window_static(const struct trans *t, const ZydisDecodedOperand *op, u64 *host)
+{
+	u64 lin = t->next_pc + (u64)op->mem.disp.value, first = t->cpu->window_mask & -t->cpu->window_mask;
+
+	*host = lin + t->cpu->window_offset;
+	return t->window && op->mem.base == ZYDIS_REGISTER_RIP && op->mem.segment != ZYDIS_REGISTER_FS &&
+	       op->mem.segment != ZYDIS_REGISTER_GS && lin - first < first - PAGE_SIZE;
 }
 
 static void patch(u8 *at, u32 v)
@@ -90,15 +92,13 @@ static bool join(struct trans *t, struct group *g, s32 disp, unsigned size, bool
 /** The host register that the operand of a group's access is based on: A for memory-homed ones. */
 unsigned jit_group_base(unsigned reg)
 {
-	return reg >= BASE_CODE || jit_home[reg] == REG_MEMORY ? REG_A : jit_home[reg];
+	return reg == BASE_FS || jit_home[reg] == REG_MEMORY ? REG_A : jit_home[reg];
 }
 
 /* A = a base that lives in memory. */
 static void load_base(struct trans *t, unsigned reg)
 {
-	if (reg == BASE_CODE)
-		emit_gs_load(&t->e, REG_A, GS(code_base));
-	else if (reg == BASE_FS)
+	if (reg == BASE_FS)
 		emit_gs_load(&t->e, REG_A, (u32)(offsetof(struct cpu, seg) + SEG_FS * sizeof(struct cpu_seg)));
 	else if (jit_home[reg] == REG_MEMORY)
 		emit_gs_load(&t->e, REG_A, GS_GPR(reg));

@@ -35,6 +35,10 @@ void jit_jump_cache_flush_local(struct cpu *cpu);
 /** Likewise, of the addresses in one aligned region of 1 << shift bytes. */
 void jit_jump_cache_flush_page(struct cpu *cpu, u64 page, unsigned shift);
 
+/** Takes back direct jumps between pages of the window's code: all, or those to one page. */
+void jit_cross_links_drop(struct cpu *cpu);
+void jit_cross_links_drop_page(struct cpu *cpu, u64 page);
+
 /**
  * The client may have changed guest memory behind the vCPU's back (KVM_RUN begins): code is compared
  * before it runs again. vCPU thread.

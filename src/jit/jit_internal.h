@@ -103,6 +103,8 @@ struct jit_link {
 	u32 mode;               /* of the block it leads to */
 	struct jit_link *next_mode; /* jit.mode_links: those whose mode is not from's */
 	struct jit_link *next_in, **prev_in;
+	struct jit_link *next_cross; /* jit.cross_links */
+	bool cross, listed;     /* it leads to another page (cross.c); it is on the list */
 };
 
 /*
@@ -182,6 +184,8 @@ struct jit {
 	struct jit_block *crossing;        /* blocks that reach into a second page */
 	ZydisDecoder decoder[4];           /* 64-bit, 32-bit, 16-bit protected, real mode */
 	struct jit_link *mode_links;
+	struct jit_link *cross_links;      /* that were patched since all were taken back */
+	u64 cross_bloom[64];               /* a superset of the pages they lead to */
 	u64 cr4;                           /* its bits JIT_CR4 that the blocks were translated for */
 	u32 jc_mode[MMU_TLB_COUNT];        /* the mode whose blocks a jump cache holds */
 	bool flush_wanted;
@@ -192,7 +196,7 @@ struct jit {
 	bool use_loop;         /* LOOP is fast (AMD); else JRCXZ over a jump */
 	bool no_groups;        /* group.c is switched off, for comparison */
 	struct { u8 *enter, *next, *link, *insn, *resolve_read, *resolve_write, *commit, *fault, *poll,
-		*target, *lookup; } thunk;
+		*target, *lookup, *again; } thunk;
 	struct {
 		int signo, trapno, code;
 		bool window; /* an access through the window: see outcome */
@@ -322,6 +326,7 @@ struct jit_block *jit_block_find(struct jit *jit, u64 gpa, u64 rip, u32 mode);
 void jit_block_add(struct jit *jit, struct jit_block *b);
 struct jit_block *jit_block_by_host(struct jit *jit, u64 host_pc);
 void jit_link_patch(struct jit_link *link, struct jit_block *to);
+void jit_link_unpatch(struct jit_link *link);
 /** Turns back all jumps between blocks of different modes. */
 void jit_mode_links_drop(struct jit *jit);
 /** Guest RIP offset mark for a host PC within a block. */
@@ -334,11 +339,12 @@ static inline u64 jit_exec(const struct jit *jit, const u8 *p)
 
 /**
  * True when the block at a linear address is position-independent: code that processes share. Not
+ * in the window, which only one process has, and not
  * where a branch could leave the canonical addresses, which depends on where the code lies.
  */
 static inline bool jit_is_relative(u32 mode, u64 rip)
 {
-	return (mode & (MODE_LONG | MODE_CPL)) == (MODE_LONG | 3u << MODE_CPL_SHIFT) && rip < 0x7fff00000000ull;
+	return (mode & (MODE_LONG | MODE_CPL | MODE_WINDOW)) == (MODE_LONG | 3u << MODE_CPL_SHIFT) && rip < 0x7fff00000000ull;
 }
 
 /* jump_cache.c */
@@ -348,6 +354,10 @@ u64 jit_jc_lookup(struct cpu *cpu);
 void jit_jc_flush_view(struct cpu *cpu, unsigned view);
 void jit_jc_drop_block(struct cpu *cpu, const struct jit_block *b);
 void jit_jc_take(struct cpu *cpu, unsigned view, u32 mode);
+
+/* cross.c */
+void jit_cross_patch(struct jit *jit, struct jit_link *link, struct jit_block *to);
+u64 jit_link_again(struct cpu *cpu, struct jit_link *link);
 
 /* page.c */
 struct jit_page *jit_page_find(struct jit *jit, u64 gfn);
@@ -450,6 +460,8 @@ bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, uns
 bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, unsigned access, bool lock,
 		      u64 desc, struct cold **c);
 unsigned jit_group_base(unsigned reg);
+/** True when an operand at a fixed address is in the window: then *host is where the host has it. */
+bool jit_window_static(const struct trans *t, const ZydisDecodedOperand *op, u64 *host);
 void jit_group_shift(struct trans *t, int n);
 void jit_group_next(struct trans *t);
 void jit_group_regions(const struct trans *t, s16 *end);

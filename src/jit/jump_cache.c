@@ -110,6 +110,7 @@ void jit_jump_cache_flush(struct cpu *cpu)
 	if (!cpu->jit)
 		return;
 	cpu->jit->stat_jc_flushes++;
+	jit_cross_links_drop(cpu);
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
 		jit_jc_flush_view(cpu, v);
 }

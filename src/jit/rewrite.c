@@ -569,6 +569,13 @@ static bool group_access(struct trans *t, struct rewrite *w, bool lock, struct c
 	const ZydisDecodedOperand *op = &t->op[w->mem_op];
 	unsigned reg;
 	s32 disp;
+	u64 host;
+
+	if (!wants_b(w) && !jit_cache_line_op(t) && jit_window_static(t, op, &host)) {
+		emit_mov_imm(&t->e, REG_A, host);
+		w->index = -1;
+		return true;
+	}
 
 	if ((t->in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && t->in.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) ||
 	    wants_b(w) || jit_cache_line_op(t) || !jit_group_operand(t, op, &reg, &disp) ||

@@ -181,6 +181,34 @@ static void emit_lookup(struct emit *e, const struct cpu *cpu)
 	stop_from_call(e, JIT_TARGET);
 }
 
+/* A = struct jit_link of a jump into another page (cross.c). */
+static void emit_again(struct emit *e, const struct cpu *cpu)
+{
+	u8 *stop;
+
+	save_flags(e);
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		emit_gs_store(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	emit_gs_store(e, REG_A, SCRATCH(2));
+	emit_mov_imm(e, H_RDI, (u64)cpu);
+	emit_mov(e, true, H_RSI, REG_A);
+	emit_call_c(e, (u64)jit_link_again);
+	BYTES(e, "\x48\x83\xc4\x08");                             /* add $8, %rsp: no return */
+	emit_gs_store(e, H_RAX, SCRATCH(6));
+	BYTES(e, "\x48\x85\xc0\x0f\x84");                         /* test %rax, %rax; je */
+	stop = e->p;
+	emit32(e, 0);
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	restore_flags(e);
+	BYTES(e, "\x65\xff");                                     /* jmp *%gs:scratch6 */
+	emit_mem(e, 4, -1, -1, 0, (s32)SCRATCH(6));
+	emit_patch_rel32(stop, e->p);
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	leave(e, JIT_LINK, true);
+}
+
 /** Emits all thunks at the head of the cache. */
 void jit_thunks_emit(struct cpu *cpu)
 {
@@ -211,6 +239,8 @@ void jit_thunks_emit(struct cpu *cpu)
 	leave(&e, JIT_TARGET, false);
 	jit->thunk.lookup = e.p;
 	emit_lookup(&e, cpu);
+	jit->thunk.again = e.p;
+	emit_again(&e, cpu);
 	jit->thunk.resolve_read = e.p;
 	emit_resolve(&e, cpu, false);
 	jit->thunk.resolve_write = e.p;

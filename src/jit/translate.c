@@ -202,7 +202,10 @@ static void emit_cold(struct trans *t)
 			if (c->link) {
 				c->link->stub = e->p;
 				emit_mov_imm(e, REG_A, (u64)c->link);
-				emit_rel32(e, 0xe9, t->jit->thunk.link);
+				if (c->link->cross)
+					emit_rel32(e, 0xe8, t->jit->thunk.again);
+				else
+					emit_rel32(e, 0xe9, t->jit->thunk.link);
 			} else {
 				jit_emit_rip(t, REG_A, c->target);
 				if ((t->mode & MODE_FLAT) && !(t->mode & MODE_STEP))

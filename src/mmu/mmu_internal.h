@@ -228,10 +228,12 @@ struct mmu_cpu {
 	/* What mmu_window_tick() has seen. */
 	u64 window_hot_cr3;        /* of the last interrupts that met user code */
 	unsigned window_hot_ticks; /* how many */
+	u64 window_user_faults;    /* user_faults then */
 	unsigned window_away;      /* interrupts that met another address space than the window's */
 	struct mmu_fault window_fault; /* the last of the guest's that the window found */
 	u64 window_next;           /* its page */
 
+	u64 user_faults; /* #PFs at CPL 3 */
 	u64 stat[MMU_STAT_COUNT];
 
 	u64 stash_clock;

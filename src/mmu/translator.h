@@ -14,6 +14,8 @@ void jit_invalidate(struct cpu *cpu, u64 gpa, unsigned n);
 void jit_jump_cache_flush(struct cpu *cpu);
 void jit_jump_cache_flush_local(struct cpu *cpu);
 void jit_jump_cache_flush_page(struct cpu *cpu, u64 page, unsigned shift);
+void jit_cross_links_drop(struct cpu *cpu);
+void jit_cross_links_drop_page(struct cpu *cpu, u64 page);
 u64 jit_guest_pc(struct cpu *cpu, u64 host_pc);
 
 #endif

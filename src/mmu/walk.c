@@ -369,6 +369,7 @@ int mmu_raise(struct cpu *cpu, const struct mmu_fault *fault)
 	case MMU_FAULT_HOST:
 		return memfault(cpu, fault->gpa, 8, MMU_READ);
 	default:
+		cpu->mmu->user_faults += cpu->cpl == 3;
 		return cpu_raise_pf(cpu, fault->address, fault->error);
 	}
 }

@@ -19,12 +19,14 @@
  *
  * There is one window in a process, because it takes half of what a process can address. One vCPU
  * uses it at a time. It is taken for an address space in which several interrupts in a row have met
- * user code, and given up when faults cost more than the checks would.
+ * user code, and given up when faults cost more than the checks would. While a program grows fast it goes on without:
+ * each of its new pages would be a fault of the host's, too.
  *
  * Only memory that can be mapped twice serves: MAP_SHARED. And as the client cannot take back what
  * is mapped here, it has to ask for it (ANYKVM_CAP_WINDOW).
  */
 #include "mmu/mmu_internal.h"
+#include "mmu/translator.h"
 #include "mmu/window.h"
 
 #include <errno.h>
@@ -48,11 +50,14 @@
  * program. When that is used up the program goes on without it until half of it has come together again,
  * and after some times for long.
  */
-#define CREDIT_MAX 6000000
-#define CREDIT_TICK 400000
+#define CREDIT_MAX 12000000
+#define CREDIT_TICK 1200000
 #define COST_FAULT 9000
 #define COST_MISS 70
 #define PAUSES_MAX 16
+/* #PFs between two interrupts while a program grows too fast, and when it does no more. */
+#define GROWS 48
+#define GROWS_NOT 24
 #define COLD_TICKS 1000
 
 struct window_page {
@@ -168,8 +173,9 @@ static void drop(struct mmu_window *w, struct window_page *p)
 	forget(w, p);
 }
 
-static void drop_all(struct mmu_window *w)
+static void drop_all(struct cpu *cpu, struct mmu_window *w)
 {
+	jit_cross_links_drop(cpu);
 	if (!w->count)
 		return;
 	clear(w->host, w->size);
@@ -240,7 +246,7 @@ void window_release(struct cpu *cpu)
 
 	if (!w)
 		return;
-	drop_all(w);
+	drop_all(cpu, w);
 	cpu->window_cr3 = WINDOW_NONE;
 	cpu->window_stale = 0;
 	w->wanted = w->readonly_wanted = false;
@@ -254,7 +260,7 @@ static void claim(struct cpu *cpu)
 	struct cpu *owner = NULL;
 
 	if (own(cpu)) {
-		drop_all(w);
+		drop_all(cpu, w);
 	} else if (!__atomic_compare_exchange_n(&w->owner, &owner, cpu, false, __ATOMIC_ACQUIRE,
 						__ATOMIC_RELAXED)) {
 		__atomic_store_n(&w->wanted, true, __ATOMIC_RELAXED);
@@ -297,16 +303,21 @@ void mmu_window_tick(struct cpu *cpu)
 {
 	struct mmu_window *w = cpu->mem->window;
 	struct mmu_cpu *mc = cpu->mmu;
+	u64 grown;
 
 	if (LIKELY(!w) || w->always)
 		return;
 	code_settle(cpu);
+	grown = mc->user_faults - mc->window_user_faults;
+	mc->window_user_faults = mc->user_faults;
 	if (own(cpu)) {
 		if (w->cold_ticks)
 			w->cold_ticks--;
 		if (cpu->cr3 == cpu->window_cr3) {
 			w->credit = MIN(w->credit + CREDIT_TICK, CREDIT_MAX);
-			if (w->credit > CREDIT_MAX / 2)
+			if (grown > GROWS)
+				cpu->window_paused = true;
+			else if (grown < GROWS_NOT && w->credit > CREDIT_MAX / 2)
 				cpu->window_paused = false;
 			mc->window_away = 0;
 			return;
@@ -318,7 +329,7 @@ void mmu_window_tick(struct cpu *cpu)
 	}
 	if (!usable(cpu))
 		return;
-	if (mc->window_hot_cr3 != cpu->cr3) {
+	if (mc->window_hot_cr3 != cpu->cr3 || grown > GROWS) {
 		mc->window_hot_cr3 = cpu->cr3;
 		mc->window_hot_ticks = 0;
 	}
@@ -399,7 +410,7 @@ static bool map_run(struct cpu *cpu, const struct mmu_walk *walk, struct run *ru
 	else if (walk->page_size == PAGE_SIZE)
 		widen(cpu, run);
 	if (w->count + run->bytes / PAGE_SIZE > PAGES_MAX)
-		drop_all(w);
+		drop_all(cpu, w);
 	to = run->lin + w->offset;
 	/* of length 0: the mapping is not moved, but made a second time */
 	if (sys_call(SYS_mremap, (u64)run->slot->hva + (run->gpa - run->slot->gpa), 0, run->bytes,
@@ -475,6 +486,10 @@ enum mmu_window_outcome mmu_window_fault(struct cpu *cpu, u64 host, bool write)
 
 int mmu_window_raise(struct cpu *cpu)
 {
+	struct mmu_cpu *mc = cpu->mmu;
+
+	if (mc->user_faults - mc->window_user_faults > GROWS && !cpu->mem->window->always)
+		cpu->window_paused = true;
 	return mmu_raise(cpu, &cpu->mmu->window_fault);
 }
 
@@ -519,6 +534,7 @@ void window_flush_page(struct cpu *cpu, u64 lin, unsigned pcid)
 		cpu->window_stale |= WINDOW_STALE;
 		return;
 	}
+	jit_cross_links_drop_page(cpu, lin);
 	p = find(w, lin);
 	if (p && (p->global || !(cpu->cr4 & CR4_PCIDE) || (cpu->window_cr3 & 0xfff) == pcid))
 		drop(w, p);
@@ -584,6 +600,7 @@ static void walk_all(struct cpu *cpu, struct mmu_window *w)
 {
 	unsigned before = w->count;
 
+	jit_cross_links_drop(cpu);
 	cpu->mmu->stat[MMU_STAT_window_refreshes]++;
 	for (unsigned i = w->count; i-- > 0;)
 		if (!still(cpu, w, &w->page[i]))

@@ -19,6 +19,11 @@
 
 /* RDI is read, EBX stored at RSI, the kernel called: it tells what was read and flushes. */
 API_CODE64(program, "1: mov (%rdi), %eax; mov %ebx, (%rsi); int $0x40; jmp 1b");
+/* Code in another page, which is called directly, three times; between them its page is exchanged. */
+API_CODE64(caller, "1: mov $3, %ebp; 2: call 1b + 0x3000; dec %ebp; jz 3f; int $0x41; jmp 2b; 3: int $0x40; jmp 1b");
+API_CODE64(function, "mov $1, %eax; ret");
+API_CODE64(exchange, "xchg %r9, (%r10); test %ecx, %ecx; jz 2f; invlpg (%rdi); jmp 3f;"
+		     "2: mov %cr3, %rdx; mov %rdx, %cr3; 3: iretq");
 API_CODE64(handler, "out %eax, $0x80; test %ecx, %ecx; jz 2f; invlpg (%rdi); invlpg (%rsi); jmp 3f;"
 		    "2: mov %cr3, %rdx; mov %rdx, %cr3; 3: iretq");
 /* A fault: its error code; the program goes on where the client says. */
@@ -58,7 +63,7 @@ static void start(struct api_vm *t, unsigned flags)
 	put(t, TABLES + 8 * (USER >> 30 & 511), (TABLES + 0x1000) | PTE_USER);
 	put(t, TABLES + 0x1000 + 8 * (USER >> 21 & 511), (TABLES + 0x2000) | PTE_USER);
 	*pte(t, 0) = API_CODE | PTE_USER;
-	for (unsigned n = 1; n < 8; n++)
+	for (unsigned n = 1; n < 9; n++)
 		*pte(t, n) = DATA_GPA(n) | PTE_USER;
 	put(t, API_GDT + 24, 0x00affb000000ffffull);
 	put(t, API_GDT + 32, 0x00cff3000000ffffull);
@@ -143,6 +148,42 @@ static void sets_bits_again(void **state)
 		assert_int_equal(word(&t, 2), i);
 	}
 	assert_int_equal(mapped(DATA(1)), 1);
+	api_vm_free(&t);
+}
+
+static void calls_what_is_there(void **state)
+{
+	struct kvm_regs r;
+	struct api_vm t;
+
+	start(&t, API_WINDOW);
+	gate(&t, 0x41, HANDLER + 64, exchange_begin, API_SIZE(exchange));
+	memcpy(t.mem + DATA_GPA(6), caller_begin, API_SIZE(caller));
+	for (unsigned n = 3; n < 5; n++)
+		memcpy(t.mem + DATA_GPA(n), function_begin, API_SIZE(function));
+	*pte(&t, 0) = DATA_GPA(6) | PTE_USER;
+	r = api_regs(&t, 0);
+	r.rcx = 0;
+	r.r9 = *pte(&t, 3);
+	r.r10 = TABLES + 0x2000 + ((USER >> 12 & 511) + 3) * 8;
+	api_set_regs(&t, 0, &r);
+	*(u64 *)(t.mem + API_STACK - 40) = USER; /* the other program from its beginning */
+	api_run_to_out(&t, 0, 0x80);
+	for (u32 i = 0; i < 120; i++) {
+		unsigned v = (i + 3) / 4; /* the code is new every fourth time, behind one without a flush */
+		u64 other = (*pte(&t, 3) & ~0xfffull) ^ DATA_GPA(3) ^ DATA_GPA(4);
+
+		t.mem[DATA_GPA(3) + 1] = (u8)v;
+		t.mem[DATA_GPA(4) + 1] = (u8)(100 + v);
+		r = api_regs(&t, 0);
+		r.rdi = i & 2 ? DATA(3) : DATA(1);
+		r.rcx = i % 4 != 3; /* the page, or all; else another page */
+		r.r9 = i & 2 ? other | PTE_USER : *pte(&t, 3);
+		api_set_regs(&t, 0, &r);
+		api_run_to_out(&t, 0, 0x80);
+		r = api_regs(&t, 0);
+		assert_int_equal(r.rax, (*pte(&t, 3) & ~0xfffull) == DATA_GPA(3) ? v : 100 + v);
+	}
 	api_vm_free(&t);
 }
 
@@ -251,6 +292,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(follows_invalidations),
 		cmocka_unit_test(sets_bits_again),
+		cmocka_unit_test(calls_what_is_there),
 		cmocka_unit_test(every_round_is_logged),
 		cmocka_unit_test(nothing_else_is_reached),
 		cmocka_unit_test(is_refused),
