@@ -121,11 +121,13 @@ void *jit_meta_alloc(struct jit *jit, size_t n)
 	return p;
 }
 
+/* The blocks of a page are near each other in the table, in 64 slots: their addresses are used together. */
 static u32 hash_of(u64 gpa, u64 rip, u32 mode)
 {
-	u64 h = (gpa ^ (u64)mode << 40 ^ rip << 7) * 0x9e3779b97f4a7c15ull;
+	u64 h = (gpa >> PAGE_SHIFT ^ (u64)mode << 32 ^ rip >> PAGE_SHIFT << 20) * 0x9e3779b97f4a7c15ull;
+	u32 off = (u32)(gpa & ~PAGE_MASK);
 
-	return (u32)(h >> (64 - JIT_HASH_BITS));
+	return (u32)(h >> (64 - JIT_HASH_BITS)) >> 6 << 6 | ((off >> 3 ^ off >> 9 ^ off << 3) & 63);
 }
 
 /** Drops all blocks. The caller is not inside generated code. */

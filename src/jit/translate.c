@@ -162,9 +162,11 @@ static void emit_cold(struct trans *t)
 {
 	struct emit *e = &t->e;
 	s16 region[JIT_BLOCK_INSNS];          /* the last instruction of the region that one is in */
-	u8 *again[JIT_BLOCK_INSNS] = { NULL }; /* where its second translation is */
+	u8 *again[JIT_BLOCK_INSNS];           /* where its second translation is */
 
 	t->plain = true;
+	for (unsigned i = 0; i < t->insn_count; i++)
+		again[i] = NULL;
 	jit_group_regions(t, region);
 	for (unsigned i = 0; i < t->cold_count && !e->full; i++) {
 		struct cold *c = &t->cold[i];
