@@ -295,6 +295,7 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 	struct emit *e = &t->e;
 	const ZydisDecodedInstruction *in = &t->in;
 	u8 opcode = in->opcode;
+	struct bytes q = { 0 }; /* four prefixes, REX, opcode */
 	bool opsize_mandatory = false;
 	u8 lock = 0, rep = 0; /* of several the last counts; there are only 15 bytes */
 	bool rexw = in->raw.rex.W;
@@ -315,15 +316,15 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 	if (w->home || in->mnemonic == ZYDIS_MNEMONIC_BSR || in->mnemonic == ZYDIS_MNEMONIC_BSF)
 		rep = 0;
 	if (w->home)
-		emit8(e, 0x65);
+		put8(&q, 0x65);
 	if (lock)
-		emit8(e, lock);
+		put8(&q, lock);
 	if (rep)
-		emit8(e, rep);
+		put8(&q, rep);
 	if (opsize_mandatory || (width_by_prefix(t) && in->operand_width == 16))
-		emit8(e, 0x66);
+		put8(&q, 0x66);
 	else if (!width_by_prefix(t) && (in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && (t->mode & MODE_LONG))
-		emit8(e, 0x66);
+		put8(&q, 0x66);
 
 	unsigned r = w->reg.used ? w->reg.host : moffs ? 0 : in->raw.rex.R << 3;
 	unsigned x = 0, b;
@@ -340,27 +341,30 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 	} else {
 		b = w->rm.used ? w->rm.host : w->opc.used ? w->opc.host : in->raw.rex.B << 3;
 	}
-	emit_rex(e, rexw, r, x, b, low_byte);
+	put_rex(&q, rexw, r, x, b, low_byte);
 
 	if (!(t->mode & MODE_LONG) && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (opcode & 0xf0) == 0x40) {
-		emit8(e, 0xff); /* INC/DEC r: the one-byte form is REX now */
-		emit8(e, 0xc0 | (opcode & 8) | (w->opc.host & 7));
+		put8(&q, 0xff); /* INC/DEC r: the one-byte form is REX now */
+		put8(&q, 0xc0 | (opcode & 8) | (w->opc.host & 7));
+		emit_bytes(e, q);
 		return;
 	}
 	if (in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
-		emit8(e, 0x0f);
+		put8(&q, 0x0f);
 	if (in->opcode_map == ZYDIS_OPCODE_MAP_0F38)
-		emit8(e, 0x38);
+		put8(&q, 0x38);
 	else if (in->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
-		emit8(e, 0x3a);
+		put8(&q, 0x3a);
 	if (moffs) {
-		emit8(e, 0x88 | (opcode & 1) | (opcode & 2 ? 0 : 2)); /* A0,A1 loads; A2,A3 stores */
+		put8(&q, 0x88 | (opcode & 1) | (opcode & 2 ? 0 : 2)); /* A0,A1 loads; A2,A3 stores */
+		emit_bytes(e, q);
 		emit_mem(e, H_RAX, w->base, w->index, 0, w->disp);
 		return;
 	}
 	if (opcode == 0x82 && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
 		opcode = 0x80; /* the alias that 64-bit mode lost */
-	emit8(e, w->opc.used ? (opcode & 0xf8) | (w->opc.host & 7) : opcode ^ w->flip);
+	put8(&q, w->opc.used ? (opcode & 0xf8) | (w->opc.host & 7) : opcode ^ w->flip);
+	emit_bytes(e, q);
 	if (in->raw.modrm.offset)
 		emit_modrm(t, w);
 	emit_immediates(t);
@@ -646,8 +650,7 @@ bool jit_emit_ordinary(struct trans *t)
 	if (width_undefined(t) || !collect(t, &w))
 		return false;
 	if (verbatim(t, &w)) {
-		for (unsigned i = 0; i < t->in.length; i++)
-			emit8(e, t->bytes[i]);
+		emit_copy(e, t->bytes, t->in.length);
 		t->keeps_b = true;
 		return true;
 	}

@@ -147,8 +147,7 @@ static void cold_access(struct trans *t, const struct cold *c)
 	direct = e->p - 4;
 	if (restore)
 		emit_lea(e, true, REG_A, REG_A, -1, 0, -c->disp);
-	for (const u8 *p = c->hot; p < c->hot_end; p++)
-		emit8(e, *p);
+	emit_copy(e, c->hot, (unsigned)(c->hot_end - c->hot));
 	emit_rel32(e, 0xe8, t->jit->thunk.commit);
 	emit_rel32(e, 0xe9, c->hot_end);
 	if (restore && !e->full) {
