@@ -279,7 +279,7 @@ int insn_xsave(struct cpu *cpu, const struct cpu_insn *in)
 {
 	struct fpu_legacy *image = scratch_of(cpu);
 	bool compacted = in->opcode == 'S' || in->opcode == 'C';
-	u64 rfbm, used, save, bv, lin;
+	u64 rfbm = 0, used, save, bv, lin;
 	struct chunks l = {0};
 	u32 end = XSAVE_EXTENDED;
 	int ret = xsave_check(cpu, in, &rfbm);

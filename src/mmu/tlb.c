@@ -259,8 +259,9 @@ void mmu_flush_write(struct cpu *cpu)
 
 bool tlb_drop_write(struct cpu *cpu, u64 gfn)
 {
-	bool had = stash_drop_write(cpu, gfn) | window_drop_write(cpu, gfn);
+	bool had = stash_drop_write(cpu, gfn);
 
+	had |= window_drop_write(cpu, gfn);
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
 		struct tlb_log *log = &cpu->mmu->log[v];
 		struct mmu_tlb *t = &cpu->tlb[v];
