@@ -19,10 +19,12 @@ static void mend_base(struct trans *t)
 {
 	const ZydisDecodedInstruction *in = &t->in;
 
-	if (!(in->attributes & ZYDIS_ATTRIB_HAS_SIB) || in->raw.modrm.mod != 0 || in->raw.sib.base != 5)
+	if (!(in->attributes & ZYDIS_ATTRIB_HAS_SIB) || in->raw.modrm.mod != 0 ||
+	    in->raw.sib.base != 5)
 		return;
 	for (unsigned i = 0; i < in->operand_count; i++)
-		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM) {
+		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+		    t->op[i].encoding == ZYDIS_OPERAND_ENCODING_MODRM_RM) {
 			t->op[i].mem.base = ZYDIS_REGISTER_NONE;
 			t->op[i].mem.disp.value = in->raw.disp.value;
 		}
@@ -54,8 +56,10 @@ ZyanStatus jit_decode_uncached(struct trans *t, const u8 *p, u32 n)
 	u8 copy[15];
 	u32 at = 0;
 
-	if (!ZYAN_SUCCESS(status) && status != ZYDIS_STATUS_NO_MORE_DATA && !(t->mode & MODE_LONG)) {
-		while (at < n && (p[at] == 0x67 || (p[at] & 0xe7) == 0x26 || (p[at] & 0xfe) == 0x64))
+	if (!ZYAN_SUCCESS(status) && status != ZYDIS_STATUS_NO_MORE_DATA &&
+	    !(t->mode & MODE_LONG)) {
+		while (at < n &&
+		       (p[at] == 0x67 || (p[at] & 0xe7) == 0x26 || (p[at] & 0xfe) == 0x64))
 			at++;
 		if (at + 4 <= n && p[at] == 0x62 && (p[at + 1] & 0xc0) == 0xc0) {
 			mem_copy(copy, p, n);
@@ -67,7 +71,8 @@ ZyanStatus jit_decode_uncached(struct trans *t, const u8 *p, u32 n)
 	if (status == ZYDIS_STATUS_ILLEGAL_LOCK && decode_lock_cr(t, d, p, n))
 		status = ZYAN_STATUS_SUCCESS;
 	/* where there is no VMX, VMREAD's opcode is undefined, and longer */
-	if (ZYAN_SUCCESS(status) && !(t->in.mnemonic == ZYDIS_MNEMONIC_VMREAD && t->cpu->vendor == CPU_VENDOR_AMD)) {
+	if (ZYAN_SUCCESS(status) &&
+	    !(t->in.mnemonic == ZYDIS_MNEMONIC_VMREAD && t->cpu->vendor == CPU_VENDOR_AMD)) {
 		mend_base(t);
 	} else {
 		u32 need = jit_insn_length(t->cpu, t->mode, p, n);

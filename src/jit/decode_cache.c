@@ -22,22 +22,37 @@
 /* What the key takes of an opcode's ModRM byte; F_NONE: such instructions are not kept. */
 enum form {
 	F_NONE,
-	F_BARE,  /* there is none */
+	F_BARE,	 /* there is none */
 	F_EXACT, /* all of it */
 	F_GROUP, /* reg selects the instruction, rm is plain */
 	F_PLAIN, /* reg and rm are plain */
 };
 
-#define ALU(n) [n ... n + 3] = F_PLAIN, [n + 4 ... n + 5] = F_BARE
+#define ALU(n) [n... n + 3] = F_PLAIN, [n + 4 ... n + 5] = F_BARE
 static const u8 form_one[256] = {
-	ALU(0x00), ALU(0x08), ALU(0x10), ALU(0x18), ALU(0x20), ALU(0x28), ALU(0x30), ALU(0x38),
+	ALU(0x00),
+	ALU(0x08),
+	ALU(0x10),
+	ALU(0x18),
+	ALU(0x20),
+	ALU(0x28),
+	ALU(0x30),
+	ALU(0x38),
 	[0x40 ... 0x5f] = F_BARE,
 	[0x63] = F_PLAIN,
-	[0x68] = F_BARE, [0x69] = F_PLAIN, [0x6a] = F_BARE, [0x6b] = F_PLAIN,
+	[0x68] = F_BARE,
+	[0x69] = F_PLAIN,
+	[0x6a] = F_BARE,
+	[0x6b] = F_PLAIN,
 	[0x70 ... 0x7f] = F_BARE,
-	[0x80 ... 0x81] = F_GROUP, [0x83] = F_GROUP,
-	[0x84 ... 0x8b] = F_PLAIN, [0x8c] = F_EXACT, [0x8d] = F_PLAIN, [0x8e] = F_EXACT,
-	[0x90 ... 0x99] = F_BARE, [0x9b ... 0x9f] = F_BARE,
+	[0x80 ... 0x81] = F_GROUP,
+	[0x83] = F_GROUP,
+	[0x84 ... 0x8b] = F_PLAIN,
+	[0x8c] = F_EXACT,
+	[0x8d] = F_PLAIN,
+	[0x8e] = F_EXACT,
+	[0x90 ... 0x99] = F_BARE,
+	[0x9b ... 0x9f] = F_BARE,
 	[0xa4 ... 0xbf] = F_BARE,
 	[0xc0 ... 0xc1] = F_GROUP,
 	[0xc2 ... 0xc3] = F_BARE,
@@ -45,25 +60,24 @@ static const u8 form_one[256] = {
 	[0xc9 ... 0xcc] = F_BARE,
 	[0xd0 ... 0xd3] = F_GROUP,
 	[0xd8 ... 0xdf] = F_EXACT,
-	[0xe0 ... 0xe3] = F_BARE, [0xe8 ... 0xe9] = F_BARE, [0xeb] = F_BARE,
-	[0xf5] = F_BARE, [0xf6 ... 0xf7] = F_GROUP, [0xf8 ... 0xfd] = F_BARE, [0xfe ... 0xff] = F_GROUP,
+	[0xe0 ... 0xe3] = F_BARE,
+	[0xe8 ... 0xe9] = F_BARE,
+	[0xeb] = F_BARE,
+	[0xf5] = F_BARE,
+	[0xf6 ... 0xf7] = F_GROUP,
+	[0xf8 ... 0xfd] = F_BARE,
+	[0xfe ... 0xff] = F_GROUP,
 };
 static const u8 form_two[256] = {
-	[0x00 ... 0x01] = F_EXACT,
-	[0x05] = F_BARE, [0x0b] = F_BARE,
-	[0x0d] = F_EXACT,
-	[0x10 ... 0x17] = F_PLAIN, [0x18 ... 0x1f] = F_EXACT,
-	[0x28 ... 0x2f] = F_PLAIN,
-	[0x30 ... 0x32] = F_BARE,
-	[0x40 ... 0x70] = F_PLAIN, [0x71 ... 0x73] = F_EXACT, [0x74 ... 0x76] = F_PLAIN,
-	[0x7c ... 0x7f] = F_PLAIN,
-	[0x80 ... 0x8f] = F_BARE,
-	[0x90 ... 0x9f] = F_GROUP,
-	[0xa2] = F_BARE,
-	[0xa3 ... 0xa5] = F_PLAIN, [0xab ... 0xad] = F_PLAIN, [0xae] = F_EXACT, [0xaf ... 0xb1] = F_PLAIN,
-	[0xb3] = F_PLAIN, [0xb6 ... 0xb8] = F_PLAIN, [0xba] = F_GROUP, [0xbb ... 0xc2] = F_PLAIN,
-	[0xc3] = F_PLAIN, [0xc4 ... 0xc6] = F_PLAIN, [0xc7] = F_EXACT,
-	[0xc8 ... 0xcf] = F_BARE,
+	[0x00 ... 0x01] = F_EXACT, [0x05] = F_BARE,	      [0x0b] = F_BARE,
+	[0x0d] = F_EXACT,	   [0x10 ... 0x17] = F_PLAIN, [0x18 ... 0x1f] = F_EXACT,
+	[0x28 ... 0x2f] = F_PLAIN, [0x30 ... 0x32] = F_BARE,  [0x40 ... 0x70] = F_PLAIN,
+	[0x71 ... 0x73] = F_EXACT, [0x74 ... 0x76] = F_PLAIN, [0x7c ... 0x7f] = F_PLAIN,
+	[0x80 ... 0x8f] = F_BARE,  [0x90 ... 0x9f] = F_GROUP, [0xa2] = F_BARE,
+	[0xa3 ... 0xa5] = F_PLAIN, [0xab ... 0xad] = F_PLAIN, [0xae] = F_EXACT,
+	[0xaf ... 0xb1] = F_PLAIN, [0xb3] = F_PLAIN,	      [0xb6 ... 0xb8] = F_PLAIN,
+	[0xba] = F_GROUP,	   [0xbb ... 0xc2] = F_PLAIN, [0xc3] = F_PLAIN,
+	[0xc4 ... 0xc6] = F_PLAIN, [0xc7] = F_EXACT,	      [0xc8 ... 0xcf] = F_BARE,
 	[0xd0 ... 0xfe] = F_PLAIN,
 };
 
@@ -73,19 +87,19 @@ struct scan {
 	u32 tail; /* KEY_* */
 	u8 prefixes, rex;
 	u8 modrm_at, sib_at; /* 0: there is none */
-	u8 end;              /* of what the key is made of: displacement and immediate follow */
-	u8 disp;             /* bytes of displacement */
+	u8 end;		     /* of what the key is made of: displacement and immediate follow */
+	u8 disp;	     /* bytes of displacement */
 	bool plain;
 };
 
-#define KEY_SIB_SHIFT 8
-#define KEY_PLAIN BIT(16)
-#define KEY_MODRM BIT(17)
-#define KEY_INDEX BIT(18)
-#define KEY_TZCNT BIT(19)
-#define KEY_LZCNT BIT(20)
+#define KEY_SIB_SHIFT	  8
+#define KEY_PLAIN	  BIT(16)
+#define KEY_MODRM	  BIT(17)
+#define KEY_INDEX	  BIT(18)
+#define KEY_TZCNT	  BIT(19)
+#define KEY_LZCNT	  BIT(20)
 #define KEY_DECODER_SHIFT 21
-#define KEY_VALID BIT(23)
+#define KEY_VALID	  BIT(23)
 
 /* ModRM and SIB of 32- and 64-bit addresses, or of registers. */
 static void scan_modrm(struct scan *s, const u8 *p, bool group)
@@ -134,9 +148,9 @@ static bool scan(const struct cpu *cpu, u32 mode, const u8 *p, struct scan *s)
 	unsigned at = 0, form;
 	u64 head = 0;
 
-	*s = (struct scan){ .tail = KEY_VALID | jit_decoder_index(mode) << KEY_DECODER_SHIFT |
-				    (cpu_has(cpu, X86_FEATURE_BMI1) ? KEY_TZCNT : 0) |
-				    (cpu_has(cpu, X86_FEATURE_ABM) ? KEY_LZCNT : 0) };
+	*s = (struct scan){.tail = KEY_VALID | jit_decoder_index(mode) << KEY_DECODER_SHIFT |
+				   (cpu_has(cpu, X86_FEATURE_BMI1) ? KEY_TZCNT : 0) |
+				   (cpu_has(cpu, X86_FEATURE_ABM) ? KEY_LZCNT : 0)};
 	for (;; at++) {
 		u8 b = p[at];
 
@@ -220,14 +234,16 @@ static ZydisRegister reg_of(ZydisRegister first, unsigned n, bool rex)
 
 static ZydisRegister first_of(ZydisRegister r)
 {
-	static const u16 first[] = { ZYDIS_REGISTER_AL,	 ZYDIS_REGISTER_AX,  ZYDIS_REGISTER_EAX, ZYDIS_REGISTER_RAX,
-				     ZYDIS_REGISTER_ST0, ZYDIS_REGISTER_MM0, ZYDIS_REGISTER_XMM0, ZYDIS_REGISTER_YMM0 };
+	static const u16 first[] = {ZYDIS_REGISTER_AL,	 ZYDIS_REGISTER_AX,  ZYDIS_REGISTER_EAX,
+				    ZYDIS_REGISTER_RAX,	 ZYDIS_REGISTER_ST0, ZYDIS_REGISTER_MM0,
+				    ZYDIS_REGISTER_XMM0, ZYDIS_REGISTER_YMM0};
 	unsigned i = 0;
 
 	while (i < ARRAY_SIZE(first) && r >= first[i])
 		i++;
-	return i == 0 || i == ARRAY_SIZE(first) || first[i - 1] == ZYDIS_REGISTER_ST0 ? ZYDIS_REGISTER_NONE
-										       : first[i - 1];
+	return i == 0 || i == ARRAY_SIZE(first) || first[i - 1] == ZYDIS_REGISTER_ST0
+		       ? ZYDIS_REGISTER_NONE
+		       : first[i - 1];
 }
 
 static u64 load_signed(const u8 *p, unsigned bytes)
@@ -264,9 +280,13 @@ static void unpack_operand(ZydisDecodedOperand *op, const struct jit_decoded_op 
 
 static bool pack_operand(struct jit_decoded_op *d, const ZydisDecodedOperand *op)
 {
-	*d = (struct jit_decoded_op){ .type = op->type, .encoding = (u8)op->encoding, .visibility = op->visibility,
-				      .actions = op->actions, .size = op->size, .element_size = op->element_size,
-				      .element_count = op->element_count };
+	*d = (struct jit_decoded_op){.type = op->type,
+				     .encoding = (u8)op->encoding,
+				     .visibility = op->visibility,
+				     .actions = op->actions,
+				     .size = op->size,
+				     .element_size = op->element_size,
+				     .element_count = op->element_count};
 	switch (op->type) {
 	case ZYDIS_OPERAND_TYPE_REGISTER:
 		d->reg = (u16)op->reg.value;
@@ -287,14 +307,16 @@ static bool pack_operand(struct jit_decoded_op *d, const ZydisDecodedOperand *op
 }
 
 /* What the key leaves out: numbers of registers. */
-static void fill_registers(struct trans *t, const struct jit_decoded *d, const struct scan *s, const u8 *p)
+static void fill_registers(struct trans *t, const struct jit_decoded *d, const struct scan *s,
+			   const u8 *p)
 {
 	u8 modrm = p[s->modrm_at], rex = s->rex;
 	unsigned rm = (modrm & 7) | (rex & 1) << 3;
 	ZydisDecodedOperandMem *m;
 
 	if (d->reg_op != JIT_DECODED_NO_OP)
-		t->op[d->reg_op].reg.value = reg_of(d->reg_first, (modrm >> 3 & 7) | (rex & 4) << 1, rex);
+		t->op[d->reg_op].reg.value =
+			reg_of(d->reg_first, (modrm >> 3 & 7) | (rex & 4) << 1, rex);
 	if (d->rm_op != JIT_DECODED_NO_OP)
 		t->op[d->rm_op].reg.value = reg_of(d->rm_first, rm, rex);
 	if (d->mem_op == JIT_DECODED_NO_OP || !d->based)
@@ -314,7 +336,8 @@ static void fill_registers(struct trans *t, const struct jit_decoded *d, const s
 		m->segment = rm == RSP || rm == RBP ? ZYDIS_REGISTER_SS : ZYDIS_REGISTER_DS;
 }
 
-static void fill_raw(struct trans *t, const struct jit_decoded *d, const struct scan *s, const u8 *p)
+static void fill_raw(struct trans *t, const struct jit_decoded *d, const struct scan *s,
+		     const u8 *p)
 {
 	ZydisDecodedInstruction *in = &t->in;
 	u8 modrm = s->modrm_at ? p[s->modrm_at] : 0;
@@ -425,9 +448,11 @@ static void pack(struct jit_decoded *d, const ZydisDecodedInstruction *in)
 		d->imm_signed[i] = in->raw.imm[i].is_signed;
 	}
 }
-_Static_assert(ZYDIS_MNEMONIC_MAX_VALUE < 1 << 16 && ZYDIS_REGISTER_MAX_VALUE < 1 << 16 && ZYDIS_ISA_SET_MAX_VALUE < 256 &&
-	       ZYDIS_ISA_EXT_MAX_VALUE < 256 && ZYDIS_CATEGORY_MAX_VALUE < 256 && ZYDIS_EXCEPTION_CLASS_MAX_VALUE < 256 &&
-	       ZYDIS_OPERAND_ENCODING_MAX_VALUE < 256, "fields of struct jit_decoded");
+_Static_assert(ZYDIS_MNEMONIC_MAX_VALUE < 1 << 16 && ZYDIS_REGISTER_MAX_VALUE < 1 << 16 &&
+		       ZYDIS_ISA_SET_MAX_VALUE < 256 && ZYDIS_ISA_EXT_MAX_VALUE < 256 &&
+		       ZYDIS_CATEGORY_MAX_VALUE < 256 && ZYDIS_EXCEPTION_CLASS_MAX_VALUE < 256 &&
+		       ZYDIS_OPERAND_ENCODING_MAX_VALUE < 256,
+	       "fields of struct jit_decoded");
 
 /* Which operand is what. False: the answer cannot be kept. */
 static bool find_operands(const struct trans *t, const struct scan *s, struct jit_decoded *d)
@@ -463,7 +488,8 @@ static bool find_operands(const struct trans *t, const struct scan *s, struct ji
 				return false;
 			if (!s->plain || (!reg && op->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM))
 				continue;
-			if (first_of(op->reg.value) == ZYDIS_REGISTER_NONE || (reg ? d->reg_op : d->rm_op) != JIT_DECODED_NO_OP)
+			if (first_of(op->reg.value) == ZYDIS_REGISTER_NONE ||
+			    (reg ? d->reg_op : d->rm_op) != JIT_DECODED_NO_OP)
 				return false;
 			if (reg) {
 				d->reg_op = i;
@@ -495,7 +521,8 @@ static void keep(struct trans *t, const struct scan *s)
 	if (in->operand_count > JIT_DECODED_OPS || in->raw.modrm.offset != s->modrm_at ||
 	    in->raw.sib.offset != s->sib_at || in->raw.disp.size != 8 * s->disp ||
 	    (s->disp && in->raw.disp.offset != s->end) || in->length != s->end + s->disp + imm ||
-	    (imm && in->raw.imm[0].offset != s->end + s->disp) || in->raw.prefix_count != s->prefixes + !!s->rex)
+	    (imm && in->raw.imm[0].offset != s->end + s->disp) ||
+	    in->raw.prefix_count != s->prefixes + !!s->rex)
 		return;
 	d->tail = 0;
 	if (!find_operands(t, s, d))

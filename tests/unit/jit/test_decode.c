@@ -31,7 +31,8 @@ static unsigned below(unsigned n)
 /* Bytes that begin like an instruction and go on at random; often like the ones before. */
 static void make(u8 *p, bool lng)
 {
-	static const u8 prefix[] = { 0x66, 0x66, 0xf2, 0xf3, 0x65, 0x64, 0xf0, 0x67, 0x2e, 0x36, 0x3e };
+	static const u8 prefix[] = {0x66, 0x66, 0xf2, 0xf3, 0x65, 0x64,
+				    0xf0, 0x67, 0x2e, 0x36, 0x3e};
 	unsigned at = 0;
 
 	if (below(4)) {
@@ -57,7 +58,7 @@ static void make(u8 *p, bool lng)
 		p[at] = below(2) ? 0x38 : 0x3a;
 		break;
 	default:
-		p[at] = (u8[]){ 0xc5, 0xc4, 0x62 }[below(3)];
+		p[at] = (u8[]){0xc5, 0xc4, 0x62}[below(3)];
 		if (p[at] != 0xc5) /* a map that exists */
 			p[at + 1] = (u8)((p[at + 1] & 0xe0) | (1 + below(3)));
 		break;
@@ -75,17 +76,18 @@ static void fail_at(const u8 *p, unsigned n, u32 mode, const char *what)
 
 #define SAME(field) (a->field == b->field ? true : (*what = #field, false))
 
-static bool same_operand(const ZydisDecodedOperand *a, const ZydisDecodedOperand *b, const char **what)
+static bool same_operand(const ZydisDecodedOperand *a, const ZydisDecodedOperand *b,
+			 const char **what)
 {
-	if (!(SAME(type) && SAME(encoding) && SAME(visibility) && SAME(actions) && SAME(size) && SAME(element_size) &&
-	      SAME(element_count)))
+	if (!(SAME(type) && SAME(encoding) && SAME(visibility) && SAME(actions) && SAME(size) &&
+	      SAME(element_size) && SAME(element_count)))
 		return false;
 	switch (a->type) {
 	case ZYDIS_OPERAND_TYPE_REGISTER:
 		return SAME(reg.value);
 	case ZYDIS_OPERAND_TYPE_MEMORY:
-		return SAME(mem.type) && SAME(mem.segment) && SAME(mem.base) && SAME(mem.index) && SAME(mem.scale) &&
-		       SAME(mem.disp.value);
+		return SAME(mem.type) && SAME(mem.segment) && SAME(mem.base) && SAME(mem.index) &&
+		       SAME(mem.scale) && SAME(mem.disp.value);
 	case ZYDIS_OPERAND_TYPE_POINTER:
 		return SAME(ptr.offset) && SAME(ptr.segment);
 	default:
@@ -93,15 +95,16 @@ static bool same_operand(const ZydisDecodedOperand *a, const ZydisDecodedOperand
 	}
 }
 
-static bool same_raw(const ZydisDecodedInstruction *a, const ZydisDecodedInstruction *b, const char **what)
+static bool same_raw(const ZydisDecodedInstruction *a, const ZydisDecodedInstruction *b,
+		     const char **what)
 {
 	for (unsigned i = 0; i < a->raw.prefix_count; i++)
 		if (!SAME(raw.prefixes[i].type) || !SAME(raw.prefixes[i].value))
 			return false;
 	for (unsigned i = 0; i < 2; i++)
 		if (!SAME(raw.imm[i].size) ||
-		    (a->raw.imm[i].size &&
-		     !(SAME(raw.imm[i].is_signed) && SAME(raw.imm[i].offset) && SAME(raw.imm[i].value.u))))
+		    (a->raw.imm[i].size && !(SAME(raw.imm[i].is_signed) &&
+					     SAME(raw.imm[i].offset) && SAME(raw.imm[i].value.u))))
 			return false;
 	switch (a->encoding) {
 	case ZYDIS_INSTRUCTION_ENCODING_LEGACY:
@@ -121,28 +124,35 @@ static bool same(const struct trans *t, const struct trans *u, const char **what
 {
 	const ZydisDecodedInstruction *a = &t->in, *b = &u->in;
 
-	if (!(SAME(mnemonic) && SAME(length) && SAME(encoding) && SAME(opcode_map) && SAME(opcode) &&
-	      SAME(operand_width) && SAME(address_width) && SAME(operand_count) && SAME(attributes) &&
-	      SAME(avx.vector_length) && SAME(avx.mask.reg) && SAME(avx.broadcast.is_static) && SAME(avx.broadcast.mode) &&
-	      SAME(meta.category) && SAME(meta.isa_set) && SAME(meta.isa_ext) && SAME(meta.branch_type) &&
-	      SAME(meta.exception_class) && SAME(raw.prefix_count) && SAME(raw.modrm.offset) && SAME(raw.modrm.mod) &&
-	      SAME(raw.modrm.reg) && SAME(raw.modrm.rm) && SAME(raw.disp.value) && same_raw(a, b, what)))
+	if (!(SAME(mnemonic) && SAME(length) && SAME(encoding) && SAME(opcode_map) &&
+	      SAME(opcode) && SAME(operand_width) && SAME(address_width) && SAME(operand_count) &&
+	      SAME(attributes) && SAME(avx.vector_length) && SAME(avx.mask.reg) &&
+	      SAME(avx.broadcast.is_static) && SAME(avx.broadcast.mode) && SAME(meta.category) &&
+	      SAME(meta.isa_set) && SAME(meta.isa_ext) && SAME(meta.branch_type) &&
+	      SAME(meta.exception_class) && SAME(raw.prefix_count) && SAME(raw.modrm.offset) &&
+	      SAME(raw.modrm.mod) && SAME(raw.modrm.reg) && SAME(raw.modrm.rm) &&
+	      SAME(raw.disp.value) && same_raw(a, b, what)))
 		return false;
 	for (unsigned i = 0; i < t->in.operand_count; i++)
 		if (!same_operand(&t->op[i], &u->op[i], what))
 			return false;
 	*what = "what need not be asked";
-	return (!t->allowed || jit_isa_always(&u->in, u->op)) && (!t->copied || jit_classify_never(u));
+	return (!t->allowed || jit_isa_always(&u->in, u->op)) &&
+	       (!t->copied || jit_classify_never(u));
 }
 
 static void like_zydis(enum cpu_vendor vendor)
 {
-	static const u32 modes[] = { MODE_LONG | MODE_PE, MODE_LONG | MODE_PE, MODE_LONG | MODE_PE, MODE_PE | MODE_CS32,
-				     MODE_PE, 0 };
+	static const u32 modes[] = {MODE_LONG | MODE_PE,
+				    MODE_LONG | MODE_PE,
+				    MODE_LONG | MODE_PE,
+				    MODE_PE | MODE_CS32,
+				    MODE_PE,
+				    0};
 	struct cpu *cpu = aligned_alloc(4096, align_up(sizeof(*cpu), 4096));
 	struct trans *t = calloc(1, sizeof(*t)), *u = calloc(1, sizeof(*u));
 	char *end, *count = getenv("COUNT");
-	u8 p[16] = { 0x90 };
+	u8 p[16] = {0x90};
 	u64 n = count ? strtoull(count, &end, 0) : COUNT, good = 0;
 
 	assert_true(cpu && t && u);
@@ -166,8 +176,8 @@ static void like_zydis(enum cpu_vendor vendor)
 			fail_at(p, size, t->mode, what);
 		good += ZYAN_SUCCESS(mine);
 	}
-	print_message("# %llu instructions, %llu of them by Zydis alone\n", (unsigned long long)good,
-		      (unsigned long long)cpu->jit->stat_decodes);
+	print_message("# %llu instructions, %llu of them by Zydis alone\n",
+		      (unsigned long long)good, (unsigned long long)cpu->jit->stat_decodes);
 	/* the bytes are not all nonsense, and the cache is used */
 	assert_true(good > n / 4);
 	assert_true(cpu->jit->stat_decodes < good * 3 / 4);
@@ -189,8 +199,7 @@ static void intel(void **state)
 
 int main(void)
 {
-	static const struct CMUnitTest test[] = { cmocka_unit_test(amd), cmocka_unit_test(intel) };
-
+	static const struct CMUnitTest test[] = {cmocka_unit_test(amd), cmocka_unit_test(intel)};
 
 	return cmocka_run_group_tests_name("jit decode", test, NULL, NULL);
 }
