@@ -192,8 +192,9 @@ static void emit_again(struct emit *e, const struct cpu *cpu)
 	emit_gs_store(e, REG_A, SCRATCH(2));
 	emit_mov_imm(e, H_RDI, (u64)cpu);
 	emit_mov(e, true, H_RSI, REG_A);
+	BYTES(e, "\x48\x83\xec\x08");                             /* sub $8, %rsp: as if called */
 	emit_call_c(e, (u64)jit_link_again);
-	BYTES(e, "\x48\x83\xc4\x08");                             /* add $8, %rsp: no return */
+	BYTES(e, "\x48\x83\xc4\x08");                             /* add $8, %rsp */
 	emit_gs_store(e, H_RAX, SCRATCH(6));
 	BYTES(e, "\x48\x85\xc0\x0f\x84");                         /* test %rax, %rax; je */
 	stop = e->p;

@@ -204,7 +204,7 @@ static void emit_cold(struct trans *t)
 				c->link->stub = e->p;
 				emit_mov_imm(e, REG_A, (u64)c->link);
 				if (c->link->cross)
-					emit_rel32(e, 0xe8, t->jit->thunk.again);
+					emit_rel32(e, 0xe9, t->jit->thunk.again);
 				else
 					emit_rel32(e, 0xe9, t->jit->thunk.link);
 			} else {

@@ -186,11 +186,29 @@ static void drop_all(struct cpu *cpu, struct mmu_window *w)
 
 /* --- whose it is ------------------------------------------------------------------------------ */
 
+/*
+ * Keeps addresses for us. 0 or -errno. By the bare call: ThreadSanitizer would end the program for such
+ * an address.
+ */
+static int reserve(u64 at, u64 size)
+{
+	long p = sys_call(SYS_mmap, at, size, PROT_NONE,
+			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, ~0ull);
+
+	if (p == (long)at)
+		return 0;
+	if (p < 0 && p > -4096)
+		return p == -EEXIST ? -EBUSY : (int)p;
+	/* a kernel that does not know the flag */
+	sys_call(SYS_munmap, (u64)p, size, 0, 0, 0);
+	return -EBUSY;
+}
+
 int mmu_window_enable(struct mmu_vm *vm, unsigned bits, u64 host, bool always)
 {
 	u64 size = BIT64(bits) + 2 * WINDOW_GUARD;
-	void *at = (void *)(host - WINDOW_GUARD), *p;
 	struct mmu_window *w;
+	int err;
 
 	if (vm->window) {
 		vm->window->always = always;
@@ -203,17 +221,12 @@ int mmu_window_enable(struct mmu_vm *vm, unsigned bits, u64 host, bool always)
 				  .offset = host - BIT64(bits), .always = always, .cold_cr3 = WINDOW_NONE };
 	mem_set(w->by_lin, 0xff, sizeof(w->by_lin));
 	mem_set(w->by_gfn, 0xff, sizeof(w->by_gfn));
-	p = mmap(at, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-	if (p != at) {
-		int err = p == MAP_FAILED && errno != EEXIST ? errno : EBUSY;
-
-		if (p != MAP_FAILED)
-			munmap(p, size);
+	err = reserve(host - WINDOW_GUARD, size);
+	if (err)
 		pages_unmap(w, sizeof(*w));
-		return -err;
-	}
-	vm->window = w;
-	return 0;
+	else
+		vm->window = w;
+	return err;
 }
 
 void window_vm_destroy(struct mmu_vm *vm)
@@ -222,7 +235,7 @@ void window_vm_destroy(struct mmu_vm *vm)
 
 	if (!w)
 		return;
-	munmap((void *)(w->host - WINDOW_GUARD), w->size + 2 * WINDOW_GUARD);
+	sys_call(SYS_munmap, w->host - WINDOW_GUARD, w->size + 2 * WINDOW_GUARD, 0, 0, 0);
 	pages_unmap(w, sizeof(*w));
 	vm->window = NULL;
 }

@@ -297,13 +297,10 @@ int main(void)
 		cmocka_unit_test(nothing_else_is_reached),
 		cmocka_unit_test(is_refused),
 	};
-	void *p = mmap((void *)(1ull << 40), 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
 
-	/* the sanitizers keep their own records where the window would be */
-	if (p == MAP_FAILED) {
-		puts("1..0 # SKIP the window's addresses are in use in this process");
-		return 0;
-	}
-	munmap(p, 4096);
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+	puts("1..0 # SKIP the sanitizer's own memory is where the window would be");
+	return 0;
+#endif
 	return cmocka_run_group_tests_name("window", tests, NULL, NULL);
 }
