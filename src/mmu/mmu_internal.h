@@ -229,6 +229,8 @@ struct mmu_cpu {
 	u64 window_hot_cr3;        /* of the last interrupts that met user code */
 	unsigned window_hot_ticks; /* how many */
 	u64 window_user_faults;    /* user_faults then */
+	u64 window_cold_cr3;       /* has lost the window */
+	unsigned window_cold_ticks; /* … for so many interrupts from now */
 	unsigned window_away;      /* interrupts that met another address space than the window's */
 	struct mmu_fault window_fault; /* the last of the guest's that the window found */
 	u64 window_next;           /* its page */

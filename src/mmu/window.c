@@ -19,8 +19,8 @@
  *
  * There is one window in a process, because it takes half of what a process can address. One vCPU
  * uses it at a time. It is taken for an address space in which several interrupts in a row have met
- * user code, and given up when faults cost more than the checks would. While a program grows fast it goes on without:
- * each of its new pages would be a fault of the host's, too.
+ * user code, and given up when faults cost more than the checks would. While a program grows fast it
+ * goes on without: each of its new pages would be a fault of the host's, too.
  *
  * Only memory that can be mapped twice serves: MAP_SHARED. And as the client cannot take back what
  * is mapped here, it has to ask for it (ANYKVM_CAP_WINDOW).
@@ -76,11 +76,11 @@ struct mmu_window {
 	bool wanted;            /* another one would */
 	bool always;            /* every address space has it at once: for tests */
 	bool readonly_wanted;   /* all write permissions are to go */
-	unsigned count, large_count;
+	unsigned count;
+	u64 large;              /* bit n: 4 MiB regions n modulo 64 may have parts of large pages */
 	s64 credit;
+	s64 missed;             /* what of it went into accesses outside, since it was full */
 	unsigned pauses;        /* times that the credit was used up */
-	u64 cold_cr3;           /* has lost it */
-	unsigned cold_ticks;    /* … for so long */
 	u16 by_lin[HASH_SIZE], by_gfn[HASH_SIZE];
 	struct window_page page[PAGES_MAX];
 };
@@ -112,6 +112,13 @@ static void protect(const struct mmu_window *w, const struct window_page *p)
 }
 
 /* --- the list of pages ------------------------------------------------------------------------ */
+
+#define LARGE_SHIFT 22 /* 2 MiB and 4 MiB pages are not told apart */
+
+static u64 large_bit(u64 lin)
+{
+	return BIT64((lin >> LARGE_SHIFT) & 63);
+}
 
 static unsigned hash_of(u64 n)
 {
@@ -157,7 +164,6 @@ static void forget(struct mmu_window *w, struct window_page *p)
 {
 	unsigned i = (unsigned)(p - w->page), last = w->count - 1;
 
-	w->large_count -= p->large;
 	unlink_page(w, i);
 	if (i != last) {
 		unlink_page(w, last);
@@ -179,7 +185,8 @@ static void drop_all(struct cpu *cpu, struct mmu_window *w)
 	if (!w->count)
 		return;
 	clear(w->host, w->size);
-	w->count = w->large_count = 0;
+	w->count = 0;
+	w->large = 0;
 	mem_set(w->by_lin, 0xff, sizeof(w->by_lin));
 	mem_set(w->by_gfn, 0xff, sizeof(w->by_gfn));
 }
@@ -218,7 +225,7 @@ int mmu_window_enable(struct mmu_vm *vm, unsigned bits, u64 host, bool always)
 	if (!w)
 		return -ENOMEM;
 	*w = (struct mmu_window){ .bits = bits, .first = BIT64(bits), .size = BIT64(bits), .host = host,
-				  .offset = host - BIT64(bits), .always = always, .cold_cr3 = WINDOW_NONE };
+				  .offset = host - BIT64(bits), .always = always };
 	mem_set(w->by_lin, 0xff, sizeof(w->by_lin));
 	mem_set(w->by_gfn, 0xff, sizeof(w->by_gfn));
 	err = reserve(host - WINDOW_GUARD, size);
@@ -262,7 +269,8 @@ void window_release(struct cpu *cpu)
 	drop_all(cpu, w);
 	cpu->window_cr3 = WINDOW_NONE;
 	cpu->window_stale = 0;
-	w->wanted = w->readonly_wanted = false;
+	w->readonly_wanted = false;
+	__atomic_store_n(&w->wanted, false, __ATOMIC_RELAXED);
 	__atomic_store_n(&w->owner, NULL, __ATOMIC_RELEASE);
 }
 
@@ -280,6 +288,7 @@ static void claim(struct cpu *cpu)
 		return;
 	}
 	w->credit = CREDIT_MAX;
+	w->missed = 0;
 	w->pauses = 0;
 	w->readonly_wanted = false;
 	cpu->window_mask = ~(w->first - 1);
@@ -289,20 +298,23 @@ static void claim(struct cpu *cpu)
 	cpu->window_stale = 0;
 }
 
-/* Something was done that would be cheaper without a window. */
+/*
+ * Something was done that would be cheaper without a window. A program whose memory is mostly elsewhere
+ * will not do better.
+ */
 static void pay(struct cpu *cpu, s64 ns)
 {
 	struct mmu_window *w = own(cpu);
 
 	w->credit -= ns;
-	if (LIKELY(w->credit > 0) || w->always)
+	if (LIKELY(w->credit > 0) || w->always || cpu->window_paused)
 		return;
 	cpu->window_paused = true;
-	if (++w->pauses < PAUSES_MAX)
+	if (++w->pauses < PAUSES_MAX && w->missed < CREDIT_MAX / 2)
 		return;
 	code_settle(cpu);
-	w->cold_cr3 = cpu->window_cr3;
-	w->cold_ticks = COLD_TICKS;
+	cpu->mmu->window_cold_cr3 = cpu->window_cr3;
+	cpu->mmu->window_cold_ticks = COLD_TICKS;
 	cpu->mmu->stat[MMU_STAT_window_given_up]++;
 	window_release(cpu);
 }
@@ -323,11 +335,13 @@ void mmu_window_tick(struct cpu *cpu)
 	code_settle(cpu);
 	grown = mc->user_faults - mc->window_user_faults;
 	mc->window_user_faults = mc->user_faults;
+	if (mc->window_cold_ticks)
+		mc->window_cold_ticks--;
 	if (own(cpu)) {
-		if (w->cold_ticks)
-			w->cold_ticks--;
 		if (cpu->cr3 == cpu->window_cr3) {
 			w->credit = MIN(w->credit + CREDIT_TICK, CREDIT_MAX);
+			if (w->credit == CREDIT_MAX)
+				w->missed = 0;
 			if (grown > GROWS)
 				cpu->window_paused = true;
 			else if (grown < GROWS_NOT && w->credit > CREDIT_MAX / 2)
@@ -346,7 +360,7 @@ void mmu_window_tick(struct cpu *cpu)
 		mc->window_hot_cr3 = cpu->cr3;
 		mc->window_hot_ticks = 0;
 	}
-	if (++mc->window_hot_ticks >= HOT_TICKS && !(cpu->cr3 == w->cold_cr3 && w->cold_ticks))
+	if (++mc->window_hot_ticks >= HOT_TICKS && !(cpu->cr3 == mc->window_cold_cr3 && mc->window_cold_ticks))
 		claim(cpu);
 }
 
@@ -406,7 +420,8 @@ static void add_page(struct mmu_window *w, u64 lin, const struct mmu_walk *walk,
 		.global = walk->global,
 		.large = walk->page_size > PAGE_SIZE,
 	};
-	w->large_count += p->large;
+	if (p->large)
+		w->large |= walk->page_size > BIT64(LARGE_SHIFT) ? ~0ull : large_bit(lin);
 	link_page(w, w->count++);
 }
 
@@ -508,8 +523,12 @@ int mmu_window_raise(struct cpu *cpu)
 
 void window_miss(struct cpu *cpu)
 {
-	if (own(cpu))
-		pay(cpu, COST_MISS);
+	struct mmu_window *w = own(cpu);
+
+	if (!w)
+		return;
+	w->missed += COST_MISS;
+	pay(cpu, COST_MISS);
 }
 
 /* --- pages go ---------------------------------------------------------------------------------- */
@@ -543,7 +562,8 @@ void window_flush_page(struct cpu *cpu, u64 lin, unsigned pcid)
 
 	if (!w || (cpu->window_stale & WINDOW_STALE))
 		return;
-	if (w->large_count) {
+	/* INVLPG drops every part of a large page */
+	if (w->large & large_bit(lin)) {
 		cpu->window_stale |= WINDOW_STALE;
 		return;
 	}
