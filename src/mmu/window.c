@@ -54,6 +54,8 @@
 #define CREDIT_TICK 1200000
 #define COST_FAULT 9000
 #define COST_MISS 70
+/* Accesses elsewhere between two interrupts, in ns, that show a program which lies elsewhere. */
+#define MISSED_MAX 700000
 #define PAUSES_MAX 16
 /* #PFs between two interrupts while a program grows too fast, and when it does no more. */
 #define GROWS 48
@@ -79,7 +81,7 @@ struct mmu_window {
 	unsigned count;
 	u64 large;              /* bit n: 4 MiB regions n modulo 64 may have parts of large pages */
 	s64 credit;
-	s64 missed;             /* what of it went into accesses outside, since it was full */
+	s64 missed;             /* what of it went into accesses outside, since the last interrupt */
 	unsigned pauses;        /* times that the credit was used up */
 	u16 by_lin[HASH_SIZE], by_gfn[HASH_SIZE];
 	struct window_page page[PAGES_MAX];
@@ -307,10 +309,10 @@ static void pay(struct cpu *cpu, s64 ns)
 	struct mmu_window *w = own(cpu);
 
 	w->credit -= ns;
-	if (LIKELY(w->credit > 0) || w->always || cpu->window_paused)
+	if ((LIKELY(w->credit > 0) && w->missed < MISSED_MAX) || w->always || cpu->window_paused)
 		return;
 	cpu->window_paused = true;
-	if (++w->pauses < PAUSES_MAX && w->missed < CREDIT_MAX / 2)
+	if (++w->pauses < PAUSES_MAX && w->missed < MISSED_MAX)
 		return;
 	code_settle(cpu);
 	cpu->mmu->window_cold_cr3 = cpu->window_cr3;
@@ -319,9 +321,10 @@ static void pay(struct cpu *cpu, s64 ns)
 	window_release(cpu);
 }
 
+/* The program, which was interrupted, is where the window is. */
 static bool usable(const struct cpu *cpu)
 {
-	return cpu->cpl == 3 && cpu_is_64bit(cpu) && cpu->rip >> cpu->mem->window->bits == 1;
+	return cpu_is_64bit(cpu) && cpu->rip >> cpu->mem->window->bits == 1;
 }
 
 void mmu_window_tick(struct cpu *cpu)
@@ -340,8 +343,7 @@ void mmu_window_tick(struct cpu *cpu)
 	if (own(cpu)) {
 		if (cpu->cr3 == cpu->window_cr3) {
 			w->credit = MIN(w->credit + CREDIT_TICK, CREDIT_MAX);
-			if (w->credit == CREDIT_MAX)
-				w->missed = 0;
+			w->missed = 0;
 			if (grown > GROWS)
 				cpu->window_paused = true;
 			else if (grown < GROWS_NOT && w->credit > CREDIT_MAX / 2)
@@ -354,13 +356,14 @@ void mmu_window_tick(struct cpu *cpu)
 			return;
 		}
 	}
-	if (!usable(cpu))
+	if (cpu->cpl != 3)
 		return;
-	if (mc->window_hot_cr3 != cpu->cr3 || grown > GROWS) {
+	if (mc->window_hot_cr3 != cpu->cr3 || grown > GROWS || !usable(cpu)) {
 		mc->window_hot_cr3 = cpu->cr3;
 		mc->window_hot_ticks = 0;
 	}
-	if (++mc->window_hot_ticks >= HOT_TICKS && !(cpu->cr3 == mc->window_cold_cr3 && mc->window_cold_ticks))
+	mc->window_hot_ticks += usable(cpu);
+	if (mc->window_hot_ticks >= HOT_TICKS && !(cpu->cr3 == mc->window_cold_cr3 && mc->window_cold_ticks))
 		claim(cpu);
 }
 
