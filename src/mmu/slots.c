@@ -5,6 +5,7 @@
  * a flush and waits for the answers before it frees the old one; a vCPU therefore needs only an
  * acquire load, and whatever it remembers about slots is forgotten in mmu_flush_all().
  */
+#include "base/syscall.h"
 #include "mmu/mmu_internal.h"
 
 #include <stdlib.h>
@@ -145,24 +146,9 @@ int mmu_phys_write(struct cpu *cpu, u64 gpa, const void *buf, unsigned n)
 	return 0;
 }
 
-/* The bare instruction: mmap() and munmap() of libc are safe too, but nothing promises it. */
-static long pages_call(long nr, void *addr, size_t bytes, long prot)
-{
-	register long r10 __asm__("r10") = MAP_PRIVATE | MAP_ANONYMOUS;
-	register long r8 __asm__("r8") = -1;
-	register long r9 __asm__("r9") = 0;
-	long ret;
-
-	__asm__ volatile("syscall"
-			 : "=a"(ret)
-			 : "0"(nr), "D"(addr), "S"(bytes), "d"(prot), "r"(r10), "r"(r8), "r"(r9)
-			 : "rcx", "r11", "memory");
-	return ret;
-}
-
 void *pages_map(size_t bytes)
 {
-	long ret = pages_call(SYS_mmap, NULL, bytes, PROT_READ | PROT_WRITE);
+	long ret = sys_call(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, ~0ull);
 
 	return ret < 0 && ret > -4096 ? NULL : (void *)ret;
 }
@@ -170,5 +156,5 @@ void *pages_map(size_t bytes)
 void pages_unmap(void *p, size_t bytes)
 {
 	if (p)
-		pages_call(SYS_munmap, p, bytes, 0);
+		sys_call(SYS_munmap, (u64)p, bytes, 0, 0, 0);
 }

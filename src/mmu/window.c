@@ -25,12 +25,12 @@
  * Only memory that can be mapped twice serves: MAP_SHARED. And as the client cannot take back what
  * is mapped here, it has to ask for it (ANYKVM_CAP_WINDOW).
  */
+#include "base/syscall.h"
 #include "mmu/mmu_internal.h"
 #include "mmu/translator.h"
 #include "mmu/window.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 
 /* Each page is a mapping of the host's, which has some 65000 for a process. */
@@ -76,6 +76,7 @@ struct mmu_window {
 	u64 host, offset;       /* where they are; what makes one of the other */
 	struct cpu *owner;      /* the vCPU that uses it; everything below is its own */
 	bool wanted;            /* another one would */
+	bool broken;            /* its addresses could not be kept */
 	bool always;            /* every address space has it at once: for tests */
 	bool readonly_wanted;   /* all write permissions are to go */
 	unsigned count;
@@ -83,23 +84,10 @@ struct mmu_window {
 	s64 credit;
 	s64 missed;             /* what of it went into accesses outside, since the last interrupt */
 	unsigned pauses;        /* times that the credit was used up */
+	bool lost;              /* it does not pay: the next interrupt takes it away */
 	u16 by_lin[HASH_SIZE], by_gfn[HASH_SIZE];
 	struct window_page page[PAGES_MAX];
 };
-
-static long sys_call(long nr, u64 a, u64 b, u64 c, u64 d, u64 e)
-{
-	register u64 r10 __asm__("r10") = d;
-	register u64 r8 __asm__("r8") = e;
-	register u64 r9 __asm__("r9") = 0;
-	long ret;
-
-	__asm__ volatile("syscall"
-			 : "=a"(ret)
-			 : "0"(nr), "D"(a), "S"(b), "d"(c), "r"(r10), "r"(r8), "r"(r9)
-			 : "rcx", "r11", "memory");
-	return ret;
-}
 
 /* Makes a part of the window empty. */
 static long clear(u64 host, u64 bytes)
@@ -108,9 +96,10 @@ static long clear(u64 host, u64 bytes)
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, ~0ull);
 }
 
-static void protect(const struct mmu_window *w, const struct window_page *p)
+/* False: the host refuses (it allows so many mappings only). */
+static bool protect(const struct mmu_window *w, u64 lin, u64 bytes)
 {
-	sys_call(SYS_mprotect, p->lin + w->offset, PAGE_SIZE, PROT_READ, 0, 0);
+	return !sys_call(SYS_mprotect, lin + w->offset, bytes, PROT_READ, 0, 0);
 }
 
 /* --- the list of pages ------------------------------------------------------------------------ */
@@ -175,26 +164,6 @@ static void forget(struct mmu_window *w, struct window_page *p)
 	w->count = last;
 }
 
-static void drop(struct mmu_window *w, struct window_page *p)
-{
-	clear(p->lin + w->offset, PAGE_SIZE);
-	forget(w, p);
-}
-
-static void drop_all(struct cpu *cpu, struct mmu_window *w)
-{
-	jit_cross_links_drop(cpu);
-	if (!w->count)
-		return;
-	clear(w->host, w->size);
-	w->count = 0;
-	w->large = 0;
-	mem_set(w->by_lin, 0xff, sizeof(w->by_lin));
-	mem_set(w->by_gfn, 0xff, sizeof(w->by_gfn));
-}
-
-/* --- whose it is ------------------------------------------------------------------------------ */
-
 /*
  * Keeps addresses for us. 0 or -errno. By the bare call: ThreadSanitizer would end the program for such
  * an address.
@@ -212,6 +181,34 @@ static int reserve(u64 at, u64 size)
 	sys_call(SYS_munmap, (u64)p, size, 0, 0, 0);
 	return -EBUSY;
 }
+
+static void drop_all(struct cpu *cpu, struct mmu_window *w)
+{
+	u64 at = w->host - WINDOW_GUARD, size = w->size + 2 * WINDOW_GUARD;
+
+	jit_cross_links_drop(cpu);
+	if (w->broken)
+		return;
+	if (clear(w->host, w->size) < 0) {
+		/* there are too many mappings for another one; these go without one */
+		sys_call(SYS_munmap, at, size, 0, 0, 0);
+		w->broken = reserve(at, size) < 0;
+	}
+	w->count = 0;
+	w->large = 0;
+	mem_set(w->by_lin, 0xff, sizeof(w->by_lin));
+	mem_set(w->by_gfn, 0xff, sizeof(w->by_gfn));
+}
+
+static void drop(struct cpu *cpu, struct mmu_window *w, struct window_page *p)
+{
+	if (clear(p->lin + w->offset, PAGE_SIZE) < 0)
+		drop_all(cpu, w);
+	else
+		forget(w, p);
+}
+
+/* --- whose it is ------------------------------------------------------------------------------ */
 
 int mmu_window_enable(struct mmu_vm *vm, unsigned bits, u64 host, bool always)
 {
@@ -244,7 +241,8 @@ void window_vm_destroy(struct mmu_vm *vm)
 
 	if (!w)
 		return;
-	sys_call(SYS_munmap, w->host - WINDOW_GUARD, w->size + 2 * WINDOW_GUARD, 0, 0, 0);
+	if (!w->broken)
+		sys_call(SYS_munmap, w->host - WINDOW_GUARD, w->size + 2 * WINDOW_GUARD, 0, 0, 0);
 	pages_unmap(w, sizeof(*w));
 	vm->window = NULL;
 }
@@ -262,6 +260,7 @@ static struct mmu_window *own(struct cpu *cpu)
 	return cpu->window_cr3 == WINDOW_NONE ? NULL : cpu->mem->window;
 }
 
+/* Not while generated code runs. */
 void window_release(struct cpu *cpu)
 {
 	struct mmu_window *w = own(cpu);
@@ -272,6 +271,7 @@ void window_release(struct cpu *cpu)
 	cpu->window_cr3 = WINDOW_NONE;
 	cpu->window_stale = 0;
 	w->readonly_wanted = false;
+	cpu->mode &= ~MODE_WINDOW; /* before somebody else has it */
 	__atomic_store_n(&w->wanted, false, __ATOMIC_RELAXED);
 	__atomic_store_n(&w->owner, NULL, __ATOMIC_RELEASE);
 }
@@ -284,7 +284,7 @@ static void claim(struct cpu *cpu)
 
 	if (own(cpu)) {
 		drop_all(cpu, w);
-	} else if (!__atomic_compare_exchange_n(&w->owner, &owner, cpu, false, __ATOMIC_ACQUIRE,
+	} else if (w->broken || !__atomic_compare_exchange_n(&w->owner, &owner, cpu, false, __ATOMIC_ACQUIRE,
 						__ATOMIC_RELAXED)) {
 		__atomic_store_n(&w->wanted, true, __ATOMIC_RELAXED);
 		return;
@@ -292,6 +292,7 @@ static void claim(struct cpu *cpu)
 	w->credit = CREDIT_MAX;
 	w->missed = 0;
 	w->pauses = 0;
+	w->lost = false;
 	w->readonly_wanted = false;
 	cpu->window_mask = ~(w->first - 1);
 	cpu->window_offset = w->offset;
@@ -302,7 +303,8 @@ static void claim(struct cpu *cpu)
 
 /*
  * Something was done that would be cheaper without a window. A program whose memory is mostly elsewhere
- * will not do better.
+ * will not do better. The window's code may be running, so it is not given away here: another vCPU's
+ * pages would be under it.
  */
 static void pay(struct cpu *cpu, s64 ns)
 {
@@ -312,9 +314,11 @@ static void pay(struct cpu *cpu, s64 ns)
 	if ((LIKELY(w->credit > 0) && w->missed < MISSED_MAX) || w->always || cpu->window_paused)
 		return;
 	cpu->window_paused = true;
-	if (++w->pauses < PAUSES_MAX && w->missed < MISSED_MAX)
-		return;
-	code_settle(cpu);
+	w->lost = w->broken || ++w->pauses >= PAUSES_MAX || w->missed >= MISSED_MAX;
+}
+
+static void give_up(struct cpu *cpu)
+{
 	cpu->mmu->window_cold_cr3 = cpu->window_cr3;
 	cpu->mmu->window_cold_ticks = COLD_TICKS;
 	cpu->mmu->stat[MMU_STAT_window_given_up]++;
@@ -340,6 +344,8 @@ void mmu_window_tick(struct cpu *cpu)
 	mc->window_user_faults = mc->user_faults;
 	if (mc->window_cold_ticks)
 		mc->window_cold_ticks--;
+	if (own(cpu) && w->lost)
+		give_up(cpu);
 	if (own(cpu)) {
 		if (cpu->cr3 == cpu->window_cr3) {
 			w->credit = MIN(w->credit + CREDIT_TICK, CREDIT_MAX);
@@ -445,12 +451,12 @@ static bool map_run(struct cpu *cpu, const struct mmu_walk *walk, struct run *ru
 	to = run->lin + w->offset;
 	/* of length 0: the mapping is not moved, but made a second time */
 	if (sys_call(SYS_mremap, (u64)run->slot->hva + (run->gpa - run->slot->gpa), 0, run->bytes,
-		     MREMAP_MAYMOVE | MREMAP_FIXED, to) < 0) {
-		clear(to, run->bytes);
+		     MREMAP_MAYMOVE | MREMAP_FIXED, to) < 0 ||
+	    (!run->writable && !protect(w, run->lin, run->bytes))) {
+		if (clear(to, run->bytes) < 0)
+			drop_all(cpu, w);
 		return false;
 	}
-	if (!run->writable)
-		sys_call(SYS_mprotect, to, run->bytes, PROT_READ, 0, 0);
 	for (u64 at = 0; at < run->bytes; at += PAGE_SIZE)
 		add_page(w, run->lin + at, walk, run);
 	cpu->mmu->stat[MMU_STAT_window_maps]++;
@@ -507,8 +513,6 @@ enum mmu_window_outcome mmu_window_fault(struct cpu *cpu, u64 host, bool write)
 		return MMU_WINDOW_ALONE;
 	cpu->mmu->stat[MMU_STAT_window_faults]++;
 	pay(cpu, COST_FAULT);
-	if (!own(cpu))
-		return MMU_WINDOW_ALONE;
 	code_settle(cpu);
 	if (UNLIKELY(cpu->mmu->late_len))
 		code_late_check(cpu);
@@ -573,7 +577,7 @@ void window_flush_page(struct cpu *cpu, u64 lin, unsigned pcid)
 	jit_cross_links_drop_page(cpu, lin);
 	p = find(w, lin);
 	if (p && (p->global || !(cpu->cr4 & CR4_PCIDE) || (cpu->window_cr3 & 0xfff) == pcid))
-		drop(w, p);
+		drop(cpu, w, p);
 }
 
 bool window_drop_write(struct cpu *cpu, u64 gfn)
@@ -588,9 +592,12 @@ bool window_drop_write(struct cpu *cpu, u64 gfn)
 
 		if (p->gfn != gfn || !p->writable)
 			continue;
-		protect(w, p);
-		p->writable = false;
 		had = true;
+		if (!protect(w, p->lin, PAGE_SIZE)) {
+			drop_all(cpu, w);
+			break;
+		}
+		p->writable = false;
 	}
 	return had;
 }
@@ -625,8 +632,8 @@ static bool still(struct cpu *cpu, struct mmu_window *w, struct window_page *p)
 	if (!slot || slot->hva + (walk.gpa - slot->gpa) != p->host)
 		return false;
 	if (p->writable && (w->readonly_wanted || !walk.writable || !walk.dirty || (slot->flags & MMU_SLOT_READONLY))) {
-		protect(w, p);
 		p->writable = false;
+		return protect(w, p->lin, PAGE_SIZE);
 	}
 	return true;
 }
@@ -638,9 +645,10 @@ static void walk_all(struct cpu *cpu, struct mmu_window *w)
 
 	jit_cross_links_drop(cpu);
 	cpu->mmu->stat[MMU_STAT_window_refreshes]++;
-	for (unsigned i = w->count; i-- > 0;)
+	/* a page that is dropped gives its place to one that was looked at; or all are */
+	for (unsigned i = w->count; i-- > 0 && i < w->count;)
 		if (!still(cpu, w, &w->page[i]))
-			drop(w, &w->page[i]);
+			drop(cpu, w, &w->page[i]);
 	w->readonly_wanted = false;
 	/* another program has its page tables where those of the old one were */
 	if (w->count < before / 2 && !w->always)

@@ -133,6 +133,36 @@ static void follows_invalidations(void **state)
 	api_vm_free(&t);
 }
 
+/* The host allows a process some 65000 mappings: with hardly one left the window is of no use, and not wrong. */
+static void host_refuses(void **state)
+{
+	const size_t size = 80000 * 4096ul;
+	u8 *many = mmap(NULL, size, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+	struct api_vm t;
+	size_t n = 0;
+
+	assert_ptr_not_equal(many, MAP_FAILED);
+	start(&t, API_WINDOW);
+	for (u32 i = 0; i < 400; i++) {
+		unsigned from = 1 + i % 3, to = 4 + i % 4;
+
+		/* from here on there is room for a few, then for none */
+		if (i >= 20)
+			while (n < size / 8192 * 8192 && !mprotect(many + n, 4096, PROT_READ))
+				n += 8192;
+		if (i == 200)
+			assert_int_equal(munmap(many, 40960), 0);
+		*pte(&t, 1) = DATA_GPA(from) | PTE_USER;
+		*pte(&t, 2) = DATA_GPA(to) | PTE_USER;
+		*(u32 *)(t.mem + DATA_GPA(from)) = 1000 + i;
+		set(&t, DATA(1), DATA(2), i, i & 4);
+		assert_int_equal(api_run_to_out(&t, 0, 0x80), 1000 + i);
+		assert_int_equal(word(&t, to), i);
+	}
+	api_vm_free(&t);
+	munmap(many, size);
+}
+
 static void sets_bits_again(void **state)
 {
 	struct api_vm t;
@@ -291,6 +321,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(follows_invalidations),
+		cmocka_unit_test(host_refuses),
 		cmocka_unit_test(sets_bits_again),
 		cmocka_unit_test(calls_what_is_there),
 		cmocka_unit_test(every_round_is_logged),
