@@ -74,6 +74,21 @@ extern "C" {
  */
 ANYKVM_API int anykvm_open(const char *options);
 
+/** What a kernel has as parameters of its module kvm, with the values that anykvm_open() sets. */
+struct anykvm_parameters {
+	unsigned nx_huge_pages;	     /* 0 (as on a processor without the erratum) or 1 */
+	unsigned nx_recovery_ratio;  /* nx_huge_pages_recovery_ratio: 60; 0: none is recovered */
+	unsigned nx_recovery_period; /* nx_huge_pages_recovery_period_ms: 0, chosen by the ratio */
+	unsigned eager_page_split;   /* 1 or 0 */
+};
+
+/**
+ * Sets them: of the system descriptor, for VMs that it makes from now on; of a VM descriptor, for this
+ * VM at once. They change what the statistics of pages given to a VM count (docs/mmu.md).
+ * Returns 0, or -1 and errno: EBADF, EINVAL (another kind of descriptor, a value out of range).
+ */
+ANYKVM_API int anykvm_set_parameters(int fd, const struct anykvm_parameters *parameters);
+
 /**
  * As ioctl(2).
  *

@@ -19,6 +19,7 @@
 
 static u8 fd_generation[FD_LIMIT]; /* pages that are never used are never there */
 static u8 generation;
+static int fd_end; /* atomic */
 static pid_t owner;
 
 static pid_t self(void)
@@ -40,8 +41,19 @@ static __attribute__((constructor)) void start(void)
 
 void exec_fd_created(int fd)
 {
-	if (fd >= 0 && fd < FD_LIMIT)
-		fd_generation[fd] = generation;
+	int end = __atomic_load_n(&fd_end, __ATOMIC_RELAXED);
+
+	if (fd < 0 || fd >= FD_LIMIT)
+		return;
+	fd_generation[fd] = generation;
+	while (fd >= end &&
+	       !__atomic_compare_exchange_n(&fd_end, &end, fd + 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+		;
+}
+
+int exec_fd_end(void)
+{
+	return __atomic_load_n(&fd_end, __ATOMIC_RELAXED);
 }
 
 bool exec_fd_usable(int fd)
@@ -57,6 +69,8 @@ static bool ours(int fd)
 /* Another number for what `fd` is; `n` is the system call's result. */
 static int adopted(int fd, int n)
 {
+	u8 made_in;
+
 	if (n < 0 || n == fd)
 		return n;
 	if (!ours(fd)) {
@@ -73,7 +87,9 @@ static int adopted(int fd, int n)
 		errno = error;
 		return -1;
 	}
-	fd_generation[n] = fd_generation[fd];
+	made_in = fd_generation[fd];
+	exec_fd_created(n);
+	fd_generation[n] = made_in;
 	return n;
 }
 
@@ -155,12 +171,18 @@ EXPORT int fcntl64(int fd, int command, ...)
 
 EXPORT ssize_t read(int fd, void *buf, size_t size)
 {
-	return ours(fd) ? anykvm_read(fd, buf, size) : REAL(read)(fd, buf, size);
+	if (!ours(fd))
+		return REAL(read)(fd, buf, size);
+	exec_parameters_refresh();
+	return anykvm_read(fd, buf, size);
 }
 
 EXPORT ssize_t pread(int fd, void *buf, size_t size, off_t offset)
 {
-	return ours(fd) ? anykvm_pread(fd, buf, size, offset) : REAL(pread)(fd, buf, size, offset);
+	if (!ours(fd))
+		return REAL(pread)(fd, buf, size, offset);
+	exec_parameters_refresh();
+	return anykvm_pread(fd, buf, size, offset);
 }
 
 EXPORT ssize_t pread64(int fd, void *buf, size_t size, off64_t offset)

@@ -121,12 +121,28 @@ int exec_path_open(const char *path, enum exec_path kind, int flags);
 /** As stat() of a path of ours. */
 int exec_path_stat(const char *path, enum exec_path kind, struct stat *st);
 int exec_path_access(const char *path, enum exec_path kind, int mode);
-/** A module's parameter file as text, or NULL; "" for a folder. */
-const char *exec_module_file(const char *path);
+/**
+ * A module's parameter file as text (until this thread's next call), or NULL; "" for a folder.
+ * *writable: its number among those that can be written, or -1.
+ */
+const char *exec_module_file(const char *path, int *writable);
+/** What the launcher has made: NAME:DESCRIPTOR,… or NULL. */
+void exec_parameters_start(const char *list);
+/** The number of a parameter that can be written, or -1. */
+int exec_parameter_find(const char *name);
+void exec_parameter_text(int i, char *text, size_t size);
+/** Opens one for writing. */
+int exec_parameter_open(int i, int flags);
+/** A new descriptor of /dev/kvm or of a VM gets what is set. */
+void exec_parameters_apply(int fd);
+/** Statistics are about to be read: all VMs get what may have been written since. */
+void exec_parameters_refresh(void);
 
 /** A descriptor of ours as this process may use it (not one of before fork). */
 bool exec_fd_usable(int fd);
 void exec_fd_created(int fd);
+/** No descriptor of ours is as large as this. */
+int exec_fd_end(void);
 int exec_close(int fd);
 int exec_ioctl(int fd, enum anykvm_kind kind, unsigned long request, unsigned long arg);
 

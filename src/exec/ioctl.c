@@ -50,8 +50,11 @@ static int call(int fd, enum anykvm_kind kind, unsigned long request, unsigned l
 	if (LIKELY((u32)request == (u32)KVM_RUN && kind == ANYKVM_VCPU))
 		return call_run(fd, arg);
 	ret = anykvm_ioctl(fd, request, arg);
-	if (ret >= 0 && makes_descriptor((u32)request))
+	if (ret >= 0 && makes_descriptor((u32)request)) {
 		exec_fd_created(ret);
+		if ((u32)request == (u32)KVM_CREATE_VM)
+			exec_parameters_apply(ret);
+	}
 	if (!ret && (u32)request == (u32)KVM_GET_SUPPORTED_CPUID)
 		exec_cpuid_filter((struct kvm_cpuid2 *)arg);
 	if (!ret && ((u32)request == (u32)KVM_SET_USER_MEMORY_REGION ||

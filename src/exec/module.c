@@ -17,10 +17,8 @@ static const struct parameter parameters[] = {
 	{"kvm", "halt_poll_ns", "0\n"},
 	{"kvm", "ignore_msrs", "N\n"},
 	{"kvm", "report_ignored_msrs", "Y\n"},
-	{"kvm", "nx_huge_pages", "N\n"},
-	{"kvm", "nx_huge_pages_recovery_ratio", "0\n"},
-	{"kvm", "tdp_mmu", "N\n"},
-	{"kvm", "eager_page_split", "N\n"},
+	/* The record of pages given (mmu/pages.c) goes by guest-physical addresses, as such an MMU does. */
+	{"kvm", "tdp_mmu", "Y\n"},
 	{"kvm", "mitigate_smt_rsb", "N\n"},
 	/* Guest page tables are walked in software: as a KVM without two-dimensional paging. */
 	{"kvm_intel", "ept", "N\n"},
@@ -53,11 +51,13 @@ static bool is_module(const char *name, size_t n)
 }
 
 /* The caller knows that the path begins with /sys/module/kvm. */
-const char *exec_module_file(const char *path)
+const char *exec_module_file(const char *path, int *writable)
 {
+	static _Thread_local char text[16] __attribute__((tls_model("initial-exec")));
 	const char *name = path + strlen("/sys/module/"), *rest;
 	size_t n = strcspn(name, "/");
 
+	*writable = -1;
 	if (!is_module(name, n))
 		return NULL;
 	rest = name + n;
@@ -67,6 +67,11 @@ const char *exec_module_file(const char *path)
 		return "";
 	if (strncmp(rest, "parameters/", 11))
 		return NULL;
+	*writable = n == 3 ? exec_parameter_find(rest + 11) : -1;
+	if (*writable >= 0) {
+		exec_parameter_text(*writable, text, sizeof(text));
+		return text;
+	}
 	for (unsigned i = 0; i < ARRAY_SIZE(parameters); i++)
 		if (strlen(parameters[i].module) == n && !strncmp(parameters[i].module, name, n) &&
 		    !strcmp(parameters[i].name, rest + 11))

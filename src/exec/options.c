@@ -145,6 +145,7 @@ static __attribute__((constructor)) void start(void)
 	exec_options.all_features = flag("ANYKVM_EXEC_ALL_FEATURES");
 	exec_options.host_cpuid = flag("ANYKVM_EXEC_HOST_CPUID");
 	trace_start(getenv("ANYKVM_EXEC_TRACE"));
+	exec_parameters_start(getenv("ANYKVM_EXEC_PARAMETERS"));
 	if (!exec_options.follow)
 		unfollow();
 	if (exec_options.raw) {

@@ -21,6 +21,8 @@ static bool is_module_path(const char *path)
 
 enum exec_path exec_path_kind(const char *path)
 {
+	int writable;
+
 	if (!path || path[0] != '/')
 		return PATH_OTHER;
 	if (path[1] == 'd' && !strcmp(path, "/dev/kvm"))
@@ -28,16 +30,18 @@ enum exec_path exec_path_kind(const char *path)
 	if (path[1] == 'd' && !strcmp(path, "/dev/sev"))
 		return PATH_ABSENT;
 	if (path[1] == 's' && is_module_path(path))
-		return exec_module_file(path) ? PATH_MODULE : PATH_ABSENT;
+		return exec_module_file(path, &writable) ? PATH_MODULE : PATH_ABSENT;
 	return PATH_OTHER;
 }
 
 static int module_open(const char *path, int flags)
 {
-	const char *text = exec_module_file(path);
-	int fd;
+	int fd, writable;
+	const char *text = exec_module_file(path, &writable);
 
 	if ((flags & O_ACCMODE) != O_RDONLY) {
+		if (writable >= 0)
+			return exec_parameter_open(writable, flags);
 		errno = EACCES;
 		return -1;
 	}
@@ -75,11 +79,15 @@ int exec_path_open(const char *path, enum exec_path kind, int flags)
 
 int exec_path_access(const char *path, enum exec_path kind, int mode)
 {
+	int writable = -1;
+
 	if (kind == PATH_ABSENT) {
 		errno = ENOENT;
 		return -1;
 	}
-	if ((mode & X_OK) || (kind == PATH_MODULE && (mode & W_OK))) {
+	if (kind == PATH_MODULE)
+		exec_module_file(path, &writable);
+	if ((mode & X_OK) || (kind == PATH_MODULE && writable < 0 && (mode & W_OK))) {
 		errno = EACCES;
 		return -1;
 	}
@@ -88,6 +96,8 @@ int exec_path_access(const char *path, enum exec_path kind, int mode)
 
 int exec_path_stat(const char *path, enum exec_path kind, struct stat *st)
 {
+	int writable;
+
 	if (kind == PATH_ABSENT) {
 		errno = ENOENT;
 		return -1;
@@ -98,8 +108,8 @@ int exec_path_stat(const char *path, enum exec_path kind, struct stat *st)
 	if (kind == PATH_KVM) {
 		st->st_mode = S_IFCHR | 0666;
 		st->st_rdev = makedev(KVM_MAJOR, KVM_MINOR);
-	} else if (*exec_module_file(path)) {
-		st->st_mode = S_IFREG | 0444;
+	} else if (*exec_module_file(path, &writable)) {
+		st->st_mode = S_IFREG | (writable >= 0 ? 0644 : 0444);
 		st->st_size = 4096;
 	} else {
 		st->st_mode = S_IFDIR | 0755;

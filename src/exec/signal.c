@@ -267,6 +267,8 @@ int exec_engine_open(void)
 	exec_thread.inside++;
 	fd = anykvm_open(exec_options.open);
 	exec_thread.inside--;
+	if (fd >= 0)
+		exec_parameters_apply(fd);
 	return fd;
 }
 

@@ -3,6 +3,7 @@
 #include "kvm/dirty.h"
 #include "kvm/ioctl.h"
 #include "kvm/memattr.h"
+#include "kvm/pages.h"
 #include "kvm/request.h"
 #include "mmu/window.h"
 
@@ -198,6 +199,8 @@ int vm_enable_cap(struct vm *vm, void *data, unsigned long arg)
 		return -EINVAL;
 	if (cap->cap == KVM_CAP_DIRTY_LOG_RING || cap->cap == KVM_CAP_DIRTY_LOG_RING_ACQ_REL)
 		return dirty_ring_enable(vm, cap->args[0]);
+	if (cap->cap == KVM_CAP_VM_DISABLE_NX_HUGE_PAGES)
+		return pages_nx_disable(vm, cap->args[0]);
 	pthread_mutex_lock(&vm->lock);
 	ret = enable_locked(vm, cap);
 	pthread_mutex_unlock(&vm->lock);

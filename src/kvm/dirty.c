@@ -2,6 +2,7 @@
 
 #include "kvm/request.h"
 #include "kvm/user.h"
+#include "mmu/pages.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -74,6 +75,17 @@ out:
 	return ret;
 }
 
+/* Larger pieces outlive the beginning of a log with all bits set, up to here. */
+static void given_split(struct vm *vm, struct memslot *slot, u64 page, u64 cleared)
+{
+	u64 first = page + (unsigned)__builtin_ctzll(cleared);
+	u64 last = page + 63 - (unsigned)__builtin_clzll(cleared);
+
+	if (!(slot->flags & KVM_MEM_READONLY))
+		pages_split(slot->given, slot->gpa + (first << PAGE_SHIFT),
+			    (last - first + 1) << PAGE_SHIFT, !vm->parameters.eager_page_split);
+}
+
 int dirty_log_clear(struct vm *vm, const struct kvm_clear_dirty_log *log)
 {
 	struct memslot *slot;
@@ -103,11 +115,18 @@ int dirty_log_clear(struct vm *vm, const struct kvm_clear_dirty_log *log)
 	ret = user_copy_in(clear, (u64)log->dirty_bitmap, words * sizeof(u64));
 	if (ret)
 		goto out;
-	for (u64 i = 0; i < words; i++)
-		if (clear[i])
-			any |= __atomic_fetch_and(&slot->dirty[log->first_page / 64 + i], ~clear[i],
-						  __ATOMIC_SEQ_CST) &
-			       clear[i];
+	for (u64 i = 0; i < words; i++) {
+		u64 cleared = !clear[i] ? 0 :
+			      __atomic_fetch_and(&slot->dirty[log->first_page / 64 + i], ~clear[i],
+						 __ATOMIC_SEQ_CST) &
+				      clear[i];
+
+		if (!cleared)
+			continue;
+		any |= cleared;
+		if (dirty_initially_set(vm))
+			given_split(vm, slot, log->first_page + i * 64, cleared);
+	}
 	if (any)
 		vm_request_all(vm, BIT64(REQ_WRITE_FLUSH), true);
 out:

@@ -7,6 +7,7 @@
 #include "kvm/ioctl.h"
 #include "kvm/memslot.h"
 #include "kvm/request.h"
+#include "mmu/pages.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -46,6 +47,7 @@ static void gmem_release(struct fd_file *file)
 static int punch_hole(struct gmem *gmem, u64 offset, u64 length)
 {
 	struct vm *vm = gmem->vm;
+	u64 requests = 0;
 	int ret = 0;
 
 	if (offset >= gmem->size)
@@ -56,14 +58,21 @@ static int punch_hole(struct gmem *gmem, u64 offset, u64 length)
 		ret = -errno;
 	for (u32 i = 0; i < vm->slot_count[0] && !ret; i++) {
 		const struct memslot *s = vm->slots[0][i];
+		u64 size, from;
 
-		if (s && s->gmem == gmem && s->gmem_offset < offset + length &&
-		    s->gmem_offset + (s->pages << PAGE_SHIFT) > offset &&
-		    mmu_code_present(&vm->mem, s->gpa, s->pages << PAGE_SHIFT)) {
-			vm_request_all(vm, BIT64(REQ_CODE_FLUSH), true);
-			break;
-		}
+		if (!s || s->gmem != gmem)
+			continue;
+		size = s->pages << PAGE_SHIFT;
+		if (s->gmem_offset >= offset + length || s->gmem_offset + size <= offset)
+			continue;
+		from = MAX(offset, s->gmem_offset) - s->gmem_offset;
+		pages_forget(s->given, s->gpa + from, MIN(offset + length - s->gmem_offset, size) - from);
+		requests |= BIT64(REQ_TLB_FLUSH);
+		if (mmu_code_present(&vm->mem, s->gpa, size))
+			requests |= BIT64(REQ_CODE_FLUSH);
 	}
+	if (requests)
+		vm_request_all(vm, requests, requests & BIT64(REQ_CODE_FLUSH));
 	pthread_mutex_unlock(&vm->slots_lock);
 	return ret;
 }

@@ -5,6 +5,7 @@
 #include "kvm/ioctl.h"
 #include "kvm/memattr.h"
 #include "kvm/request.h"
+#include "mmu/pages.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -15,6 +16,7 @@ static void slot_free(struct memslot *slot)
 	if (!slot)
 		return;
 	free(slot->dirty);
+	pages_free(slot->given);
 	free(slot);
 }
 
@@ -64,6 +66,7 @@ static int pieces_insert(struct mmu_map_edit *edit, struct memslot *slot,
 			.dirty = slot->dirty,
 			.priv = slot,
 			.first = in >> PAGE_SHIFT,
+			.pages = slot->given,
 		};
 
 		end = MIN(memattr_run(attrs, at, &is_private), to);
@@ -200,6 +203,13 @@ int memslot_reattribute(struct vm *vm, struct memattr *attrs, u64 start, u64 end
 	}
 	__atomic_store_n(&vm->attrs, attrs, __ATOMIC_RELEASE);
 	map_publish(vm, 0, &edit, BIT64(code ? REQ_MEMORY : REQ_TLB_FLUSH));
+	for (u32 i = 0; i < vm->slot_count[0]; i++) {
+		const struct memslot *slot = vm->slots[0][i];
+
+		if (slot && slot->gpa < end && slot_end(slot) > start)
+			pages_forget(slot->given, MAX(start, slot->gpa),
+				     MIN(end, slot_end(slot)) - MAX(start, slot->gpa));
+	}
 	if (!code && mmu_code_present(&vm->mem, start, end - start))
 		vm_request_all(vm, BIT64(REQ_CODE_FLUSH), true);
 	free(old);
@@ -221,6 +231,7 @@ int memslot_gmem_gone(struct vm *vm, struct gmem *gmem)
 		from = slot->gpa;
 		to = slot_end(slot);
 		slot->gmem = NULL;
+		pages_forget(slot->given, from, to - from);
 		ret = pieces_remove(&edit, slot, &from, &to);
 		if (!ret)
 			ret = pieces_insert(&edit, slot, vm->attrs, slot->gpa, slot_end(slot));
@@ -317,6 +328,30 @@ static int slot_dirty_init(struct vm *vm, struct memslot *slot, struct memslot *
 	return 0;
 }
 
+/* The record of pages given is the old slot's as long as what it says goes on to be true. */
+static int slot_given_init(struct memslot *slot, const struct memslot *old)
+{
+	bool log_ends = old && old->dirty && !slot->dirty && !(slot->flags & KVM_MEM_READONLY);
+
+	if (old && old->gpa == slot->gpa && !log_ends)
+		slot->given = old->given;
+	else
+		slot->given = pages_create(slot->gpa, slot->pages << PAGE_SHIFT);
+	return slot->given ? 0 : -ENOMEM;
+}
+
+/* A dirty log has begun. */
+static void slot_given_log(struct vm *vm, struct memslot *slot)
+{
+	bool lazily = !vm->parameters.eager_page_split;
+
+	if ((slot->flags & KVM_MEM_READONLY) || dirty_initially_set(vm))
+		return;
+	pages_split(slot->given, slot->gpa, slot->pages << PAGE_SHIFT, lazily);
+	if (lazily)
+		vm_request_all(vm, BIT64(REQ_WRITE_FLUSH), false);
+}
+
 static int memslot_set_locked(struct vm *vm, const struct kvm_userspace_memory_region2 *r,
 			      struct gmem *gmem)
 {
@@ -354,6 +389,8 @@ static int memslot_set_locked(struct vm *vm, const struct kvm_userspace_memory_r
 		.hva = r->userspace_addr,
 	};
 	ret = slot_dirty_init(vm, slot, old);
+	if (!ret)
+		ret = slot_given_init(slot, old);
 	if (!ret && gmem)
 		ret = gmem_bind(vm, slot, gmem, r->guest_memfd_offset);
 	if (!ret)
@@ -361,13 +398,19 @@ static int memslot_set_locked(struct vm *vm, const struct kvm_userspace_memory_r
 	if (ret) {
 		if (old && old->dirty == slot->dirty)
 			slot->dirty = NULL;
+		if (old && old->given == slot->given)
+			slot->given = NULL;
 		slot_free(slot);
 		return ret;
 	}
 	vm->slots[as][id] = slot;
 	if (old) {
+		if (slot->dirty && !old->dirty && old->given == slot->given)
+			slot_given_log(vm, slot);
 		if (old->dirty == slot->dirty)
 			old->dirty = NULL;
+		if (old->given == slot->given)
+			old->given = NULL;
 		slot_free(old);
 	} else {
 		vm->slot_pages += pages;
@@ -418,10 +461,14 @@ static int prefault_page(struct vcpu *vcpu, u64 gpa)
 {
 	struct mmu_slot *slot = mmu_slot_find(&vcpu->cpu, gpa);
 	u8 byte;
+	int ret;
 
 	if (!slot)
 		return memattr_is_private(vcpu->vm, gpa) ? -EFAULT : -ENOENT;
-	return hostmem_copy(&byte, slot->hva + (gpa - slot->gpa), 1);
+	ret = hostmem_copy(&byte, slot->hva + (gpa - slot->gpa), 1);
+	if (!ret)
+		pages_give(&vcpu->cpu, slot, gpa, PAGES_ALL);
+	return ret;
 }
 
 int vcpu_pre_fault_memory(struct vcpu *vcpu, void *data, unsigned long arg)

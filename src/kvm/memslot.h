@@ -24,6 +24,7 @@ struct memslot {
 	 * stays until KVM_CLEAR_DIRTY_LOG. With a dirty ring a set bit means "is in a ring".
 	 */
 	u64 *dirty;
+	struct mmu_pages *given; /* what of it vCPUs have been given */
 };
 
 #define MEMSLOT_DIRTY_WORDS(pages) (((pages) + 63) / 64)

@@ -6,6 +6,7 @@
 #include "jit/stats.h"
 #include "kvm/fd.h"
 #include "kvm/ioctl.h"
+#include "kvm/pages.h"
 #include "kvm/user.h"
 #include "mmu/stats.h"
 
@@ -78,9 +79,10 @@ static u32 set_rows(const struct stats_file *f)
 
 static size_t image_make(const struct stats_file *f, u8 **out)
 {
+	struct vm_stats vm_stats;
 	const struct stat_row *rows = f->vcpu ? vcpu_rows : vm_rows;
 	u32 own = f->vcpu ? ARRAY_SIZE(vcpu_rows) : ARRAY_SIZE(vm_rows), count = own + set_rows(f);
-	const u8 *values = f->vcpu ? (const u8 *)&f->vcpu->stats : (const u8 *)&f->vm->stats;
+	const u8 *values = f->vcpu ? (const u8 *)&f->vcpu->stats : (const u8 *)&vm_stats;
 	size_t desc = sizeof(struct kvm_stats_header) + ID_BYTES;
 	size_t data = desc + count * DESC_BYTES, size = data + count * sizeof(u64);
 	u8 *p = calloc(1, size);
@@ -89,6 +91,8 @@ static size_t image_make(const struct stats_file *f, u8 **out)
 
 	if (!p)
 		return 0;
+	if (!f->vcpu)
+		pages_stats(f->vm, &vm_stats);
 	h->name_size = ID_BYTES;
 	h->num_desc = count;
 	h->id_offset = sizeof(*h);

@@ -6,6 +6,7 @@
 #include "kvm/cpuid.h"
 #include "kvm/ioctl.h"
 #include "kvm/msr.h"
+#include "kvm/pages.h"
 #include "kvm/user.h"
 
 #include <errno.h>
@@ -119,6 +120,7 @@ int anykvm_open(const char *options)
 	sys->refs = 1;
 	sys->vendor = CPU_VENDOR_INTEL;
 	sys->cache_bytes = 64u << 20;
+	sys->parameters = pages_parameters;
 	clock_host_begin();
 	ret = options_parse(sys, options);
 	if (!ret)

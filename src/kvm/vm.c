@@ -9,6 +9,7 @@
 #include "kvm/irqfd.h"
 #include "kvm/memslot.h"
 #include "kvm/msr.h"
+#include "kvm/pages.h"
 #include "kvm/pmu.h"
 #include "kvm/request.h"
 #include "kvm/user.h"
@@ -106,6 +107,7 @@ int vm_create(struct system *sys, unsigned long type)
 	vm->type = (u32)type;
 	vm->private_mem = type == KVM_X86_SW_PROTECTED_VM;
 	vm->identity_map_addr = IDENTITY_MAP_DEFAULT;
+	pages_vm_init(vm);
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_init(&vm->slots_lock, NULL);
 	ret = vm_init(vm);

@@ -16,6 +16,7 @@
 #include "kvm/abi.h"
 #include "mmu/mmu.h"
 
+#include <anykvm.h>
 #include <pthread.h>
 
 struct vcpu;
@@ -37,6 +38,8 @@ struct system {
 	struct cpu_cpuid *supported; /* what KVM_GET_SUPPORTED_CPUID answers */
 	int supported_count;
 	struct trace trace;
+	struct futex_lock parameters_lock;
+	struct anykvm_parameters parameters; /* of new VMs */
 };
 
 /** Where trace points go, or NULL. */
@@ -67,6 +70,8 @@ struct vm_clock {
 struct vm_stats {
 	u64 remote_tlb_flush, remote_tlb_flush_requests;
 	u64 memslot_changes;
+	/* Filled in when they are read (kvm/pages.c). */
+	u64 pages_4k, pages_2m, pages_1g, nx_lpage_splits;
 };
 
 struct vm {
@@ -90,6 +95,9 @@ struct vm {
 	u64 manual_dirty;	   /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2's flags */
 	u32 dirty_ring_bytes;	   /* KVM_CAP_DIRTY_LOG_RING; 0: bitmap */
 	bool dirty_ring_bitmap;
+	struct anykvm_parameters parameters;
+	bool nx_disabled; /* KVM_CAP_VM_DISABLE_NX_HUGE_PAGES; atomic, lock to write */
+	u32 nx_recovered; /* when pages split for fetches were given up last (pages_now()) */
 
 	/* Interrupts. */
 	struct irqchip *irqchip; /* atomic: published by KVM_CREATE_IRQCHIP; NULL before */

@@ -24,6 +24,7 @@ bool page_enter(struct cpu *cpu, u64 lin, unsigned access, unsigned view, const 
 	bool write = access & MMU_WRITE, writable;
 	u8 *host = slot->hva + ((w->gpa & PAGE_MASK) - slot->gpa);
 
+	pages_note(cpu, slot, w->gpa, access);
 	if (write) {
 		slot_dirty(cpu, slot, w->gpa);
 		writable = true;

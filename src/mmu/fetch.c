@@ -105,6 +105,7 @@ int mmu_fetch(struct cpu *cpu, u64 lin, struct mmu_fetched *out)
 				return CPU_EXIT;
 			return mmu_internal(cpu, "instruction fetch from an address without memory");
 		}
+		pages_note(cpu, slot, w.gpa, MMU_EXEC);
 		e->page = page;
 		e->gpa = w.gpa & PAGE_MASK;
 		e->host = slot->hva + (e->gpa - slot->gpa);

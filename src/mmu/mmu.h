@@ -49,6 +49,7 @@ struct mmu_slot {
 	u64 *dirty;    /* bitmap, one bit a page, or NULL: no dirty log */
 	void *priv;    /* the API layer's memslot; of an inner node's entry: struct mmu_map */
 	u64 first;     /* of the bitmap: the bit of the slot's first page */
+	struct mmu_pages *pages; /* what of it has been given to vCPUs (pages.h), or NULL: no record */
 };
 
 /*
@@ -84,6 +85,8 @@ struct mmu_vm {
 	 */
 	bool mmio_ask;
 	struct mmu_window *window; /* window.c; NULL: not enabled */
+	bool nx_huge_pages; /* a fetch splits large pages in the record of pages given (pages.c) */
+	struct futex_lock pages_lock; /* a leaf: making room for such a record */
 };
 
 /** Creates a VM's memory without slots. 0 or -ENOMEM. */

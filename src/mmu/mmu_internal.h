@@ -9,6 +9,7 @@
 #include "cpu/mode.h"
 #include "mmu/hostmem.h"
 #include "mmu/mmu.h"
+#include "mmu/pages.h"
 #include "mmu/stats.h"
 #include "mmu/window.h"
 
@@ -311,6 +312,25 @@ ALWAYS_INLINE void slot_dirty(struct cpu *cpu, struct mmu_slot *slot, u64 gpa)
 {
 	if (UNLIKELY(slot->dirty))
 		slot_dirty_slow(cpu, slot, gpa);
+}
+
+/* pages.c */
+/** A vCPU is about to reach a page of a slot, by a read, a write or a fetch. */
+ALWAYS_INLINE void pages_note(struct cpu *cpu, const struct mmu_slot *slot, u64 gpa, unsigned access)
+{
+	const struct mmu_pages *p = slot->pages;
+	u8 need = PAGES_ALL, *block;
+
+	if (UNLIKELY(!p))
+		return;
+	if (access & MMU_EXEC)
+		need |= PAGES_EXEC;
+	else if (access & MMU_WRITE)
+		need |= PAGES_WRITE;
+	block = __atomic_load_n(&p->block, __ATOMIC_ACQUIRE);
+	if (UNLIKELY(!block || (need & ~__atomic_load_n(&block[(gpa >> PAGES_BLOCK_SHIFT) - p->first],
+							__ATOMIC_RELAXED))))
+		pages_give(cpu, slot, gpa, need);
 }
 
 /* walk.c */

@@ -457,8 +457,10 @@ static bool map_run(struct cpu *cpu, const struct mmu_walk *walk, struct run *ru
 			drop_all(cpu, w);
 		return false;
 	}
-	for (u64 at = 0; at < run->bytes; at += PAGE_SIZE)
+	for (u64 at = 0; at < run->bytes; at += PAGE_SIZE) {
+		pages_note(cpu, run->slot, run->gpa + at, run->writable ? MMU_WRITE : MMU_READ);
 		add_page(w, run->lin + at, walk, run);
+	}
 	cpu->mmu->stat[MMU_STAT_window_maps]++;
 	cpu->mmu->stat[MMU_STAT_window_pages] += run->bytes / PAGE_SIZE;
 	return true;
@@ -631,6 +633,7 @@ static bool still(struct cpu *cpu, struct mmu_window *w, struct window_page *p)
 	slot = slot_find(cpu, walk.gpa);
 	if (!slot || slot->hva + (walk.gpa - slot->gpa) != p->host)
 		return false;
+	pages_note(cpu, slot, walk.gpa, p->writable ? MMU_WRITE : MMU_READ);
 	if (p->writable && (w->readonly_wanted || !walk.writable || !walk.dirty || (slot->flags & MMU_SLOT_READONLY))) {
 		p->writable = false;
 		return protect(w, p->lin, PAGE_SIZE);

@@ -17,7 +17,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -276,6 +278,65 @@ static gboolean parse_trace(const char *option, const char *value, gpointer data
 	return TRUE;
 }
 
+/* ---- parameters of the module kvm ---- */
+
+/* Those that can be written, which the library knows as well. */
+static const char *const parameter_names[] = {
+	"nx_huge_pages",
+	"nx_huge_pages_recovery_ratio",
+	"nx_huge_pages_recovery_period_ms",
+	"eager_page_split",
+};
+
+/* The value that is wished for, or "". False: a wish that nobody can fulfil. */
+static bool check_parameters(char **wishes, GError **error)
+{
+	for (unsigned i = 0; wishes && wishes[i]; i++) {
+		size_t n = strcspn(wishes[i], "=");
+		bool known = false;
+
+		for (unsigned k = 0; k < G_N_ELEMENTS(parameter_names); k++)
+			known |= strlen(parameter_names[k]) == n && !strncmp(parameter_names[k], wishes[i], n);
+		if (!known || !wishes[i][n] || !wishes[i][n + 1]) {
+			g_autofree char *names = g_strjoin(", ", parameter_names[0], parameter_names[1],
+							   parameter_names[2], parameter_names[3], NULL);
+
+			vmm_error_usage(error, "--parameter %s: NAME=VALUE, NAME being one of %s",
+					wishes[i], names);
+			return false;
+		}
+	}
+	return true;
+}
+
+/* Files that all processes of the launch share; their numbers are out of the program's way. */
+static bool make_parameters(char **wishes, GError **error)
+{
+	g_autoptr(GString) list = g_string_new(NULL);
+	struct rlimit limit = {.rlim_cur = 1024};
+
+	getrlimit(RLIMIT_NOFILE, &limit);
+	for (unsigned k = 0; k < G_N_ELEMENTS(parameter_names); k++) {
+		int low = memfd_create(parameter_names[k], MFD_CLOEXEC), fd;
+
+		fd = low < 0 ? -1 : fcntl(low, F_DUPFD, (int)MIN(limit.rlim_cur / 2, (rlim_t)900));
+		if (fd < 0) {
+			vmm_error(error, "no descriptor for the parameters: %s", g_strerror(errno));
+			return false;
+		}
+		close(low);
+		for (unsigned i = 0; wishes && wishes[i]; i++) {
+			size_t n = strcspn(wishes[i], "=");
+
+			if (strlen(parameter_names[k]) == n && !strncmp(parameter_names[k], wishes[i], n))
+				dprintf(fd, "%s\n", wishes[i] + n + 1);
+		}
+		g_string_append_printf(list, "%s%s:%d", k ? "," : "", parameter_names[k], fd);
+	}
+	g_setenv("ANYKVM_EXEC_PARAMETERS", list->str, TRUE);
+	return true;
+}
+
 static void complain(const GError *error)
 {
 	fprintf(stderr, "anykvm exec: %s%s\n", error->message,
@@ -308,9 +369,12 @@ int cmd_exec(int argc, char **argv)
 {
 	gboolean stats = FALSE, follow = FALSE, all = FALSE, raw = FALSE, host_cpuid = FALSE;
 	g_autofree char *cpu = NULL, *log = NULL, *trace = NULL;
+	g_auto(GStrv) parameters = NULL;
 	const GOptionEntry entries[] = {
 		{"cpu", 0, 0, G_OPTION_ARG_STRING, &cpu,
 		 "The CPU that guests see: intel or amd (default: the host's vendor), with a\nmodel if it is to be older than the host", "VENDOR[/MODEL]"},
+		{"parameter", 0, 0, G_OPTION_ARG_STRING_ARRAY, &parameters,
+		 "Set a parameter of the module kvm, as in /sys/module/kvm/parameters\n(nx_huge_pages=Y); may be given more than once", "NAME=VALUE"},
 		{"log", 0, 0, G_OPTION_ARG_FILENAME, &log,
 		 "Append messages to FILE (default: standard error)", "FILE"},
 		{"trace", 0, G_OPTION_FLAG_OPTIONAL_ARG, G_OPTION_ARG_CALLBACK, parse_trace,
@@ -356,6 +420,14 @@ int cmd_exec(int argc, char **argv)
 	if (cpu && !set_cpu(cpu, &error)) {
 		complain(error);
 		return STATUS_USAGE;
+	}
+	if (!check_parameters(parameters, &error)) {
+		complain(error);
+		return STATUS_USAGE;
+	}
+	if ((parameters || follow) && !make_parameters(parameters, &error)) {
+		complain(error);
+		return STATUS_REFUSED;
 	}
 	if (log)
 		g_setenv("ANYKVM_EXEC_LOG", log, TRUE);

@@ -25,10 +25,31 @@ def refused(tap, name, done, status, words):
              "status %d: %s" % (done.returncode, done.stderr))
 
 
+# What is written reads back, in a shell and in its children; what makes no sense or is read-only does not.
+PARAMETERS = """
+P=/sys/module/kvm/parameters
+cat $P/nx_huge_pages $P/nx_huge_pages_recovery_ratio $P/eager_page_split
+echo 7 > $P/nx_huge_pages_recovery_ratio; printf 9 | tee -a $P/nx_huge_pages_recovery_period_ms >/dev/null
+echo off >$P/eager_page_split; echo xyz >$P/nx_huge_pages
+cat $P/nx_huge_pages $P/nx_huge_pages_recovery_ratio $P/nx_huge_pages_recovery_period_ms $P/eager_page_split
+(echo N >$P/tdp_mmu) 2>/dev/null; cat $P/tdp_mmu; stat -c %a $P/tdp_mmu $P/eager_page_split
+"""
+
+
+def parameters(tap):
+    done = run("--follow", "--parameter", "nx_huge_pages=1", "--", "sh", "-c", PARAMETERS)
+    tap.case("--parameter, --follow", done.stdout.split() ==
+             "Y 60 Y Y 7 9 N Y 444 644".split(), done.stdout + done.stderr)
+    refused(tap, "--parameter of an unknown one", run("--parameter", "ignore_msrs=Y", "true"), 2,
+            "one of nx_huge_pages, ")
+    refused(tap, "--parameter without a value", run("--parameter", "nx_huge_pages", "true"), 2,
+            "NAME=VALUE")
+
+
 def main():
     cases = subprocess.run([CLIENT, "list"], capture_output=True, text=True).stdout.split()
     by_hand = [x for x in cases if x != "guard"]        # which finds itself unguarded by hand
-    tap = Tap(2 * len(cases) + len(by_hand) + 17)
+    tap = Tap(2 * len(cases) + len(by_hand) + 20)
     for vendor in ("amd", "intel"):
         for case in cases:
             done = run("--cpu", vendor, "--", CLIENT, case)
@@ -41,6 +62,7 @@ def main():
     done = run("--host-cpuid", "--cpu", "intel", "--", CLIENT, "host-cpuid")
     tap.case("--host-cpuid", done.returncode == 0, done.stdout + done.stderr)
     refused(tap, "no program", run(), 2, "no program given")
+    parameters(tap)
     refused(tap, "unknown program", run("--", "no-such-program"), 127, "no such program")
     refused(tap, "unknown vendor", run("--cpu", "via", CLIENT), 2, "intel or amd")
     refused(tap, "unknown model", run("--cpu", "amd/Haswell", CLIENT), 2, "the models are EPYC, ")
