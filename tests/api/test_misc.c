@@ -259,6 +259,67 @@ static void mce(void **state)
 	api_vm_free(&t);
 }
 
+static u32 *lapic_word(struct kvm_lapic_state *s, u32 reg)
+{
+	return (u32 *)(s->regs + reg);
+}
+
+/* Whether vector 0xa9 waits in the local APIC. */
+static bool cmci_waits(struct api_vm *t)
+{
+	struct kvm_lapic_state s;
+
+	assert_int_equal(api_ioctl(t->vcpu[0], KVM_GET_LAPIC, &s), 0);
+	return *lapic_word(&s, 0x200 + 0xa9 / 32 * 16) >> (0xa9 % 32) & 1;
+}
+
+/* An error that needs no action is recorded in any case, and told by CMCI where the bank allows it. */
+static void ucna(void **state)
+{
+	const u64 status = 1ull << 63 | 1ull << 61 | 1ull << 60 | 1ull << 58 | 0x10090;
+	struct kvm_x86_mce m = {.status = status, .addr = 0xdeadbeef, .bank = 7};
+	struct kvm_lapic_state s;
+	struct api_vm t;
+	u64 cap = 0;
+
+	/* AMD's processors have none. */
+	api_vm_make(&t, 1, API_AMD | API_IRQCHIP);
+	assert_int_equal(api_ioctl(t.kvm, KVM_X86_GET_MCE_CAP_SUPPORTED, &cap), 0);
+	assert_int_equal(cap & 1 << 10, 0);
+	cap = 1 << 10 | 10;
+	assert_errno(api_ioctl(t.vcpu[0], KVM_X86_SETUP_MCE, &cap), EINVAL);
+	api_vm_free(&t);
+
+	api_vm_make(&t, 1, API_IRQCHIP);
+	assert_int_equal(api_ioctl(t.kvm, KVM_X86_GET_MCE_CAP_SUPPORTED, &cap), 0);
+	assert_int_equal(cap & 1 << 10, 1 << 10);
+	/* Without the capability the bank has no such register, and the local APIC no entry. */
+	cap = 10;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_X86_SETUP_MCE, &cap), 0);
+	assert_int_equal(api_set_msr(&t, 0, 0x287, 1 << 30), 0);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_X86_SET_MCE, &m), 0);
+	assert_false(cmci_waits(&t));
+	cap = 1 << 10 | 10;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_X86_SETUP_MCE, &cap), 0);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_GET_LAPIC, &s), 0);
+	assert_int_equal(*lapic_word(&s, 0x30) >> 16 & 0xff, 6); /* one entry more */
+	assert_int_equal(*lapic_word(&s, 0x2f0), 0x10000);
+	*lapic_word(&s, 0xf0) = 0x1ff;
+	*lapic_word(&s, 0x2f0) = 0xa9;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_LAPIC, &s), 0);
+	assert_int_equal(api_set_msr(&t, 0, 0x287, 1 << 29), 0); /* a reserved bit */
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_X86_SET_MCE, &m), 0);
+	assert_false(cmci_waits(&t));
+	assert_int_equal(api_msr(&t, 0, 0x41d), status);
+	assert_int_equal(api_msr(&t, 0, 0x41e), 0xdeadbeef);
+	assert_int_equal(api_set_msr(&t, 0, 0x287, 1 << 30 | 1), 1);
+	m.addr = 0xcafeb0ba;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_X86_SET_MCE, &m), 0);
+	assert_true(cmci_waits(&t));
+	assert_int_equal(api_msr(&t, 0, 0x41e), 0xcafeb0ba);
+	api_vm_free(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -267,7 +328,7 @@ int main(void)
 		cmocka_unit_test(stats),       cmocka_unit_test(hypercalls),
 		cmocka_unit_test(smi),	       cmocka_unit_test(init_sipi),
 		cmocka_unit_test(init_in_smm),
-		cmocka_unit_test(mce),
+		cmocka_unit_test(mce),	       cmocka_unit_test(ucna),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
