@@ -26,6 +26,12 @@ static bool paging_is_pae(u64 cr0, u64 cr4, u64 efer)
 	return (cr0 & CR0_PG) && (cr4 & CR4_PAE) && !(efer & EFER_LMA);
 }
 
+/* #GP, unless a nested guest's second stage has refused the pointers. */
+static int pdptrs_refused(struct cpu *cpu)
+{
+	return cpu_leaving_guest(cpu) ? CPU_EXC : cpu_raise_err(cpu, EXC_GP, 0);
+}
+
 /* --- CR0 ---------------------------------------------------------------------------------------- */
 
 bool cpu_cr0_valid(u64 v)
@@ -57,13 +63,13 @@ int cpu_cr0_write(struct cpu *cpu, u64 v)
 {
 	u64 old = cpu->cr0, changed;
 
-	if (!cpu_cr0_valid(v) || !cr0_paging_ok(cpu, v))
+	if (!cpu_cr0_valid(v) || !cr0_paging_ok(cpu, v) || (v & cpu->cr0_must) != cpu->cr0_must)
 		return cpu_raise_err(cpu, EXC_GP, 0);
 	v = (v & CR0_KNOWN) | CR0_ET;
 	changed = v ^ old;
 	if (paging_is_pae(v, cpu->cr4, v & CR0_PG && cpu->efer & EFER_LME ? EFER_LMA : 0) &&
 	    (changed & (CR0_PG | CR0_CD | CR0_NW)) && mmu_load_pdptrs(cpu, cpu->cr3))
-		return cpu_raise_err(cpu, EXC_GP, 0);
+		return pdptrs_refused(cpu);
 	cpu->cr0 = v;
 	if (changed & CR0_PG) {
 		if (!(v & CR0_PG))
@@ -84,7 +90,7 @@ u64 cpu_cr3_reserved(const struct cpu *cpu)
 	return cpu->maxphyaddr ? ~0ull << cpu->maxphyaddr : ~0ull << 52;
 }
 
-static int cr3_write(struct cpu *cpu, u64 v)
+int cpu_cr3_write(struct cpu *cpu, u64 v)
 {
 	u64 reserved = cpu_cr3_reserved(cpu);
 
@@ -97,7 +103,7 @@ static int cr3_write(struct cpu *cpu, u64 v)
 		if (v & reserved)
 			return cpu_raise_err(cpu, EXC_GP, 0);
 		if (paging_is_pae(cpu->cr0, cpu->cr4, cpu->efer) && mmu_load_pdptrs(cpu, v))
-			return cpu_raise_err(cpu, EXC_GP, 0);
+			return pdptrs_refused(cpu);
 	}
 	mmu_set_cr3(cpu, v);
 	cpu->cr3 = cpu->cr4 & CR4_PCIDE ? v & ~CR3_NOFLUSH : v;
@@ -151,6 +157,8 @@ static bool cr4_valid(const struct cpu *cpu, u64 v)
 		if (!(v & CR4_PAE) || (changed & CR4_LA57))
 			return false;
 	}
+	if ((v & cpu->cr4_must) != cpu->cr4_must)
+		return false;
 	if ((changed & v & CR4_PCIDE) && (!cpu_is_long(cpu) || (cpu->cr3 & CR3_PCID)))
 		return false;
 	return true;
@@ -164,7 +172,7 @@ int cpu_cr4_write(struct cpu *cpu, u64 v)
 		return cpu_raise_err(cpu, EXC_GP, 0);
 	if (paging_is_pae(cpu->cr0, v, cpu->efer) &&
 	    (changed & (CR4_PGE | CR4_PSE | CR4_PAE | CR4_SMEP)) && mmu_load_pdptrs(cpu, cpu->cr3))
-		return cpu_raise_err(cpu, EXC_GP, 0);
+		return pdptrs_refused(cpu);
 	cpu->cr4 = v;
 	if (changed & (CR4_PSE | CR4_PAE | CR4_PGE | CR4_PCIDE | CR4_SMEP | CR4_SMAP | CR4_PKE |
 		       CR4_PKS | CR4_LA57))
@@ -245,7 +253,7 @@ int insn_mov_to_cr(struct cpu *cpu, const struct cpu_insn *in)
 		cpu->cr2 = v;
 		break;
 	case 3:
-		ret = cr3_write(cpu, v);
+		ret = cpu_cr3_write(cpu, v);
 		break;
 	case 4:
 		ret = cpu_cr4_write(cpu, v);

@@ -6,8 +6,9 @@
 
 #include "cpu/cpu.h"
 
-/** Writes CR0 or CR4 with all checks and consequences, as MOV does. CPU_OK or CPU_EXC (#GP). */
+/** Writes CR0, CR3 or CR4 with all checks and consequences, as MOV does. CPU_OK or CPU_EXC (#GP). */
 int cpu_cr0_write(struct cpu *cpu, u64 v);
+int cpu_cr3_write(struct cpu *cpu, u64 v);
 int cpu_cr4_write(struct cpu *cpu, u64 v);
 /** True when a CR0 value has no reserved bits and no impossible combination. */
 bool cpu_cr0_valid(u64 v);

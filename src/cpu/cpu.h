@@ -24,6 +24,7 @@
 
 #include "base/trace.h"
 #include "base/types.h"
+#include "cpu/nested.h"
 #include "cpu/pmu.h"
 #include "mmu/tlb.h"
 
@@ -106,7 +107,10 @@ struct cpu_exit {
 };
 
 /* An event being raised or delivered. */
-enum cpu_event_kind { EVENT_HW_EXC, EVENT_INTR, EVENT_NMI, EVENT_SW_INT, EVENT_SW_EXC, EVENT_PRIV_SW_EXC };
+enum cpu_event_kind {
+	EVENT_HW_EXC, EVENT_INTR, EVENT_NMI, EVENT_SW_INT, EVENT_SW_EXC, EVENT_PRIV_SW_EXC,
+	EVENT_VMEXIT, /* no event: cpu->nested_exit is to be carried out */
+};
 
 struct cpu_exc {
 	bool pending;
@@ -193,6 +197,7 @@ struct cpu_xcomp {
 };
 #define CPU_XCOMP_COUNT 10 /* x87, SSE … PKRU */
 #define CPU_FEATURE_WORDS 16 /* 64 features each */
+#define CPU_VMX_MSRS 18
 
 enum cpu_vendor { CPU_VENDOR_INTEL, CPU_VENDOR_AMD };
 
@@ -304,6 +309,17 @@ struct cpu {
 	struct mmu_vm *mem;   /* guest-physical memory */
 	struct jit *jit;      /* translator state and code cache */
 	struct mmu_cpu *mmu;  /* software TLB bookkeeping beyond the tables below */
+
+	/* --- nested virtualization (nested.h) --------------------------------------------------- */
+	bool guest_mode;      /* the registers are a nested guest's */
+	bool guest_trap;      /* … that leaves behind each instruction (monitor trap flag) */
+	bool vmx_on;          /* in VMX operation */
+	u64 cr0_must, cr4_must; /* bits that VMX operation fixes to 1 */
+	const struct cpu_nested_ops *nested_ops; /* or NULL: this processor has no such feature */
+	struct nested *nested; /* made when first needed */
+	struct cpu_stage2 stage2;
+	struct cpu_nested_exit nested_exit; /* of a pending EVENT_VMEXIT */
+	u64 vmx_msr[CPU_VMX_MSRS]; /* IA32_VMX_BASIC and following, as the client left them */
 
 	/*
 	 * --- buffers: behind all the rest, which then fills two pages; a new processor touches few
@@ -419,6 +435,11 @@ int cpu_raise(struct cpu *cpu, unsigned vector);
 int cpu_raise_err(struct cpu *cpu, unsigned vector, u32 error);
 /** Records #PF with its address (goes to CR2 at delivery). Returns CPU_EXC. */
 int cpu_raise_pf(struct cpu *cpu, u64 address, u32 error);
+/** True while an exit of a nested guest is recorded: what was recorded must not be replaced. */
+static inline bool cpu_leaving_guest(const struct cpu *cpu)
+{
+	return UNLIKELY(cpu->exc.pending) && cpu->exc.kind == EVENT_VMEXIT;
+}
 /** Records #DB with the DR6 bits that describe it. Returns CPU_EXC. */
 int cpu_raise_db(struct cpu *cpu, u64 dr6_bits);
 

@@ -108,6 +108,13 @@ static void event_commit_flags(struct cpu *cpu, bool mask_if)
 		cpu->intf = 0;
 }
 
+int cpu_nested_exit(struct cpu *cpu, const struct cpu_nested_exit *exit)
+{
+	cpu->nested_exit = *exit;
+	cpu->exc = (struct cpu_exc){.pending = true, .kind = EVENT_VMEXIT, .vector = 0xff};
+	return CPU_EXC;
+}
+
 /* --- real mode --------------------------------------------------------------------------------- */
 
 static int deliver_real(struct cpu *cpu, const struct cpu_exc *ev)
@@ -445,12 +452,36 @@ static bool event_combine(struct cpu *cpu, const struct cpu_exc *first)
 	return true;
 }
 
+/*
+ * A nested guest's delivery of `first` has met what is in cpu->exc now: an exit, an exception that its
+ * hypervisor wants, or one to go on with, which is a delivery of its own.
+ */
+static int deliver_nested(struct cpu *cpu, const struct cpu_exc *first)
+{
+	if (cpu->exc.kind == EVENT_VMEXIT || cpu->nested_ops->event(cpu, &cpu->exc))
+		return cpu->nested_ops->leave(cpu, first);
+	if (!event_combine(cpu, first)) {
+		cpu->nested_ops->triple_fault(cpu);
+		return cpu->nested_ops->leave(cpu, NULL);
+	}
+	if (cpu->exc.vector == EXC_DF && cpu->nested_ops->event(cpu, &cpu->exc))
+		return cpu->nested_ops->leave(cpu, NULL);
+	cpu->exc.injected = true; /* it was looked at */
+	return cpu_exc_deliver(cpu);
+}
+
 int cpu_exc_deliver(struct cpu *cpu)
 {
 	struct cpu_exc ev = cpu->exc;
 	bool nmi = ev.kind == EVENT_NMI;
 	int ret;
 
+	if (UNLIKELY(cpu->guest_mode)) {
+		if (ev.kind != EVENT_VMEXIT && !ev.injected)
+			cpu->nested_ops->event(cpu, &ev);
+		if (cpu->exc.kind == EVENT_VMEXIT)
+			return cpu->nested_ops->leave(cpu, NULL);
+	}
 	if (ev.kind == EVENT_HW_EXC || ev.kind == EVENT_SW_EXC)
 		TRACE(cpu->trace, kvm_inj_exception, cpu->index, ev.vector, ev.has_error ? ev.error : 0);
 
@@ -465,6 +496,8 @@ int cpu_exc_deliver(struct cpu *cpu)
 			cpu->exc = ev;
 			return CPU_EXIT;
 		}
+		if (UNLIKELY(cpu->guest_mode))
+			return deliver_nested(cpu, &ev);
 		if (!event_combine(cpu, &ev)) {
 			cpu->exc.pending = false;
 			return cpu_exit_set(cpu, CPU_EXIT_SHUTDOWN);

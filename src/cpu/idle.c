@@ -144,7 +144,9 @@ int insn_hypercall(struct cpu *cpu, const struct cpu_insn *in)
 
 int insn_vmx(struct cpu *cpu, const struct cpu_insn *in)
 {
-	return cpu_raise(cpu, EXC_UD);
+	if (!cpu->nested_ops || cpu->vendor != CPU_VENDOR_INTEL || !cpu_has(cpu, X86_FEATURE_VMX))
+		return cpu_raise(cpu, EXC_UD);
+	return cpu->nested_ops->insn(cpu, in);
 }
 
 int insn_svm(struct cpu *cpu, const struct cpu_insn *in)

@@ -59,6 +59,8 @@ extern const char *const cpu_insn_name[CPU_OP_COUNT];
 void cpu_insn_done(struct cpu *cpu, const struct cpu_insn *in);
 /** Offset of the memory operand, truncated to the address size. */
 u64 cpu_insn_offset(struct cpu *cpu, const struct cpu_insn *in);
+/** #GP when the I/O permission bitmap forbids a port to this privilege level. enum cpu_ret. */
+int cpu_port_check(struct cpu *cpu, u16 port, unsigned size);
 /** Segment-checked read/write at seg:offset of n bytes. enum cpu_ret. */
 int cpu_read(struct cpu *cpu, unsigned seg, u64 offset, void *buf, unsigned n);
 /** Reads the far pointer in memory that is the operand: `size` bytes of offset and a selector. */

@@ -82,7 +82,7 @@ void cpu_mode_update(struct cpu *cpu)
 {
 	u64 cr0 = cpu->cr0, cr4 = cpu->cr4, fl = cpu->rflags;
 	u32 cpl = cpu->cpl, view = MMU_TLB_USER;
-	u32 m = cpl << MODE_CPL_SHIFT | (cpu->mode & MODE_GUEST);
+	u32 m = cpl << MODE_CPL_SHIFT | (cpu->guest_mode ? MODE_GUEST : 0);
 	bool ac = fl & FLAG_AC;
 
 	if (LIKELY(cpu_is_64bit(cpu)))
@@ -120,7 +120,7 @@ void cpu_mode_update(struct cpu *cpu)
 		m |= MODE_ALIGN;
 	}
 	m |= view << MODE_VIEW_SHIFT;
-	if (fl & FLAG_TF)
+	if ((fl & FLAG_TF) || UNLIKELY(cpu->guest_trap))
 		m |= MODE_STEP;
 	if (UNLIKELY((cpu->dr7 & 0xff) | cpu->guest_debug))
 		m |= debug_bits(cpu);

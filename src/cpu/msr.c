@@ -5,6 +5,7 @@
 #include "cpu/feature.h"
 #include "cpu/insn.h"
 #include "cpu/msr_internal.h"
+#include "cpu/vmx.h"
 
 enum vendors { ANY, INTEL, AMD };
 enum list { HIDE = 0, SAVE = 1, FEAT = 2, BOTH = 3 };
@@ -221,6 +222,10 @@ int cpu_msr_feature_read(enum cpu_vendor vendor, u32 index, u64 *value)
 
 	if (!r || !(r->list & FEAT) || !row_of_vendor(r, vendor))
 		return 1;
+	if (r->get == msr_get_vmx) {
+		*value = vmx_msr_default((enum vmx_msr)(index - MSR_VMX_FIRST));
+		return 0;
+	}
 	*value = row_reset_value(r, vendor);
 	return 0;
 }
@@ -233,6 +238,8 @@ void cpu_msr_reset(struct cpu *cpu)
 		if (rows[i].kind == KIND_FIELD)
 			*row_field(cpu, &rows[i]) = row_reset_value(&rows[i], cpu->vendor);
 	cpu->efer = efer; /* cpu_reset()'s business */
+	for (unsigned i = 0; i < CPU_VMX_MSRS; i++)
+		cpu->vmx_msr[i] = vmx_msr_default((enum vmx_msr)i);
 	if (!cpu->pmu.enabled)
 		cpu->pmu.caps = 0;
 	cpu_pmu_reset(cpu);

@@ -127,30 +127,10 @@ SET(flush_cmd)
 
 /* --- configuration -------------------------------------------------------------------------------- */
 
-#define FEATURE_CONTROL_LOCK	  1ull
-#define FEATURE_CONTROL_LMCE	  BIT64(20)
 #define MCG_LMCE_P		  BIT64(27)
 #define PLATFORM_INFO_CPUID_FAULT BIT64(31)
 #define MISC_ENABLE_EMON	  BIT64(7)
 #define MISC_ENABLE_RO		  (BIT64(11) | BIT64(12)) /* no branch trace store, no PEBS */
-
-GET_FIELD(feature_control, feature_control)
-
-SET(feature_control)
-{
-	u64 ok = FEATURE_CONTROL_LOCK;
-
-	if (cpu_has(cpu, X86_FEATURE_VMX))
-		ok |= 4; /* VMX outside SMX */
-	if (cpu->mcg_cap & MCG_LMCE_P)
-		ok |= FEATURE_CONTROL_LMCE;
-	if (value & ~ok)
-		return 1;
-	if (!host && (cpu->feature_control & FEATURE_CONTROL_LOCK))
-		return 1;
-	cpu->feature_control = value;
-	return 0;
-}
 
 GET_FIELD(misc_features, misc_features_enables)
 

@@ -12,7 +12,7 @@
 #include "mmu/mmu.h"
 
 /* IOPL first, then the I/O permission bitmap, which virtual-8086 mode always asks. */
-static int port_check(struct cpu *cpu, u16 port, unsigned size)
+int cpu_port_check(struct cpu *cpu, u16 port, unsigned size)
 {
 	const struct cpu_seg *tr = &cpu->seg[SEG_TR];
 	u16 map, bits;
@@ -78,7 +78,7 @@ int insn_in(struct cpu *cpu, const struct cpu_insn *in)
 	u16 port = port_of(cpu, in);
 	unsigned size = MIN((unsigned)in->opsize, 4u);
 	u32 value = 0;
-	int ret = port_check(cpu, port, size);
+	int ret = cpu_port_check(cpu, port, size);
 
 	if (ret)
 		return ret;
@@ -98,7 +98,7 @@ int insn_out(struct cpu *cpu, const struct cpu_insn *in)
 	u16 port = port_of(cpu, in);
 	unsigned size = MIN((unsigned)in->opsize, 4u);
 	u32 value = (u32)cpu_reg_read(cpu, RAX, size, true);
-	int ret = port_check(cpu, port, size);
+	int ret = cpu_port_check(cpu, port, size);
 
 	if (ret)
 		return ret;
@@ -114,7 +114,7 @@ int insn_out(struct cpu *cpu, const struct cpu_insn *in)
 static int string_begin(struct cpu *cpu, const struct cpu_insn *in, struct str *s, bool *go)
 {
 	u16 port = (u16)cpu->gpr[RDX];
-	int ret = port_check(cpu, port, MIN((unsigned)in->opsize, 4u));
+	int ret = cpu_port_check(cpu, port, MIN((unsigned)in->opsize, 4u));
 
 	*go = !ret && str_begin(cpu, in, s);
 	s->n = MIN((unsigned)in->opsize, 4u);

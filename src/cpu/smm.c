@@ -155,6 +155,8 @@ int cpu_smm_enter(struct cpu *cpu)
 	else
 		save32(cpu, &m);
 	cpu->smi_count++;
+	if (UNLIKELY(cpu->vmx_on))
+		cpu->nested_ops->smm(cpu, true);
 	cpu->smm_nmi_masked = cpu->nmi_masked;
 	smm_switch(cpu, true);
 	if (mmu_phys_write(cpu, cpu->smbase + SMRAM_AT, &m, sizeof(m)))
@@ -270,6 +272,8 @@ int insn_rsm(struct cpu *cpu, const struct cpu_insn *in)
 		load32(cpu, &m, &r);
 	smm_switch(cpu, false);
 	cpu->nmi_masked = cpu->smm_nmi_masked;
+	if (UNLIKELY(cpu->nested != NULL))
+		cpu->nested_ops->smm(cpu, false);
 	if (!resume_valid(cpu, &r))
 		return smm_shutdown(cpu);
 	cpu->cr0 = r.cr0 | CR0_ET;

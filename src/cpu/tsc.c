@@ -32,7 +32,7 @@ int insn_rdtsc(struct cpu *cpu, const struct cpu_insn *in)
 {
 	if (tsc_refused(cpu))
 		return cpu_raise_err(cpu, EXC_GP, 0);
-	set_edx_eax(cpu, cpu_tsc_read(cpu));
+	set_edx_eax(cpu, cpu_tsc_visible(cpu));
 	cpu_insn_done(cpu, in);
 	return CPU_OK;
 }
@@ -43,7 +43,7 @@ int insn_rdtscp(struct cpu *cpu, const struct cpu_insn *in)
 		return cpu_raise(cpu, EXC_UD);
 	if (tsc_refused(cpu))
 		return cpu_raise_err(cpu, EXC_GP, 0);
-	set_edx_eax(cpu, cpu_tsc_read(cpu));
+	set_edx_eax(cpu, cpu_tsc_visible(cpu));
 	cpu->gpr[RCX] = (u32)cpu->tsc_aux;
 	cpu_insn_done(cpu, in);
 	return CPU_OK;

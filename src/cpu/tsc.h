@@ -37,6 +37,14 @@ static inline u64 cpu_tsc_read(const struct cpu *cpu)
 	return cpu_tsc_at(cpu, tsc_host());
 }
 
+/** … as the level that runs sees it. */
+static inline u64 cpu_tsc_visible(const struct cpu *cpu)
+{
+	u64 host = tsc_host();
+
+	return UNLIKELY(cpu->guest_mode) ? cpu->nested_ops->tsc(cpu, host) : cpu_tsc_at(cpu, host);
+}
+
 /** Sets the counter by moving its offset; a guest's write shows in TSC_ADJUST, the client's not. */
 void cpu_tsc_write(struct cpu *cpu, u64 value, bool host);
 

@@ -24,7 +24,7 @@ static const struct parameter parameters[] = {
 	{"kvm_intel", "ept", "N\n"},
 	{"kvm_intel", "eptad", "N\n"},
 	{"kvm_intel", "pml", "N\n"},
-	{"kvm_intel", "nested", "N\n"},
+	{"kvm_intel", "nested", "Y\n"},
 	{"kvm_intel", "unrestricted_guest", "N\n"}, /* needs EPT */
 	{"kvm_intel", "enable_apicv", "N\n"},
 	{"kvm_intel", "enable_ipiv", "N\n"},

@@ -311,6 +311,12 @@ resume:
 	case JIT_INSN:
 		in = (const struct cpu_insn *)cpu->jit_scratch[2];
 		jit->stat_cinsn[in->op]++;
+		if (UNLIKELY(cpu->guest_mode)) {
+			int ret = cpu->nested_ops->intercept(cpu, in);
+
+			if (ret != CPU_NOT_INTERCEPTED)
+				return from_ret(ret);
+		}
 		return from_ret(cpu_insn_table[in->op](cpu, in));
 	case JIT_RESOLVE:
 		stopped_at(cpu);
@@ -465,7 +471,7 @@ static bool flush_pending(struct cpu *cpu)
 {
 	struct jit *jit = cpu->jit;
 
-	if (LIKELY(!jit->flush_wanted && (cpu->cr4 & JIT_CR4) == jit->cr4))
+	if (LIKELY(!jit->flush_wanted && ((cpu->cr4 & JIT_CR4) == jit->cr4 || cpu->guest_mode)))
 		return false;
 	jit->cr4 = cpu->cr4 & JIT_CR4;
 	jit_cache_reset(cpu);

@@ -3,6 +3,7 @@
 #include "kvm/dirty.h"
 #include "kvm/ioctl.h"
 #include "kvm/memattr.h"
+#include "kvm/nested.h"
 #include "kvm/pages.h"
 #include "kvm/request.h"
 #include "mmu/window.h"

@@ -15,7 +15,9 @@ static bool exception_is_soft(const struct cpu_exc *exc)
 void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *e)
 {
 	const struct cpu *cpu = &vcpu->cpu;
-	const struct cpu_exc *exc = &cpu->exc;
+	static const struct cpu_exc none;
+	/* A nested guest's exit that is not carried out yet is no event. */
+	const struct cpu_exc *exc = cpu->exc.kind == EVENT_VMEXIT ? &none : &cpu->exc;
 
 	memset(e, 0, sizeof(*e));
 	/* Interrupts and NMIs whose delivery an exit cut short are "injected" events as well. */

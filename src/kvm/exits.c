@@ -8,6 +8,7 @@
 #include "kvm/abi.h"
 #include "kvm/emulate.h"
 #include "kvm/memattr.h"
+#include "kvm/nested.h"
 #include "kvm/request.h"
 #include "kvm/run.h"
 #include "kvm/trace.h"
@@ -106,6 +107,10 @@ static int exit_hypercall(struct vcpu *vcpu)
 static int exit_hlt(struct vcpu *vcpu)
 {
 	vcpu->stats.halt_exits++;
+	if (UNLIKELY(vcpu->cpu.guest_mode)) {
+		vcpu->l2_halted = true;
+		nested_timer_arm(vcpu);
+	}
 	if (!vcpu->apic) {
 		vcpu->run->exit_reason = KVM_EXIT_HLT;
 		return RUN_USER;

@@ -5,14 +5,18 @@
  * step.
  */
 #include "jit/jit.h"
+#include "kvm/nested.h"
 #include "kvm/pv.h"
 #include "kvm/request.h"
 #include "kvm/run.h"
+#include "nested/vmx/vmx.h"
 
 #define NMI_VECTOR 2
 
 bool inject_interrupts_allowed(const struct vcpu *vcpu)
 {
+	if (UNLIKELY(vcpu->cpu.guest_mode) && vmx_wants_intr(&vcpu->cpu))
+		return true;
 	return vcpu->cpu.intf && !vcpu->cpu.shadow;
 }
 
@@ -21,7 +25,7 @@ static u32 nmi_queued(const struct vcpu *vcpu)
 	return __atomic_load_n(&vcpu->latch.nmi_queued, __ATOMIC_ACQUIRE);
 }
 
-static bool interrupt_pending(struct vcpu *vcpu)
+bool inject_interrupt_pending(struct vcpu *vcpu)
 {
 	if (!vcpu->apic)
 		return vcpu->interrupt_injected;
@@ -37,8 +41,8 @@ bool inject_has_work(struct vcpu *vcpu)
 	return cpu->exc.pending || vcpu->triple_fault || vcpu->eoi_exit_pending ||
 	       __atomic_load_n(&vcpu->latch.unhalted, __ATOMIC_ACQUIRE) ||
 	       (nmi_queued(vcpu) && !cpu->nmi_masked) || (cpu->smi_pending && !cpu->smm) ||
-	       vcpu->interrupt_injected ||
-	       (inject_interrupts_allowed(vcpu) && interrupt_pending(vcpu));
+	       vcpu->interrupt_injected || (UNLIKELY(cpu->guest_mode) && nested_has_work(vcpu)) ||
+	       (inject_interrupts_allowed(vcpu) && inject_interrupt_pending(vcpu));
 }
 
 static int deliver(struct vcpu *vcpu, unsigned vector, enum cpu_event_kind kind)
@@ -65,16 +69,18 @@ static int inject_nmi(struct vcpu *vcpu)
 	return deliver(vcpu, NMI_VECTOR, EVENT_NMI);
 }
 
+int inject_take_interrupt(struct vcpu *vcpu)
+{
+	if (vcpu->apic)
+		return lapic_get_interrupt(vcpu->apic);
+	vcpu->interrupt_injected = false;
+	return vcpu->interrupt_vector;
+}
+
 static int inject_interrupt(struct vcpu *vcpu)
 {
-	int vector;
+	int vector = inject_take_interrupt(vcpu);
 
-	if (!vcpu->apic) {
-		vector = vcpu->interrupt_vector;
-		vcpu->interrupt_injected = false;
-	} else {
-		vector = lapic_get_interrupt(vcpu->apic);
-	}
 	if (vector < 0)
 		return RUN_GUEST;
 	TRACE(vcpu->cpu.trace, kvm_inj_virq, vcpu->id, (u64)vector);
@@ -89,7 +95,7 @@ static int want_window(struct vcpu *vcpu)
 	struct cpu *cpu = &vcpu->cpu;
 
 	cpu->irq_window = 0;
-	if (!cpu->shadow || (!cpu->intf && !nmi_queued(vcpu)))
+	if (!cpu->shadow || (!cpu->intf && !nmi_queued(vcpu) && !cpu->guest_mode))
 		return RUN_GUEST;
 	/* Only a shadow is in the way: it ends behind one instruction. */
 	jit_step(cpu);
@@ -108,6 +114,12 @@ int inject_events(struct vcpu *vcpu)
 		return RUN_GUEST; /* jit_run() delivers it and comes back at once: poll is 0 */
 	if (UNLIKELY(cpu->guest_debug & KVM_GUESTDBG_BLOCKIRQ))
 		return RUN_GUEST;
+	if (UNLIKELY(cpu->guest_mode)) {
+		ret = nested_events(vcpu, &waiting);
+		if (ret != RUN_GUEST)
+			return ret;
+		vcpu->l2_halted = false;
+	}
 	/* A client without a local APIC here injects by itself when it was told that it may. */
 	if (vcpu->interrupt_injected)
 		return vcpu->apic ? RUN_GUEST : inject_interrupt(vcpu);
@@ -121,12 +133,12 @@ int inject_events(struct vcpu *vcpu)
 		if (ret != RUN_GUEST)
 			return ret;
 	}
-	if (interrupt_pending(vcpu)) {
+	if (inject_interrupt_pending(vcpu)) {
 		if (!waiting && inject_interrupts_allowed(vcpu))
 			ret = inject_interrupt(vcpu);
 		else
 			waiting = true;
-		if (ret == RUN_GUEST && !waiting && interrupt_pending(vcpu))
+		if (ret == RUN_GUEST && !waiting && inject_interrupt_pending(vcpu))
 			cpu->irq_window = 0;
 	}
 	if (vcpu->request_window && !vcpu_ready_for_injection(vcpu))

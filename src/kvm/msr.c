@@ -2,6 +2,7 @@
 
 #include "cpu/feature.h"
 #include "cpu/msr.h"
+#include "cpu/tsc.h"
 #include "kvm/clock.h"
 #include "kvm/cpuid.h"
 #include "kvm/ioctl.h"
@@ -74,7 +75,7 @@ static int own_get(struct vcpu *vcpu, u32 index, u64 *value, bool host)
 		*value = vcpu->cpu.platform_info;
 		return MSR_OK;
 	case MSR_IA32_TSC:
-		*value = clock_guest_tsc(vcpu, clock_host_tsc());
+		*value = host ? clock_guest_tsc(vcpu, clock_host_tsc()) : cpu_tsc_visible(&vcpu->cpu);
 		return MSR_OK;
 	}
 	if (is_x2apic(index))

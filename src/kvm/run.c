@@ -13,11 +13,13 @@
 #include "jit/jit.h"
 #include "kvm/clock.h"
 #include "kvm/dirty.h"
+#include "kvm/nested.h"
 #include "kvm/pmu.h"
 #include "kvm/pv.h"
 #include "kvm/regs.h"
 #include "kvm/request.h"
 #include "kvm/trace.h"
+#include "nested/vmx/vmx.h"
 
 #include <errno.h>
 #include <signal.h>
@@ -81,6 +83,8 @@ static int handle_requests(struct vcpu *vcpu)
 		pv_steal_update(vcpu);
 	if (got & BIT64(REQ_TRIPLE_FAULT)) {
 		vcpu->triple_fault = false;
+		if (vcpu->cpu.guest_mode)
+			return nested_triple_fault(vcpu);
 		vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
 		return RUN_USER;
 	}
@@ -115,10 +119,11 @@ static int handle_wanted_exits(struct vcpu *vcpu)
 
 /* --- waiting --------------------------------------------------------------------------------------- */
 
-/* System management mode puts INIT and SIPI off: its code has to run until it ends. */
+/* System management mode and VMX root operation put INIT and SIPI off. */
 static bool apic_events_due(const struct vcpu *vcpu)
 {
-	return __atomic_load_n(&vcpu->latch.init_sipi, __ATOMIC_SEQ_CST) && !vcpu->cpu.smm;
+	return __atomic_load_n(&vcpu->latch.init_sipi, __ATOMIC_SEQ_CST) && !vcpu->cpu.smm &&
+	       (!vcpu->cpu.vmx_on || vcpu->cpu.guest_mode);
 }
 
 void vcpu_accept_apic_events(struct vcpu *vcpu)
@@ -129,6 +134,14 @@ void vcpu_accept_apic_events(struct vcpu *vcpu)
 	if (LIKELY(!apic_events_due(vcpu)))
 		return;
 	got = __atomic_exchange_n(&vcpu->latch.init_sipi, 0, __ATOMIC_ACQ_REL);
+	if (UNLIKELY(vcpu->cpu.guest_mode)) {
+		/* an INIT leaves the nested guest, a SIPI is lost there */
+		if (got & LATCH_INIT) {
+			vmx_leave(&vcpu->cpu, VMX_EVENT_INIT, -1, vcpu->mp_state == KVM_MP_STATE_HALTED);
+			vcpu->mp_state = KVM_MP_STATE_RUNNABLE;
+		}
+		return;
+	}
 	if (got & LATCH_INIT) {
 		vcpu_reset(vcpu, true);
 		vcpu->mp_state = vcpu->id == vcpu->vm->bsp_id ? KVM_MP_STATE_RUNNABLE :
@@ -214,6 +227,7 @@ static int vcpu_block(struct vcpu *vcpu)
 			break;
 		if (vcpu->mp_state == KVM_MP_STATE_HALTED && inject_has_work(vcpu)) {
 			vcpu->mp_state = KVM_MP_STATE_RUNNABLE;
+			vcpu->l2_halted = vcpu->cpu.guest_mode;
 			__atomic_store_n(&vcpu->latch.unhalted, 0, __ATOMIC_RELEASE);
 			vcpu->stats.halt_wakeup++;
 			break;
@@ -350,7 +364,8 @@ static void run_fill(struct vcpu *vcpu)
 	run->apic_base = vcpu_apic_base(vcpu);
 	run->ready_for_interrupt_injection =
 		vm_pic_inside(vcpu->vm) || vcpu_ready_for_injection(vcpu);
-	run->flags = vcpu->cpu.smm ? KVM_RUN_X86_SMM : 0;
+	run->flags = (vcpu->cpu.smm ? KVM_RUN_X86_SMM : 0) |
+		     (vcpu->cpu.guest_mode ? KVM_RUN_X86_GUEST_MODE : 0);
 }
 
 /* A processor that nobody has started yet: waits, and lets the client look when it was. */
@@ -403,8 +418,11 @@ static int run_prepared(struct vcpu *vcpu)
 		__atomic_store_n(&vcpu->latch.kicked, 0, __ATOMIC_SEQ_CST);
 		return -EINTR;
 	}
-	if (UNLIKELY(state_impossible(&vcpu->cpu)))
-		return exit_emulation_failure(vcpu, NULL, 0);
+	if (UNLIKELY(state_impossible(&vcpu->cpu))) {
+		if (!vcpu->cpu.guest_mode)
+			return exit_emulation_failure(vcpu, NULL, 0);
+		nested_triple_fault(vcpu);
+	}
 	run->exit_reason = KVM_EXIT_UNKNOWN;
 	return run_loop(vcpu);
 }

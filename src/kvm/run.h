@@ -22,6 +22,9 @@ int exit_emulation_failure(struct vcpu *vcpu, const u8 *bytes, unsigned n);
 int inject_events(struct vcpu *vcpu);
 /** Something would end HLT now. */
 bool inject_has_work(struct vcpu *vcpu);
+/** An external interrupt waits, whatever is masked; takes it: its vector, or -1. */
+bool inject_interrupt_pending(struct vcpu *vcpu);
+int inject_take_interrupt(struct vcpu *vcpu);
 /** External interrupts may be taken now (IF, shadows). */
 bool inject_interrupts_allowed(const struct vcpu *vcpu);
 

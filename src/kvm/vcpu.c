@@ -13,6 +13,7 @@
 #include "kvm/ops.h"
 #include "kvm/pv.h"
 #include "kvm/request.h"
+#include "nested/vmx/vmx.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -31,6 +32,7 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
 {
 	struct cpu *cpu = &vcpu->cpu;
 
+	vmx_reset(cpu);
 	cpu_reset(cpu, init);
 	if (!init) {
 		cpu_msr_reset(cpu);
@@ -94,6 +96,7 @@ static int vcpu_init_cpu(struct vcpu *vcpu)
 	int ret;
 
 	cpu->ops = &kvm_cpu_ops;
+	cpu->nested_ops = &vmx_nested_ops;
 	cpu->owner = vcpu;
 	cpu->index = vcpu->index;
 	cpu->vendor = vcpu->vm->sys->vendor;
@@ -121,6 +124,7 @@ void vcpu_destroy(struct vcpu *vcpu)
 	if (!vcpu)
 		return;
 	jit_perfmap_close(cpu);
+	vmx_destroy(cpu);
 	if (cpu->jit)
 		jit_cpu_destroy(cpu);
 	if (cpu->mmu)

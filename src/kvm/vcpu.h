@@ -97,6 +97,7 @@ struct vcpu {
 	sigset_t sigmask;
 	struct timer signal_timer; /* wakes guest code to look for signals */
 	struct timer pmu_timer;	   /* a counter of cycles overflows */
+	struct timer nested_timer; /* VMX preemption timer of a nested guest */
 	bool pmu_filter_changed;   /* atomic */
 	bool interrupt_injected; /* user space's controller: KVM_INTERRUPT */
 	bool interrupt_soft;
@@ -106,6 +107,7 @@ struct vcpu {
 	u64 smi_count;
 	bool smm_inside_nmi;
 	bool triple_fault;
+	bool l2_halted; /* a nested guest was in HLT, and has not run since */
 	bool request_window; /* what run->request_interrupt_window asked */
 	bool eoi_exit_pending;
 	u8 eoi_exit_vector;

@@ -25,6 +25,11 @@ bool page_enter(struct cpu *cpu, u64 lin, unsigned access, unsigned view, const 
 	u8 *host = slot->hva + ((w->gpa & PAGE_MASK) - slot->gpa);
 
 	pages_note(cpu, slot, w->gpa, access);
+	if (UNLIKELY(w->uncached)) {
+		if (write)
+			slot_dirty(cpu, slot, w->gpa);
+		return !write;
+	}
 	if (write) {
 		slot_dirty(cpu, slot, w->gpa);
 		writable = true;

@@ -31,7 +31,16 @@ struct mmu_fault {
 	u64 address; /* linear */
 	u64 gpa;     /* of the access or of the paging-structure entry that stopped the walk */
 	u32 error;   /* #PF error code */
-	enum { MMU_FAULT_NONE, MMU_FAULT_PF, MMU_FAULT_NONCANONICAL, MMU_FAULT_HOST } kind;
+	enum {
+		MMU_FAULT_NONE,
+		MMU_FAULT_PF,
+		MMU_FAULT_NONCANONICAL,
+		MMU_FAULT_HOST,
+		/* A nested guest's second stage; gpa is the nested guest's. error: EPT's qualification. */
+		MMU_FAULT_STAGE2,
+		MMU_FAULT_STAGE2_BAD, /* misconfigured */
+		MMU_FAULT_APIC,       /* error: access type; of the APIC-access page */
+	} kind;
 };
 
 /* The result of a successful walk. */
@@ -39,6 +48,7 @@ struct mmu_walk {
 	u64 gpa;       /* of the address */
 	u64 page_size; /* 4K, 2M, 4M, 1G */
 	bool writable, user, executable, global, dirty, accessed; /* effective */
+	bool uncached; /* not for the TLB: a part of the page is elsewhere */
 	u8 pkey;
 };
 
@@ -136,8 +146,11 @@ int mmu_walk(struct cpu *cpu, u64 lin, unsigned access, bool debug, struct mmu_w
 	     struct mmu_fault *fault);
 /** Records a walk's failure as the guest's exception (or exit). Returns CPU_EXC or CPU_EXIT. */
 int mmu_raise(struct cpu *cpu, const struct mmu_fault *fault);
-/** Loads the PAE PDPTRs from CR3. 0, or -1: #GP is due. */
+/** Loads the PAE PDPTRs from CR3. 0, or -1: #GP is due, or cpu_leaving_guest(). */
 int mmu_load_pdptrs(struct cpu *cpu, u64 cr3);
+
+/** Forgets what is remembered of the second stage's translations (another root, INVEPT). */
+void mmu_stage2_flush(struct cpu *cpu);
 
 /* --- checked accessors: CPU_OK, CPU_EXC, CPU_EXIT ---------------------------------------------- */
 

@@ -140,6 +140,31 @@ struct psc_entry {
 	u8 *host;
 };
 
+/* --- second stage (stage2.c) --------------------------------------------------------------------- */
+
+#define STAGE2_SIZE 512u
+
+/* A page of the nested guest's physical memory; permissions are those of EPT: read, write, execute. */
+struct stage2_entry {
+	u64 gen; /* mmu_cpu.stage2_gen, or dead */
+	u64 gfn;
+	u64 page; /* where it is for its hypervisor */
+	u8 perms;
+	bool dirty;
+};
+
+/* What an access asks of the second stage. */
+#define STAGE2_READ 1u
+#define STAGE2_WRITE 2u
+#define STAGE2_EXEC 4u
+
+struct stage2_req {
+	u64 gpa, lin;
+	unsigned need; /* STAGE2_* */
+	bool table;    /* of a paging-structure entry */
+	bool debug;
+};
+
 /* --- code tracking (code.c) ------------------------------------------------------------------------ */
 
 #define CODE_CHUNK_SHIFT 6
@@ -203,6 +228,7 @@ struct mmu_cpu {
 	u64 wgen;      /* moved when every cached write permission is dropped */
 	u64 itlb_gen, itlb_global_gen; /* entries of other generations are dead */
 	u64 psc_gen;
+	u64 stage2_gen;
 	struct fetch_log fetched[2]; /* by local and by global translations, since each was flushed */
 
 	bool mmio_asked, mmio_allowed; /* mmu_vm.mmio_ask */
@@ -247,6 +273,7 @@ struct mmu_cpu {
 	/* Large: behind all the rest. */
 	struct code_msg msg[CODE_MSGS];
 	struct psc_entry psc[PSC_SIZE];
+	struct stage2_entry stage2[STAGE2_SIZE];
 	struct code_own own_first[256];
 	struct itlb_entry itlb[2][ITLB_SIZE]; /* supervisor, user */
 	struct tlb_log_room log_room[MMU_TLB_COUNT];
@@ -333,7 +360,14 @@ ALWAYS_INLINE void pages_note(struct cpu *cpu, const struct mmu_slot *slot, u64 
 		pages_give(cpu, slot, gpa, need);
 }
 
+/* stage2.c */
+/** A nested guest's physical address → its hypervisor's. 0, or -1 with *fault filled. */
+int stage2_walk(struct cpu *cpu, const struct stage2_req *rq, struct stage2_entry *out,
+		struct mmu_fault *fault);
+
 /* walk.c */
+/** Sets bits in one entry. 1: done (or ROM); 0: it changed, walk again; -1: host fault. */
+int walk_mark(struct cpu *cpu, u64 gpa, u64 old, u64 bits, unsigned size);
 /** mmu_walk() with the view already chosen. Does not look at canonicality. */
 int walk_view(struct cpu *cpu, u64 lin, unsigned access, unsigned view, bool debug,
 	      struct mmu_walk *out, struct mmu_fault *fault);

@@ -105,8 +105,7 @@ static bool walk_pkey(const struct cpu *cpu, const struct walk_req *rq, u64 leaf
 	       (rq->view == MMU_TLB_USER || (cpu->cr0 & CR0_WP));
 }
 
-/* Sets bits in one entry. 1: done (or ROM); 0: it changed, walk again; -1: host fault. */
-static NOINLINE int walk_mark(struct cpu *cpu, u64 gpa, u64 old, u64 bits, unsigned size)
+NOINLINE int walk_mark(struct cpu *cpu, u64 gpa, u64 old, u64 bits, unsigned size)
 {
 	struct mmu_slot *s = slot_find(cpu, gpa);
 	bool done;
@@ -148,17 +147,35 @@ ALWAYS_INLINE bool walk_large(const struct cpu *cpu, enum walk_format f, unsigne
 	return level == 2 || (level == 3 && f == WALK_LONG && cpu_has(cpu, X86_FEATURE_GBPAGES));
 }
 
+/* The second stage of a paging-structure entry's address. 0, or -1. */
+static NOINLINE int walk_stage2(struct cpu *cpu, const struct walk_req *rq, u64 *gpa, bool write,
+				struct mmu_fault *fault)
+{
+	struct stage2_req s = {.gpa = *gpa, .lin = rq->lin, .need = STAGE2_READ, .table = true,
+			       .debug = rq->debug};
+	struct stage2_entry e;
+
+	/* With A and D flags of its own EPT takes these accesses for writes. */
+	if (write || cpu->stage2.ad)
+		s.need |= STAGE2_WRITE;
+	if (stage2_walk(cpu, &s, &e, fault))
+		return -1;
+	*gpa = e.page | (*gpa & (PAGE_SIZE - 1));
+	return 0;
+}
+
+/* `nested`: tables lie in a nested guest's memory, behind its second stage. */
 ALWAYS_INLINE int walk_tables(struct cpu *cpu, const struct walk_req *rq, enum walk_format f,
-			      unsigned top, u64 root, struct mmu_walk *out,
+			      unsigned top, u64 root, bool nested, struct mmu_walk *out,
 			      struct mmu_fault *fault)
 {
 	const unsigned esize = f == WALK_32 ? 4 : 8;
 	const unsigned bits = f == WALK_32 ? 10 : 9;
 	const u64 reserved = walk_reserved(cpu, f);
 	const u64 nonleaf_g = f == WALK_LONG && cpu->vendor == CPU_VENDOR_AMD ? PTE_G : 0;
-	u64 gpa[6], entry[6];
+	u64 gpa[6], gpa2[6], entry[6];
 	struct mmu_cpu *mc = cpu->mmu;
-	struct psc_entry *psc = f == WALK_LONG ? &mc->psc[(rq->lin >> 21) & (PSC_SIZE - 1)] : NULL;
+	struct psc_entry *psc = f == WALK_LONG && !nested ? &mc->psc[(rq->lin >> 21) & (PSC_SIZE - 1)] : NULL;
 	u64 all, none, pte, table, leaf_reserved, page_size;
 	unsigned level, shift, first;
 	bool user, fail, write = rq->access & MMU_WRITE;
@@ -181,6 +198,11 @@ again:
 		shift = 12 + bits * (level - 1);
 		offset = ((rq->lin >> shift) & ((1u << bits) - 1)) * esize;
 		gpa[level] = table + offset;
+		if (nested) {
+			gpa2[level] = gpa[level];
+			if (walk_stage2(cpu, rq, &gpa[level], false, fault))
+				return -1;
+		}
 		if (psc && level == 1 && first == 1) {
 			host = psc->host + offset;
 		} else {
@@ -267,6 +289,8 @@ again:
 
 			if ((entry[l] & want) == want)
 				continue;
+			if (nested && walk_stage2(cpu, rq, &gpa2[l], true, fault))
+				return -1;
 			r = walk_mark(cpu, gpa[l], entry[l], want, esize);
 			if (r < 0)
 				return walk_host_fault(rq, gpa[l], fault);
@@ -289,6 +313,7 @@ again:
 	out->dirty = pte & PTE_D;
 	out->accessed = (all & PTE_A) || !rq->debug;
 	out->pkey = f == WALK_LONG ? (pte >> 59) & 15 : 0;
+	out->uncached = false;
 	return 0;
 }
 
@@ -297,7 +322,7 @@ static int walk_none(const struct walk_req *rq, struct mmu_walk *out)
 	out->gpa = (u32)rq->lin;
 	out->page_size = PAGE_SIZE;
 	out->writable = out->user = out->executable = out->dirty = out->accessed = true;
-	out->global = false;
+	out->global = out->uncached = false;
 	out->pkey = 0;
 	return 0;
 }
@@ -309,19 +334,86 @@ static NOINLINE int walk_pae(struct cpu *cpu, const struct walk_req *rq, struct 
 
 	if (!(pdpte & PTE_P))
 		return walk_fail(cpu, rq, 0, 0, fault);
-	return walk_tables(cpu, rq, WALK_PAE, 2, pdpte & ADDR_MASK, out, fault);
+	return walk_tables(cpu, rq, WALK_PAE, 2, pdpte & ADDR_MASK, false, out, fault);
 }
 
 static NOINLINE int walk_32(struct cpu *cpu, const struct walk_req *rq, struct mmu_walk *out,
 			    struct mmu_fault *fault)
 {
-	return walk_tables(cpu, rq, WALK_32, 2, cpu->cr3 & 0xfffff000ull, out, fault);
+	return walk_tables(cpu, rq, WALK_32, 2, cpu->cr3 & 0xfffff000ull, false, out, fault);
 }
 
 static NOINLINE int walk_5(struct cpu *cpu, const struct walk_req *rq, struct mmu_walk *out,
 			   struct mmu_fault *fault)
 {
-	return walk_tables(cpu, rq, WALK_LONG, 5, cpu->cr3 & ADDR_MASK, out, fault);
+	return walk_tables(cpu, rq, WALK_LONG, 5, cpu->cr3 & ADDR_MASK, false, out, fault);
+}
+
+/* The first stage of a nested guest's walk: out->gpa is its own. */
+static int walk_first(struct cpu *cpu, const struct walk_req *rq, struct mmu_walk *out,
+		      struct mmu_fault *fault)
+{
+	u64 pdpte;
+
+	if (!(cpu->cr0 & CR0_PG))
+		return walk_none(rq, out);
+	if (cpu->efer & EFER_LMA)
+		return walk_tables(cpu, rq, WALK_LONG, cpu->cr4 & CR4_LA57 ? 5 : 4, cpu->cr3 & ADDR_MASK,
+				   true, out, fault);
+	if (!(cpu->cr4 & CR4_PAE))
+		return walk_tables(cpu, rq, WALK_32, 2, cpu->cr3 & 0xfffff000ull, true, out, fault);
+	pdpte = cpu->pdptr[(rq->lin >> 30) & 3];
+	if (!(pdpte & PTE_P))
+		return walk_fail(cpu, rq, 0, 0, fault);
+	return walk_tables(cpu, rq, WALK_PAE, 2, pdpte & ADDR_MASK, true, out, fault);
+}
+
+#define APIC_TPR 0x80u
+
+/* The APIC-access page is the hypervisor's, but for a task-priority register that it shadows. */
+static int walk_apic(struct cpu *cpu, const struct walk_req *rq, u64 gpa, struct mmu_walk *out,
+		     struct mmu_fault *fault)
+{
+	out->uncached = true;
+	if ((rq->lin & 0xffc) == APIC_TPR && cpu->stage2.tpr_page != ~0ull && !(rq->access & MMU_EXEC)) {
+		out->gpa = cpu->stage2.tpr_page | (rq->lin & (PAGE_SIZE - 1));
+		if ((rq->access & MMU_WRITE) && !rq->debug) /* it may fall below its threshold */
+			__atomic_store_n(&cpu->poll, 0, __ATOMIC_RELAXED);
+		return 0;
+	}
+	fault->kind = MMU_FAULT_APIC;
+	fault->address = rq->lin;
+	fault->gpa = gpa;
+	fault->error = rq->access & MMU_WRITE ? 1 : rq->access & MMU_EXEC ? 2 : 0;
+	return -1;
+}
+
+static NOINLINE int walk_nested(struct cpu *cpu, const struct walk_req *rq, struct mmu_walk *out,
+				struct mmu_fault *fault)
+{
+	struct stage2_req s = {.lin = rq->lin, .debug = rq->debug};
+	struct stage2_entry e;
+
+	if (walk_first(cpu, rq, out, fault))
+		return -1;
+	s.gpa = out->gpa;
+	s.need = rq->access & MMU_WRITE ? STAGE2_READ | STAGE2_WRITE
+		 : rq->access & MMU_EXEC ? STAGE2_EXEC
+					 : STAGE2_READ;
+	if ((rq->access & MMU_WRITE) && !(rq->access & MMU_RMW))
+		s.need = STAGE2_WRITE;
+	if (stage2_walk(cpu, &s, &e, fault))
+		return -1;
+	out->gpa = e.page | (out->gpa & (PAGE_SIZE - 1));
+	if (UNLIKELY(e.page == cpu->stage2.apic_page))
+		return walk_apic(cpu, rq, s.gpa, out, fault);
+	/* What the second stage refuses must not be cached with what it allows. */
+	out->writable = out->writable && (e.perms & STAGE2_WRITE);
+	out->executable = out->executable && (e.perms & STAGE2_EXEC);
+	out->dirty = out->dirty && e.dirty;
+	if (UNLIKELY(!(e.perms & STAGE2_READ)))
+		out->uncached = true;
+	return 0;
 }
 
 int walk_view(struct cpu *cpu, u64 lin, unsigned access, unsigned view, bool debug,
@@ -329,10 +421,12 @@ int walk_view(struct cpu *cpu, u64 lin, unsigned access, unsigned view, bool deb
 {
 	const struct walk_req rq = {.lin = lin, .access = access, .view = view, .debug = debug};
 
+	if (UNLIKELY(cpu->stage2.kind))
+		return walk_nested(cpu, &rq, out, fault);
 	if (LIKELY((cpu->efer & EFER_LMA) && (cpu->cr0 & CR0_PG))) {
 		if (UNLIKELY(cpu->cr4 & CR4_LA57))
 			return walk_5(cpu, &rq, out, fault);
-		return walk_tables(cpu, &rq, WALK_LONG, 4, cpu->cr3 & ADDR_MASK, out, fault);
+		return walk_tables(cpu, &rq, WALK_LONG, 4, cpu->cr3 & ADDR_MASK, false, out, fault);
 	}
 	if (!(cpu->cr0 & CR0_PG))
 		return walk_none(&rq, out);
@@ -368,6 +462,10 @@ int mmu_raise(struct cpu *cpu, const struct mmu_fault *fault)
 		return cpu_raise_err(cpu, fault->error ? EXC_SS : EXC_GP, 0);
 	case MMU_FAULT_HOST:
 		return memfault(cpu, fault->gpa, 8, MMU_READ);
+	case MMU_FAULT_STAGE2:
+	case MMU_FAULT_STAGE2_BAD:
+	case MMU_FAULT_APIC:
+		return cpu->nested_ops->memory_fault(cpu, fault);
 	default:
 		cpu->mmu->user_faults += cpu->cpl == 3;
 		return cpu_raise_pf(cpu, fault->address, fault->error);
@@ -377,10 +475,19 @@ int mmu_raise(struct cpu *cpu, const struct mmu_fault *fault)
 int mmu_load_pdptrs(struct cpu *cpu, u64 cr3)
 {
 	u64 reserved = (cpu->phys_reserved & ADDR_MASK) | 0xfff00000000001e6ull;
-	u64 p[4];
+	u64 p[4], at = cr3 & 0xffffffe0ull;
 
+	if (UNLIKELY(cpu->stage2.kind)) {
+		struct walk_req rq = {.lin = at};
+		struct mmu_fault fault;
+
+		if (walk_stage2(cpu, &rq, &at, false, &fault)) {
+			mmu_raise(cpu, &fault);
+			return -1;
+		}
+	}
 	for (unsigned i = 0; i < 4; i++) {
-		if (mmu_phys_read(cpu, (cr3 & 0xffffffe0ull) + i * 8, &p[i], 8))
+		if (mmu_phys_read(cpu, at + i * 8, &p[i], 8))
 			return -1;
 		if ((p[i] & PTE_P) && (p[i] & reserved))
 			return -1;

@@ -337,7 +337,7 @@ void mmu_window_tick(struct cpu *cpu)
 	struct mmu_cpu *mc = cpu->mmu;
 	u64 grown;
 
-	if (LIKELY(!w) || w->always)
+	if (LIKELY(!w) || w->always || cpu->guest_mode)
 		return;
 	code_settle(cpu);
 	grown = mc->user_faults - mc->window_user_faults;
@@ -691,6 +691,6 @@ void mmu_window_switched(struct cpu *cpu)
 {
 	const struct mmu_window *w = cpu->mem->window;
 
-	if (UNLIKELY(w && w->always) && cpu->cr3 != cpu->window_cr3)
+	if (UNLIKELY(w && w->always) && cpu->cr3 != cpu->window_cr3 && !cpu->guest_mode)
 		claim(cpu);
 }

@@ -102,7 +102,7 @@ static void cr3_pae_pdptrs(void **state)
 static void cr4_by_cpuid(void **state)
 {
 	rig_long();
-	EXPECT_EXC(write_cr(4, rig.cpu->cr4 | CR4_VMXE), EXC_GP);
+	EXPECT_EXC(write_cr(4, rig.cpu->cr4 | CR4_SMXE), EXC_GP);
 	EXPECT_EXC(write_cr(4, rig.cpu->cr4 | CR4_CET), EXC_GP);
 	EXPECT_EXC(write_cr(4, rig.cpu->cr4 | BIT64(33)), EXC_GP);
 	EXPECT_OK(write_cr(4, rig.cpu->cr4 | CR4_UMIP | CR4_SMEP | CR4_SMAP | CR4_PKE | CR4_PKS));

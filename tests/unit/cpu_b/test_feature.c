@@ -68,7 +68,8 @@ static void offers_by_vendor(void **state)
 	assert_false(offered(i, ni, X86_FEATURE_SRSO_NO));
 	assert_true(offered(i, ni, X86_FEATURE_PCID) && offered(a, na, X86_FEATURE_PCID));
 	assert_true(offered(i, ni, X86_FEATURE_PKU) && offered(a, na, X86_FEATURE_LA57));
-	assert_false(offered(i, ni, X86_FEATURE_VMX) || offered(a, na, X86_FEATURE_SVM));
+	assert_true(offered(i, ni, X86_FEATURE_VMX));
+	assert_false(offered(a, na, X86_FEATURE_VMX) || offered(a, na, X86_FEATURE_SVM));
 	assert_false(offered(i, ni, X86_FEATURE_OSXSAVE) || offered(i, ni, X86_FEATURE_MWAIT));
 	assert_int_equal(cpu_cpuid_supported(CPU_VENDOR_AMD, a, 3), -7 /* -E2BIG */);
 }
@@ -119,8 +120,8 @@ static void claims_are_checked(void **state)
 
 	assert_int_equal(cpu_cpuid_set(rig.cpu, e, 2), 0);
 	cpu_cpuid_query(rig.cpu, 1, 0, r);
-	assert_true(r[2] & BIT(5));
-	assert_false(cpu_has(rig.cpu, X86_FEATURE_VMX));
+	assert_true(r[2] & BIT(6));
+	assert_false(cpu_has(rig.cpu, X86_FEATURE_SMX));
 	assert_true(cpu_has(rig.cpu, X86_FEATURE_X2APIC));
 	assert_false(cpu_has(rig.cpu, X86_FEATURE_LM));
 	assert_int_equal(rig.cpu->maxphyaddr, 36);

@@ -140,7 +140,7 @@ static void bad_states_shut_down(void **state)
 	} rows[] = {
 		{0xff58, CR0_PG},	   /* paging without protection */
 		{0xff58, CR0_PE | CR0_NW}, /* NW without CD */
-		{0xff48, CR4_VMXE | CR4_PAE},
+		{0xff48, CR4_SMXE | CR4_PAE},
 		{0xff48, 0},   /* long mode without PAE */
 		{0xfed0, 0x2}, /* reserved bit of EFER */
 		{0xff50, 1ull << 60},
