@@ -54,6 +54,8 @@ struct cpu_nested_ops {
 	void (*triple_fault)(struct cpu *cpu);
 	/* `source` as in the VMX qualification: 0 CALL, 1 IRET, 2 JMP, 3 gate of the IDT. */
 	int (*task_switch)(struct cpu *cpu, u16 selector, unsigned source, unsigned insn_len);
+	/* Guest mode with cpu->guest_trap: an instruction has completed: records the exit. */
+	void (*trap)(struct cpu *cpu);
 	/* A walk met the second stage's refusal: records the exit. Returns CPU_EXC. */
 	int (*memory_fault)(struct cpu *cpu, const struct mmu_fault *fault);
 	/* Carries out the recorded exit; `first` (or NULL) was being delivered. CPU_OK or CPU_EXIT. */

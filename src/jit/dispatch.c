@@ -383,6 +383,7 @@ static enum outcome run_step(struct cpu *cpu)
 	struct jit_link *link = NULL;
 	u8 shadow = cpu->shadow, retires;
 	u64 counters = cpu->pmu.by_insn;
+	bool trap = cpu->guest_trap;
 	enum outcome out;
 	struct found f;
 
@@ -413,6 +414,8 @@ static enum outcome run_step(struct cpu *cpu)
 	if (rf && cpu->rip != rip)
 		cpu->rflags &= ~FLAG_RF;
 	after_step(cpu, tf || debug, shadow);
+	if (UNLIKELY(trap) && cpu->guest_trap && !cpu->exc.pending)
+		cpu->nested_ops->trap(cpu);
 	if (cpu->irq_window == 0 && cpu->intf && !cpu->shadow)
 		__atomic_store_n(&cpu->poll, 0, __ATOMIC_RELAXED);
 	return out;

@@ -46,6 +46,11 @@ void vmx_triple_fault(struct cpu *cpu)
 	record(cpu, EXIT_TRIPLE_FAULT, 0);
 }
 
+void vmx_trap(struct cpu *cpu)
+{
+	record(cpu, EXIT_MONITOR_TRAP, 0);
+}
+
 int vmx_task_switch(struct cpu *cpu, u16 selector, unsigned source, unsigned insn_len)
 {
 	return cpu_nested_exit(cpu, &(struct cpu_nested_exit){
@@ -224,6 +229,7 @@ const struct cpu_nested_ops vmx_nested_ops = {
 	.event = vmx_event,
 	.triple_fault = vmx_triple_fault,
 	.task_switch = vmx_task_switch,
+	.trap = vmx_trap,
 	.memory_fault = vmx_memory_fault,
 	.leave = vmx_leave_recorded,
 	.tsc = vmx_tsc,

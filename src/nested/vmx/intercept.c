@@ -18,9 +18,9 @@
 
 static int leave(struct cpu *cpu, const struct cpu_insn *in, u32 reason, u64 qualification)
 {
-	return cpu_nested_exit(cpu, &(struct cpu_nested_exit){.code = reason,
-							      .info = qualification,
-							      .insn_len = in->len});
+	struct cpu_nested_exit e = {.code = reason, .info = qualification, .insn_len = in->len};
+
+	return cpu_nested_exit(cpu, &e);
 }
 
 static u32 size_code(unsigned size)
@@ -43,12 +43,14 @@ static u32 insn_info(const struct cpu_insn *in)
 
 static int leave_operand(struct cpu *cpu, const struct cpu_insn *in, u32 reason, u32 info)
 {
-	return cpu_nested_exit(
-		cpu,
-		&(struct cpu_nested_exit){.code = reason,
-					  .info = (u64)in->disp + (in->rip_relative ? cpu->rip : 0),
-					  .insn_info = info,
-					  .insn_len = in->len});
+	struct cpu_nested_exit e = {
+		.code = reason,
+		.info = (u64)in->disp + (in->rip_relative ? cpu->rip : 0),
+		.insn_info = info,
+		.insn_len = in->len,
+	};
+
+	return cpu_nested_exit(cpu, &e);
 }
 
 /* --- control registers -------------------------------------------------------------------------------- */
@@ -187,6 +189,7 @@ static int lmsw(struct cpu *cpu, const struct cpu_insn *in)
 {
 	const struct vmcs *v = vmcs_of(cpu);
 	u64 mask = v->cr0_guest_host_mask, value, lin = 0;
+	struct cpu_nested_exit e = {.code = EXIT_CR, .insn_len = in->len};
 	struct cpu_insn word = *in;
 	int ret;
 
@@ -201,12 +204,9 @@ static int lmsw(struct cpu *cpu, const struct cpu_insn *in)
 	    ((value & mask & CR0_PE) && !(v->cr0_read_shadow & CR0_PE))) {
 		if (in->mem)
 			cpu_linear(cpu, in->seg, cpu_insn_offset(cpu, in), 2, MMU_READ, &lin);
-		return cpu_nested_exit(
-			cpu, &(struct cpu_nested_exit){
-				     .code = EXIT_CR,
-				     .info = CR_LMSW << 4 | (in->mem ? BIT64(6) : 0) | value << 16,
-				     .linear = lin,
-				     .insn_len = in->len});
+		e.info = CR_LMSW << 4 | (in->mem ? BIT64(6) : 0) | value << 16;
+		e.linear = lin;
+		return cpu_nested_exit(cpu, &e);
 	}
 	value |= cpu->cr0 & CR0_PE;
 	value = (cpu->cr0 & ~0xfull) | (value & ~mask) | (cpu->cr0 & 0xf & mask);

@@ -174,6 +174,7 @@ int vmx_intercept(struct cpu *cpu, const struct cpu_insn *in);
 /* event.c */
 bool vmx_event(struct cpu *cpu, const struct cpu_exc *ev);
 void vmx_triple_fault(struct cpu *cpu);
+void vmx_trap(struct cpu *cpu);
 int vmx_task_switch(struct cpu *cpu, u16 selector, unsigned source, unsigned insn_len);
 int vmx_memory_fault(struct cpu *cpu, const struct mmu_fault *fault);
 int vmx_leave_recorded(struct cpu *cpu, const struct cpu_exc *first);
