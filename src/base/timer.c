@@ -8,10 +8,10 @@
 #include "base/timer.h"
 
 #include "base/futex.h"
+#include "base/thread.h"
 
 #include <errno.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
 #include <time.h>
@@ -181,14 +181,7 @@ void timer_service_destroy(struct timer_service *s)
 /* Starts the thread with every signal blocked: the client's signals are not ours to take. */
 static int service_start(struct timer_service *s)
 {
-	sigset_t all, old;
-	int err;
-
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = pthread_create(&s->thread, NULL, service_main, s);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return -err;
+	return thread_start(&s->thread, service_main, s);
 }
 
 int timer_init(struct timer_service *s, struct timer *t, void (*fire)(void *arg), void *arg)

@@ -10,13 +10,13 @@
  */
 #include "kvm/irqfd.h"
 
+#include "base/thread.h"
 #include "kvm/ioctl.h"
 #include "kvm/ioeventfd.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -118,19 +118,13 @@ static void *irqfd_main(void *arg)
 static int set_start(struct irqfd_set *set)
 {
 	struct epoll_event ev = {.events = EPOLLIN};
-	sigset_t all, old;
-	int err;
 
 	set->epoll = epoll_create1(EPOLL_CLOEXEC);
 	set->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (set->epoll < 0 || set->stop < 0 ||
 	    epoll_ctl(set->epoll, EPOLL_CTL_ADD, set->stop, &ev))
 		return -errno;
-	sigfillset(&all);
-	pthread_sigmask(SIG_SETMASK, &all, &old);
-	err = pthread_create(&set->thread, NULL, irqfd_main, set);
-	pthread_sigmask(SIG_SETMASK, &old, NULL);
-	return -err;
+	return thread_start(&set->thread, irqfd_main, set);
 }
 
 static void set_free(struct irqfd_set *set)

@@ -284,6 +284,24 @@ static void *vcpu_thread(void *opaque)
 
 /* ---- the set ---- */
 
+#define MCG_CTL_P  (1ull << 8)
+#define MCG_CMCI_P (1ull << 10)
+#define MCG_SER_P  (1ull << 24)
+#define MCE_BANKS  10
+
+/* As many banks of errors as QEMU gives, with what the accelerator can do with them. */
+static void vcpu_setup_mce(struct vcpu *vcpu)
+{
+	const struct accel *accel = vcpu->set->accel;
+	__u64 cap = 0;
+
+	if (accel_ioctl(accel, accel->fd, KVM_X86_GET_MCE_CAP_SUPPORTED, &cap) < 0)
+		return;
+	cap = (cap & (MCG_CTL_P | MCG_CMCI_P | MCG_SER_P)) | MCE_BANKS;
+	/* Refused: the accelerator's own default is as good. */
+	accel_ioctl(accel, vcpu->fd, KVM_X86_SETUP_MCE, &cap);
+}
+
 static bool vcpu_create(struct vcpu *vcpu, GError **error)
 {
 	const struct accel *accel = vcpu->set->accel;
@@ -307,6 +325,7 @@ static bool vcpu_create(struct vcpu *vcpu, GError **error)
 		return false;
 	}
 	vcpu->run = p;
+	vcpu_setup_mce(vcpu);
 	return true;
 }
 

@@ -104,6 +104,8 @@ WRAP(void *, malloc, ENOMEM, NULL, (size_t n), (n))
 WRAP(void *, calloc, ENOMEM, NULL, (size_t n, size_t size), (n, size))
 WRAP(void *, realloc, ENOMEM, NULL, (void *p, size_t n), (p, n))
 WRAP(void *, aligned_alloc, ENOMEM, NULL, (size_t align, size_t n), (align, n))
+/* mmu/slots.c: memory by a bare system call, which nothing else can refuse. */
+WRAP(void *, pages_map, ENOMEM, NULL, (size_t n), (n))
 WRAP(void *, mmap, ENOMEM, MAP_FAILED,
      (void *at, size_t n, int prot, int flags, int fd, off_t offset),
      (at, n, prot, flags, fd, offset))

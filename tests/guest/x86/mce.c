@@ -1,9 +1,10 @@
 /*
  * Machine check: the banks' registers, CR4.MCE, the exception's gate; errors that the VMM injects
  * (KVM_X86_SET_MCE, on anykvm and on a real KVM): what banks keep, #MC and its handler, overflow,
- * and the shutdown of a machine that cannot take one (CR4.MCE clear, MCIP still set).
+ * CMCI, and the shutdown of a machine that cannot take one (CR4.MCE clear, MCIP still set).
  * Source: SDM "Machine-Check Architecture", APM "Machine Check Architecture".
  */
+#include "x86/apic.h"
 #include "x86/paging.h"
 #include "x86/probe.h"
 
@@ -185,6 +186,61 @@ static void injected(unsigned banks)
 	clear(1);
 }
 
+/* ---- errors told by an interrupt ---- */
+
+#define CTL2(n) (0x280u + (n))
+#define CTL2_EN BIT64(30)
+#define CMCI_VECTOR 0x5a
+
+static volatile u32 told;
+static void on_cmci(struct regs *r)
+{
+	told++;
+	apic_eoi();
+}
+
+static bool inject_open(unsigned n, u64 status)
+{
+	bool good;
+
+	__asm__ volatile("sti; nop");
+	good = inject(n, status, 0);
+	__asm__ volatile("nop; cli");
+	return good;
+}
+
+static void cmci(unsigned banks, u64 cap)
+{
+	const u64 ucna = S_VAL | S_UC | S_EN | S_MISCV | S_ADDRV | 0x135;
+	u64 v = 0;
+
+	if (!(cap & BIT(10))) {
+		report(msr_read(CTL2(0), &v) == EXC_GP && msr_write(CTL2(0), 0) == EXC_GP, "CTL2 of a bank: not there");
+		return;
+	}
+	report(msr_read(CTL2(1), &v) == -1 && !v, "CTL2 of a bank is 0");
+	report(msr_write(CTL2(1), CTL2_EN | 0x7fff) == -1 && rdmsr(CTL2(1)) == (CTL2_EN | 0x7fff),
+	       "and takes the threshold and the enable bit");
+	report(msr_write(CTL2(1), BIT64(29)) == EXC_GP && rdmsr(CTL2(1)) == (CTL2_EN | 0x7fff), "but nothing else");
+	if (banks < 32)
+		report(msr_read(CTL2(banks), &v) == EXC_GP, "CTL2 of a bank that is not there");
+	apic_init();
+	report_eq(apic_read(APIC_VERSION) >> 16 & 0xff, 6ull, "the local APIC has seven local vectors");
+	report(apic_read(APIC_CMCI) & LVT_MASKED, "CMCI's is masked");
+	if (inl(ERROR_PORT))
+		return;
+	irq_set(CMCI_VECTOR, on_cmci);
+	taken = 0;
+	this_cpu()->hook = on_mc;
+	report(inject_open(1, ucna) && !told && bank_is(1, ucna), "masked: an error is kept, not told");
+	apic_write(APIC_CMCI, CMCI_VECTOR);
+	report(inject_open(1, ucna) && told == 1 && !taken, "open: it comes as an interrupt, not as MC");
+	wrmsr(CTL2(1), 0);
+	report(inject_open(1, ucna) && told == 1 && bank_is(1, ucna), "the bank's enable bit is clear: not told");
+	apic_write(APIC_CMCI, LVT_MASKED);
+	clear(1);
+}
+
 /* Ways to a shutdown: runs of their own. */
 static void shut_down(unsigned how)
 {
@@ -244,6 +300,7 @@ void test_main(void)
 		report_skip("nobody injects errors on this machine");
 	else
 		injected(banks);
+	cmci(banks, cap);
 	this_cpu()->hook = NULL;
 	irq_set(EXC_MC, on_int18);
 	trap_clear();
