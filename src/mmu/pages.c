@@ -64,6 +64,17 @@ static u64 *block_bits(const struct mmu_pages *p, u64 i)
 	return p->bits + i * (PAGES_PER_BLOCK / 64);
 }
 
+/* Has something been given? */
+static bool any(const struct mmu_pages *p)
+{
+	return p && __atomic_load_n(&p->block, __ATOMIC_ACQUIRE);
+}
+
+static bool nx_in_force(const struct cpu *cpu)
+{
+	return __atomic_load_n(&cpu->mem->nx_huge_pages, __ATOMIC_RELAXED);
+}
+
 /* Index of the byte for the GiB that a block lies in. */
 static u64 giga_of(const struct mmu_pages *p, u64 i)
 {
@@ -165,7 +176,7 @@ static bool fits(const struct mmu_slot *slot, u64 gpa, unsigned shift)
 
 static u8 larger(struct cpu *cpu, u8 level)
 {
-	return level | PAGES_ALL | PAGES_WRITE | (cpu->mem->nx_huge_pages ? 0 : PAGES_EXEC);
+	return level | PAGES_ALL | PAGES_WRITE | (nx_in_force(cpu) ? 0 : PAGES_EXEC);
 }
 
 #define SMALL (PAGES_4K | PAGES_WRITE | PAGES_EXEC)
@@ -206,7 +217,7 @@ static void giga_take_rights(struct mmu_pages *p, u64 g, u8 rights)
 static u8 give_first(struct cpu *cpu, struct mmu_pages *p, const struct mmu_slot *slot, u64 gpa,
 		     u64 i, u8 need)
 {
-	bool fetch_splits = (need & PAGES_EXEC) && cpu->mem->nx_huge_pages;
+	bool fetch_splits = (need & PAGES_EXEC) && nx_in_force(cpu);
 	u64 g = giga_of(p, i);
 	u8 giga = load(&p->giga[g]), none = 0, new;
 
@@ -281,7 +292,7 @@ void pages_give(struct cpu *cpu, const struct mmu_slot *slot, u64 gpa, u8 need)
 		if (!(need & ~b))
 			return;
 		wants = need & ~b;
-		if ((wants & PAGES_EXEC) && !cpu->mem->nx_huge_pages)
+		if ((wants & PAGES_EXEC) && !nx_in_force(cpu))
 			rights_add(p, i, b & PAGES_LEVEL, PAGES_EXEC);
 		else if ((b & PAGES_LEVEL) == PAGES_2M) {
 			if (wants & PAGES_EXEC)
@@ -309,7 +320,7 @@ void pages_split(struct mmu_pages *p, u64 gpa, u64 size, bool lazily)
 {
 	u64 i, to;
 
-	if (!p || !p->block || !size)
+	if (!any(p) || !size)
 		return;
 	range_blocks(p, gpa, size, &i, &to);
 	for (; i < to; i++) {
@@ -347,7 +358,7 @@ void pages_forget(struct mmu_pages *p, u64 gpa, u64 size)
 {
 	u64 i, to;
 
-	if (!p || !p->block || !size)
+	if (!any(p) || !size)
 		return;
 	range_blocks(p, gpa, size, &i, &to);
 	for (; i < to; i++) {
@@ -365,7 +376,7 @@ void pages_forget(struct mmu_pages *p, u64 gpa, u64 size)
 
 void pages_add(const struct mmu_pages *p, struct mmu_pages_sum *sum)
 {
-	if (!p || !p->block)
+	if (!any(p))
 		return;
 	for (u64 g = 0; g < p->gigas; g++) {
 		u8 giga = load(&p->giga[g]);
@@ -398,7 +409,7 @@ u64 pages_nx_list(struct mmu_pages *p, struct pages_nx *out, u64 room)
 {
 	u64 n = 0;
 
-	if (!p || !p->block)
+	if (!any(p))
 		return 0;
 	for (u64 k = 0; k < p->blocks + p->gigas; k++) {
 		u8 b = load(k < p->blocks ? &p->block[k] : &p->giga[k - p->blocks]);

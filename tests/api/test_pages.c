@@ -5,6 +5,7 @@
 #include "api.h"
 
 #include <linux/capability.h>
+#include <pthread.h>
 #include <sys/syscall.h>
 #include <time.h>
 
@@ -436,6 +437,82 @@ static void nx_recovery_and_log(void **state)
 	area_free(&a);
 }
 
+/* ---- all of it under running vCPUs ---- */
+
+API_CODE64(
+	busy,
+	"push %rax; pop %rax; out %al, $0x10; again: mov $2000, %ecx;"
+	"1: mov (%rdi), %rax; mov 0x3000(%rsi), %rax; mov 0x5000(%rbx), %rax; movb $0xc3, 0x7000(%rdi);"
+	"call *%rdi; call *%rsi; dec %ecx; jnz 1b; out %al, $0x10; jmp again");
+
+struct busy {
+	struct area *a;
+	unsigned vcpu;
+	bool stop; /* atomic */
+};
+
+static void *busy_vcpu(void *arg)
+{
+	struct busy *b = arg;
+
+	while (!__atomic_load_n(&b->stop, __ATOMIC_ACQUIRE))
+		if (api_run(&b->a->t, b->vcpu))
+			return b;
+	return NULL;
+}
+
+static void under_load(void **state)
+{
+	struct busy b[2];
+	pthread_t thread[2];
+	struct kvm_regs r;
+	struct area a;
+	void *bad;
+
+	api_vm_make(&a.t, 2, 0);
+	area_slot(&a, 0, 0);
+	area_start(&a, busy_begin, API_SIZE(busy));
+	r = api_regs(&a.t, 0);
+	{
+		struct kvm_sregs s;
+
+		assert_int_equal(api_ioctl(a.t.vcpu[0], KVM_GET_SREGS, &s), 0);
+		assert_int_equal(api_ioctl(a.t.vcpu[1], KVM_SET_SREGS, &s), 0);
+	}
+	r.rsp -= 0x100;
+	api_set_regs(&a.t, 1, &r);
+	for (unsigned i = 0; i < 2; i++) {
+		b[i] = (struct busy){.a = &a, .vcpu = i};
+		assert_int_equal(pthread_create(&thread[i], NULL, busy_vcpu, &b[i]), 0);
+	}
+	for (unsigned i = 0; i < 60; i++) {
+		struct counts now;
+
+		nx_set(&a, i / 2 & 1, 1, 1);
+		assert_int_equal(api_slot(&a.t, 1, i & 1 ? KVM_MEM_LOG_DIRTY_PAGES : 0, AREA,
+					  BLOCKS * BLOCK, a.mem),
+				 0);
+		now = counts_of(&a.t);
+		assert_true(now.small <= a.before.small + BLOCKS * 512);
+		assert_true(now.large <= BLOCKS && now.splits <= BLOCKS && !now.huge);
+	}
+	for (unsigned i = 0; i < 2; i++) {
+		__atomic_store_n(&b[i].stop, true, __ATOMIC_RELEASE);
+		pthread_join(thread[i], &bad);
+		assert_null(bad);
+	}
+	/* When it is quiet again the counts are as ever. */
+	nx_set(&a, 0, 1, 1);
+	assert_int_equal(api_slot(&a.t, 1, KVM_MEM_LOG_DIRTY_PAGES, AREA, BLOCKS * BLOCK, a.mem),
+			 0);
+	assert_int_equal(api_slot(&a.t, 1, 0, AREA, BLOCKS * BLOCK, a.mem), 0);
+	api_run_to_out(&a.t, 0, 0x10);
+	api_run_to_out(&a.t, 0, 0x10);
+	assert_int_equal(stat_of(a.t.vm, "pages_2m"), BLOCKS);
+	assert_int_equal(stat_of(a.t.vm, "nx_lpage_splits"), 0);
+	area_free(&a);
+}
+
 static void parameters_of_system(void **state)
 {
 	struct anykvm_parameters p = {1, 60, 0, 1}, bad = {2, 60, 0, 1};
@@ -534,6 +611,7 @@ int main(void)
 		cmocka_unit_test(nx_recovers),
 		cmocka_unit_test(nx_recovers_a_part),
 		cmocka_unit_test(nx_recovery_and_log),
+		cmocka_unit_test(under_load),
 		cmocka_unit_test(parameters_of_system),
 		cmocka_unit_test(disable),
 		cmocka_unit_test(disable_refused),
