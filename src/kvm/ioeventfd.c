@@ -29,7 +29,8 @@ struct ioeventfd_set {
 
 /*
  * Two descriptors are of one eventfd when /proc says the same "eventfd-id"; the kernel gives no
- * other way to compare (kcmp() may be forbidden). -1: not an eventfd.
+ * other way to compare (kcmp() may be forbidden). -EINVAL: not an eventfd; another -errno: it cannot
+ * be known now (no descriptor is free to ask with, …), which is not to be taken for "another one".
  */
 static int eventfd_id(int fd)
 {
@@ -41,32 +42,26 @@ static int eventfd_id(int fd)
 	snprintf(path, sizeof(path), "/proc/self/fdinfo/%d", fd);
 	info = open(path, O_RDONLY | O_CLOEXEC);
 	if (info < 0)
-		return -1;
+		return -errno;
 	n = read(info, text, sizeof(text) - 1);
 	close(info);
 	if (n <= 0)
-		return -1;
+		return -EIO;
 	text[n] = 0;
 	at = strstr(text, "eventfd-id:");
-	return at ? atoi(at + 11) : -1;
+	return at ? atoi(at + 11) : -EINVAL;
 }
 
-bool eventfd_same(int a, int b)
-{
-	int id = eventfd_id(a);
-
-	return id >= 0 && id == eventfd_id(b);
-}
-
-int eventfd_hold(int fd)
+int eventfd_hold(int fd, int *id)
 {
 	int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
 
 	if (own < 0)
 		return -errno;
-	if (eventfd_id(own) < 0) {
+	*id = eventfd_id(own);
+	if (*id < 0) {
 		close(own);
-		return -EINVAL;
+		return *id;
 	}
 	return own;
 }
@@ -167,10 +162,9 @@ static int assign(struct vm *vm, const struct kvm_ioeventfd *a)
 			return -EEXIST;
 	if (old && old->count >= IOEVENTFDS_MAX)
 		return -ENOSPC;
-	e.fd = eventfd_hold(a->fd);
+	e.fd = eventfd_hold(a->fd, &e.id);
 	if (e.fd < 0)
 		return e.fd;
-	e.id = eventfd_id(e.fd);
 	set = set_copy(old, 1);
 	if (!set) {
 		close(e.fd);
@@ -188,7 +182,7 @@ static int deassign(struct vm *vm, const struct kvm_ioeventfd *a)
 	int id = eventfd_id(a->fd), fd;
 
 	if (id < 0)
-		return fcntl(a->fd, F_GETFD) < 0 ? -EBADF : -EINVAL;
+		return fcntl(a->fd, F_GETFD) < 0 ? -EBADF : id;
 	for (u32 i = 0; old && i < old->count; i++) {
 		const struct ioeventfd *o = &old->e[i];
 

@@ -7,9 +7,10 @@
 /** A write matched and its descriptor was signalled. vCPU thread, in a section. */
 bool ioeventfd_signal(struct vm *vm, bool pio, u64 addr, unsigned len, const void *data);
 void ioeventfd_destroy_all(struct vm *vm);
-/** A descriptor of our own for a client's eventfd: number, or -EBADF, -EINVAL (no eventfd), … */
-int eventfd_hold(int fd);
-/** Both numbers name the same eventfd. */
-bool eventfd_same(int a, int b);
+/**
+ * A descriptor of our own for a client's eventfd: number, or -EBADF, -EINVAL (no eventfd), … *id is
+ * the same for all descriptors of one eventfd.
+ */
+int eventfd_hold(int fd, int *id);
 
 #endif

@@ -28,6 +28,7 @@ struct irqfd {
 	struct irqfd *next;
 	struct irqfd_set *set;
 	int fd, resample_fd; /* our own duplicates; -1: none */
+	int id;		     /* of the eventfd behind fd: eventfd_hold() */
 	u32 gsi;
 	struct irqchip_ack ack;
 	bool gone; /* deassigned: the thread frees it */
@@ -121,8 +122,7 @@ static int set_start(struct irqfd_set *set)
 
 	set->epoll = epoll_create1(EPOLL_CLOEXEC);
 	set->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	if (set->epoll < 0 || set->stop < 0 ||
-	    epoll_ctl(set->epoll, EPOLL_CTL_ADD, set->stop, &ev))
+	if (set->epoll < 0 || set->stop < 0 || epoll_ctl(set->epoll, EPOLL_CTL_ADD, set->stop, &ev))
 		return -errno;
 	return thread_start(&set->thread, irqfd_main, set);
 }
@@ -172,11 +172,13 @@ static void set_wake(struct irqfd_set *set)
 /* The descriptor is read by our thread only; a blocking one must not stop it. */
 static int irqfd_open(struct irqfd *f, const struct kvm_irqfd *a)
 {
-	f->fd = eventfd_hold((int)a->fd);
+	int resample_id;
+
+	f->fd = eventfd_hold((int)a->fd, &f->id);
 	if (f->fd < 0)
 		return f->fd;
 	if (a->flags & KVM_IRQFD_FLAG_RESAMPLE) {
-		f->resample_fd = eventfd_hold((int)a->resamplefd);
+		f->resample_fd = eventfd_hold((int)a->resamplefd, &resample_id);
 		if (f->resample_fd < 0)
 			return f->resample_fd;
 	}
@@ -205,7 +207,7 @@ static int assign(struct vm *vm, const struct kvm_irqfd *a)
 	f->gsi = a->gsi;
 	ret = irqfd_open(f, a);
 	for (o = set->list; o && !ret; o = o->next)
-		if (eventfd_same(o->fd, f->fd))
+		if (o->id == f->id)
 			ret = -EBUSY;
 	if (ret)
 		goto out;
@@ -239,8 +241,7 @@ static void drop(struct irqfd_set *set, struct irqfd **at)
 
 	if (f->resample_fd >= 0) {
 		irqchip_ack_remove(vm_irqchip(set->vm), &f->ack);
-		irqchip_set_irq(vm_irqchip(set->vm), IRQCHIP_SOURCE_RESAMPLE, f->gsi, false,
-				false);
+		irqchip_set_irq(vm_irqchip(set->vm), IRQCHIP_SOURCE_RESAMPLE, f->gsi, false, false);
 	}
 	pthread_mutex_lock(&set->lock);
 	*at = f->next;
@@ -257,12 +258,12 @@ static int deassign(struct vm *vm, const struct kvm_irqfd *a)
 {
 	struct irqfd_set *set = vm->irqfds;
 	struct irqfd **at;
-	int own = eventfd_hold((int)a->fd);
+	int id, own = eventfd_hold((int)a->fd, &id);
 
 	if (own < 0)
 		return own;
 	for (at = set ? &set->list : NULL; at && *at;) {
-		if ((*at)->gsi == a->gsi && eventfd_same((*at)->fd, own))
+		if ((*at)->gsi == a->gsi && (*at)->id == id)
 			drop(set, at);
 		else
 			at = &(*at)->next;

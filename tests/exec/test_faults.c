@@ -3,7 +3,8 @@
  * not crash or hang, what fails says so with an errno, and what can be closed is closed.
  *
  * The guest is real-mode code that does port and memory I/O, changes itself and sleeps for the
- * PIT's interrupts; the client uses eventfds, dirty log, statistics and every state ioctl.
+ * PIT's interrupts; the client uses eventfds, dirty log, statistics and every state ioctl. What makes
+ * something anew and publishes it (slots, attributes, filters, routes) must do so when asked again.
  */
 #include "faults.h"
 
@@ -94,6 +95,21 @@ static int call(int fd, unsigned long request, const void *arg)
 			return CLEAN;  \
 	} while (0)
 
+/* What failed for want of something is asked for once more: nothing may have stayed behind by halves. */
+static int again(int fd, unsigned long request, const void *arg)
+{
+	int ret = call(fd, request, arg);
+
+	if (ret < 0)
+		ret = call(fd, request, arg);
+	if (ret < 0) {
+		printf("# request %#lx twice: %s\n", request, strerror(-ret));
+		fflush(stdout);
+		_exit(WRONG);
+	}
+	return ret;
+}
+
 static int vm_make(struct client *c)
 {
 	struct kvm_pit_config pit = {0};
@@ -107,35 +123,34 @@ static int vm_make(struct client *c)
 
 	c->kvm = anykvm_open("cache=16");
 	TRY(c->kvm);
-	TRY(c->vm = call(c->kvm, KVM_CREATE_VM, NULL));
-	TRY(call(c->vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000));
-	TRY(call(c->vm, KVM_CREATE_IRQCHIP, NULL));
-	TRY(call(c->vm, KVM_CREATE_PIT2, &pit));
+	c->vm = again(c->kvm, KVM_CREATE_VM, NULL);
+	again(c->vm, KVM_SET_TSS_ADDR, (void *)0xfffbd000);
+	again(c->vm, KVM_CREATE_IRQCHIP, NULL);
+	again(c->vm, KVM_CREATE_PIT2, &pit);
 	slot.memory_size = 0xc0000; /* what is behind is I/O */
-	TRY(call(c->vm, KVM_SET_USER_MEMORY_REGION, &slot));
-	TRY(call(c->vm, KVM_REGISTER_COALESCED_MMIO, &zone));
+	again(c->vm, KVM_SET_USER_MEMORY_REGION, &slot);
+	again(c->vm, KVM_REGISTER_COALESCED_MMIO, &zone);
 	event.fd = c->events[0];
-	TRY(call(c->vm, KVM_IOEVENTFD, &event));
+	again(c->vm, KVM_IOEVENTFD, &event);
 	irqfd.fd = (u32)c->events[1];
-	TRY(call(c->vm, KVM_IRQFD, &irqfd));
+	again(c->vm, KVM_IRQFD, &irqfd);
 	return GOOD;
 }
 
 static int vcpu_make(struct client *c, unsigned i, struct kvm_cpuid2 *cpuid)
 {
-	int size = call(c->kvm, KVM_GET_VCPU_MMAP_SIZE, NULL);
+	int size = again(c->kvm, KVM_GET_VCPU_MMAP_SIZE, NULL);
 	void *run;
 
-	TRY(size);
 	c->run_size = (size_t)size;
-	TRY(c->vcpu[i] = call(c->vm, KVM_CREATE_VCPU, (void *)(u64)i));
+	c->vcpu[i] = again(c->vm, KVM_CREATE_VCPU, (void *)(u64)i);
 	run = anykvm_mmap(c->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, c->vcpu[i], 0);
 	if (run == MAP_FAILED)
 		return CLEAN;
 	c->run[i] = run;
 	cpuid->nent = 128;
-	TRY(call(c->kvm, KVM_GET_SUPPORTED_CPUID, cpuid));
-	TRY(call(c->vcpu[i], KVM_SET_CPUID2, cpuid));
+	again(c->kvm, KVM_GET_SUPPORTED_CPUID, cpuid);
+	again(c->vcpu[i], KVM_SET_CPUID2, cpuid);
 	return GOOD;
 }
 
@@ -160,6 +175,99 @@ static int states(struct client *c)
 		TRY(call(c->vcpu[0], pairs[i][0], buffer));
 		TRY(call(c->vcpu[0], pairs[i][1], buffer));
 	}
+	return GOOD;
+}
+
+/* Requests that make something anew and publish it. */
+static void publishing(struct client *c)
+{
+	struct {
+		struct kvm_irq_routing head;
+		struct kvm_irq_routing_entry entry[2];
+	} routes = {.head = {.nr = 2}};
+	static u8 bits[16];
+	struct kvm_msr_filter filter = {.ranges[0] = {.flags = KVM_MSR_FILTER_READ,
+						      .nmsrs = 128,
+						      .base = 0xc0000100,
+						      .bitmap = bits}};
+	struct {
+		struct kvm_pmu_event_filter head;
+		u64 event[4];
+	} events = {.head = {.action = KVM_PMU_EVENT_DENY, .nevents = 4}};
+	struct kvm_ioeventfd event = {
+		.addr = 0x140, .len = 1, .flags = KVM_IOEVENTFD_FLAG_PIO, .fd = c->events[0]};
+	struct kvm_coalesced_mmio_zone zone = {.addr = 0xf0000, .size = 4096};
+	struct kvm_irqfd resample = {.fd = (u32)c->events[0],
+				     .gsi = 9,
+				     .flags = KVM_IRQFD_FLAG_RESAMPLE,
+				     .resamplefd = (u32)c->events[1]};
+
+	for (unsigned i = 0; i < 2; i++)
+		routes.entry[i] = (struct kvm_irq_routing_entry){
+			.gsi = 5 + 4 * i,
+			.type = KVM_IRQ_ROUTING_IRQCHIP,
+			.u.irqchip = {KVM_IRQCHIP_IOAPIC, 5 + 4 * i}};
+	again(c->vm, KVM_SET_GSI_ROUTING, &routes);
+	again(c->vm, KVM_X86_SET_MSR_FILTER, &filter);
+	again(c->vm, KVM_SET_PMU_EVENT_FILTER, &events);
+	again(c->vm, KVM_IOEVENTFD, &event);
+	event.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN;
+	again(c->vm, KVM_IOEVENTFD, &event);
+	again(c->vm, KVM_REGISTER_COALESCED_MMIO, &zone);
+	again(c->vm, KVM_UNREGISTER_COALESCED_MMIO, &zone);
+	again(c->vm, KVM_IRQFD, &resample);
+	resample.flags = KVM_IRQFD_FLAG_DEASSIGN;
+	again(c->vm, KVM_IRQFD, &resample);
+}
+
+/* Slots that come, go, move and begin a log; enough of them for the map to have inner nodes. */
+static void slots(struct client *c)
+{
+	struct kvm_userspace_memory_region r = {.memory_size = 4096, .userspace_addr = (u64)c->mem};
+	u64 bits = ~0ull;
+	struct kvm_clear_dirty_log clear = {.slot = 10, .num_pages = 1, .dirty_bitmap = &bits};
+
+	for (unsigned i = 0; i < 70; i++) {
+		r.slot = 10 + i;
+		r.guest_phys_addr = 0x1000000 + i * 0x2000;
+		again(c->vm, KVM_SET_USER_MEMORY_REGION, &r);
+	}
+	r.slot = 10;
+	r.guest_phys_addr = 0x3000000;
+	again(c->vm, KVM_SET_USER_MEMORY_REGION, &r);
+	r.flags = KVM_MEM_LOG_DIRTY_PAGES;
+	again(c->vm, KVM_SET_USER_MEMORY_REGION, &r);
+	again(c->vm, KVM_CLEAR_DIRTY_LOG, &clear);
+	r.memory_size = 0;
+	for (unsigned i = 0; i < 70; i++) {
+		r.slot = 10 + i;
+		again(c->vm, KVM_SET_USER_MEMORY_REGION, &r);
+	}
+}
+
+/* A VM with private memory, without vCPUs. */
+static int private_memory(struct client *c)
+{
+	struct kvm_create_guest_memfd make = {.size = 16 * 4096};
+	struct kvm_userspace_memory_region2 r = {.flags = KVM_MEM_GUEST_MEMFD,
+						 .memory_size = 16 * 4096,
+						 .userspace_addr = (u64)c->mem};
+	struct kvm_memory_attributes a = {.size = 4096, .attributes = KVM_MEMORY_ATTRIBUTE_PRIVATE};
+	int vm = call(c->kvm, KVM_CREATE_VM, (void *)KVM_X86_SW_PROTECTED_VM), fd;
+
+	if (vm < 0)
+		return CLEAN;
+	fd = again(vm, KVM_CREATE_GUEST_MEMFD, &make);
+	r.guest_memfd = (u32)fd;
+	again(vm, KVM_SET_USER_MEMORY_REGION2, &r);
+	for (a.address = 0x1000; a.address < 16 * 4096; a.address += 0x2000)
+		again(vm, KVM_SET_MEMORY_ATTRIBUTES, &a);
+	a = (struct kvm_memory_attributes){.size = 16 * 4096};
+	again(vm, KVM_SET_MEMORY_ATTRIBUTES, &a);
+	if (anykvm_fallocate(fd, 3 /* KEEP_SIZE, PUNCH_HOLE */, 0, 4096) && !errno)
+		_exit(WRONG);
+	anykvm_close(fd);
+	anykvm_close(vm);
 	return GOOD;
 }
 
@@ -221,6 +329,9 @@ static int boot(struct client *c, struct kvm_cpuid2 *cpuid)
 		ret = states(c);
 	if (ret)
 		return ret;
+	publishing(c);
+	slots(c);
+	TRY(-private_memory(c));
 	TRY(c->stats = call(c->vcpu[0], KVM_GET_STATS_FD, NULL));
 	TRY((int)anykvm_read(c->stats, text, sizeof(text)));
 	return GOOD;
