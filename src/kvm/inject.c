@@ -125,7 +125,7 @@ int inject_events(struct vcpu *vcpu)
 		return vcpu->apic ? RUN_GUEST : inject_interrupt(vcpu);
 	if (UNLIKELY(cpu->smi_pending) && !cpu->smm)
 		return inject_smi(vcpu);
-	if (UNLIKELY(nmi_queued(vcpu))) {
+	if (UNLIKELY(nmi_queued(vcpu)) && !(cpu->guest_mode && vmx_wants_nmi(cpu))) {
 		if (!cpu->nmi_masked && !cpu->shadow)
 			ret = inject_nmi(vcpu);
 		else
@@ -133,7 +133,8 @@ int inject_events(struct vcpu *vcpu)
 		if (ret != RUN_GUEST)
 			return ret;
 	}
-	if (inject_interrupt_pending(vcpu)) {
+	/* One that came since nested_events() is the hypervisor's, too: its request has us look again. */
+	if (inject_interrupt_pending(vcpu) && !(UNLIKELY(cpu->guest_mode) && vmx_wants_intr(cpu))) {
 		if (!waiting && inject_interrupts_allowed(vcpu))
 			ret = inject_interrupt(vcpu);
 		else

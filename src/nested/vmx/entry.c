@@ -168,8 +168,7 @@ void vmx_mode_enter(struct cpu *cpu)
 		cpu->cr0_must &= ~(u64)(CR0_PE | CR0_PG);
 	stage2_set(cpu, v);
 	shadow_load(cpu, v);
-	if (v->pin_based_vm_exec_control & PIN_VIRTUAL_NMI)
-		cpu->nested->l1_nmi_masked = cpu->nmi_masked;
+	cpu->nested->l1_nmi_masked = cpu->nmi_masked;
 	cpu->nmi_masked = v->guest_interruptibility_info & BLOCKED_NMI;
 	cpu->monitor_armed = 0;
 	mmu_flush_all(cpu);
@@ -178,12 +177,14 @@ void vmx_mode_enter(struct cpu *cpu)
 
 void vmx_mode_leave(struct cpu *cpu)
 {
+	bool inside = cpu->guest_mode; /* not after an entry that failed its checks */
+
 	vmx_shadow_put(cpu);
 	cpu->guest_mode = cpu->guest_trap = false;
 	cpu->cr0_must = cpu->vmx_msr[VMX_CR0_FIXED0];
 	cpu->stage2 = (struct cpu_stage2){.kind = CPU_STAGE2_NONE};
 	cpu->nested->deadline = VMX_NONE;
-	if (vmcs_of(cpu)->pin_based_vm_exec_control & PIN_VIRTUAL_NMI)
+	if (inside && (vmcs_of(cpu)->pin_based_vm_exec_control & PIN_VIRTUAL_NMI))
 		cpu->nmi_masked = cpu->nested->l1_nmi_masked;
 	cpu->monitor_armed = 0;
 	mmu_flush_all(cpu);
