@@ -32,16 +32,16 @@ static u64 stat_of(int vm, const char *name)
 	assert_true(fd >= 0);
 	assert_int_equal(anykvm_pread(fd, &h, sizeof(h), 0), sizeof(h));
 	for (u32 i = 0; i < h.num_desc && !found; i++) {
-		struct {
+		union {
 			struct kvm_stats_desc d;
-			char name[256];
+			char room[sizeof(struct kvm_stats_desc) + 256];
 		} desc;
 		size_t size = sizeof(desc.d) + h.name_size;
 
-		assert_true(h.name_size <= sizeof(desc.name));
+		assert_true(size <= sizeof(desc));
 		assert_int_equal(anykvm_pread(fd, &desc, size, (off_t)(h.desc_offset + i * size)),
 				 size);
-		if (strcmp(desc.name, name))
+		if (strcmp(desc.d.name, name))
 			continue;
 		found = true;
 		assert_int_equal(desc.d.flags & KVM_STATS_TYPE_MASK, KVM_STATS_TYPE_INSTANT);

@@ -181,18 +181,18 @@ static int states(struct client *c)
 /* Requests that make something anew and publish it. */
 static void publishing(struct client *c)
 {
-	struct {
+	union {
 		struct kvm_irq_routing head;
-		struct kvm_irq_routing_entry entry[2];
+		u8 room[sizeof(struct kvm_irq_routing) + 2 * sizeof(struct kvm_irq_routing_entry)];
 	} routes = {.head = {.nr = 2}};
 	static u8 bits[16];
 	struct kvm_msr_filter filter = {.ranges[0] = {.flags = KVM_MSR_FILTER_READ,
 						      .nmsrs = 128,
 						      .base = 0xc0000100,
 						      .bitmap = bits}};
-	struct {
+	union {
 		struct kvm_pmu_event_filter head;
-		u64 event[4];
+		u8 room[sizeof(struct kvm_pmu_event_filter) + 4 * sizeof(u64)];
 	} events = {.head = {.action = KVM_PMU_EVENT_DENY, .nevents = 4}};
 	struct kvm_ioeventfd event = {
 		.addr = 0x140, .len = 1, .flags = KVM_IOEVENTFD_FLAG_PIO, .fd = c->events[0]};
@@ -203,7 +203,7 @@ static void publishing(struct client *c)
 				     .resamplefd = (u32)c->events[1]};
 
 	for (unsigned i = 0; i < 2; i++)
-		routes.entry[i] = (struct kvm_irq_routing_entry){
+		routes.head.entries[i] = (struct kvm_irq_routing_entry){
 			.gsi = 5 + 4 * i,
 			.type = KVM_IRQ_ROUTING_IRQCHIP,
 			.u.irqchip = {KVM_IRQCHIP_IOAPIC, 5 + 4 * i}};
