@@ -1,5 +1,5 @@
 # group: programs
 # image: gcc
-# A real file with optimization: the formatter of Debian's libstb-dev.
-printf '#define STB_SPRINTF_IMPLEMENTATION\n#include <stb/stb_sprintf.h>\n' >/tmp/x.c
+# A real file with optimization: the image reader of Debian's libstb-dev.
+printf '#define STB_IMAGE_IMPLEMENTATION\n#include <stb/stb_image.h>\n' >/tmp/x.c
 seconds gcc -O1 -c -o /tmp/y.o /tmp/x.c

@@ -1,9 +1,10 @@
 # group: programs
 # An SQL database in memory.
-cat >/tmp/x.sql <<'L'
+rows=$((40000 * ${times:-10}))
+cat >/tmp/x.sql <<L
 CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT, c INTEGER);
-WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 40000)
-INSERT INTO t SELECT i, 'text ' || (i * 7919 % 40009), i % 1000 FROM n;
+WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $rows)
+INSERT INTO t SELECT i, 'text ' || (i * 7919 % ($rows + 9)), i % 1000 FROM n;
 CREATE INDEX tb ON t(b); CREATE INDEX tc ON t(c);
 SELECT count(*), sum(length(b)) FROM t WHERE b LIKE '%99%';
 SELECT c, count(*) FROM t GROUP BY c ORDER BY 2 DESC LIMIT 3;
