@@ -135,8 +135,12 @@ void jit_cache_reset(struct cpu *cpu)
 {
 	struct jit *jit = cpu->jit;
 
-	for (u32 i = 0; i < JIT_HASH_SIZE; i++)
-		jit->hash[i] = NULL;
+	/* not the whole table: a small guest has touched little of it */
+	for (u32 i = 0; i < jit->block_count; i++) {
+		const struct jit_block *b = jit->by_address[i];
+
+		jit->hash[hash_of(b->gpa, b->rip, b->mode)] = NULL;
+	}
 	for (u32 i = 0; i < JIT_PAGE_HASH_SIZE; i++)
 		jit->page[i] = NULL;
 	jit->code_next = jit->code_start;

@@ -120,9 +120,9 @@ _Static_assert(CPU_GO_ON == (JIT_JC_SIZE - 1) * sizeof(struct jit_jump), "an off
 /* CR4 bits that inline.c relies on and no mode bit tells. */
 #define JIT_CR4 (CR4_SMAP | CR4_FSGSBASE)
 
-#define JIT_HASH_BITS 18
+#define JIT_HASH_BITS 20
 #define JIT_HASH_SIZE (1u << JIT_HASH_BITS)
-#define JIT_PAGE_HASH_SIZE 4096u
+#define JIT_PAGE_HASH_SIZE 16384u
 
 /* Which slots of a jump cache are filled. */
 struct jit_jump_log {

@@ -119,7 +119,7 @@ int anykvm_open(const char *options)
 		return fail(ENOMEM);
 	sys->refs = 1;
 	sys->vendor = CPU_VENDOR_INTEL;
-	sys->cache_bytes = 64u << 20;
+	sys->cache_bytes = 256u << 20;
 	sys->parameters = pages_parameters;
 	clock_host_begin();
 	ret = options_parse(sys, options);
