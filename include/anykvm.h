@@ -51,7 +51,7 @@ extern "C" {
  * @args[0]: ANYKVM_WINDOW_AUTO, or ANYKVM_WINDOW_ALWAYS for every program at once (tests)
  * The client promises that all memory slots are mapped MAP_SHARED, and that what is mapped at their
  * addresses does not change while they exist. One VM of a process can have it: it takes the 64 TiB
- * of addresses from 4 GiB on. EBUSY: something else is there; ENOMEM.
+ * of addresses from 1.1 TiB on. EBUSY: something else is there; ENOMEM.
  */
 #define ANYKVM_CAP_WINDOW 0x616b7677
 #define ANYKVM_WINDOW_AUTO 1
@@ -65,7 +65,7 @@ extern "C" {
  *	cpu=MODEL          what host to be taken for: a name of src/cpu/model.def, such as Haswell or
  *	                   EPYC-Rome; its vendor becomes the guests', and KVM_GET_SUPPORTED_CPUID
  *	                   leaves out what is newer (default: all that the host can do)
- *	cache=N            MiB of address space for each vCPU's translated code (default 64)
+ *	cache=N            MiB of address space for each vCPU's translated code (default 256)
  *	trace=FD           writes a line to descriptor FD at each trace point of KVM's (kvm_exit …);
  *	                   trace=FD:kvm_pio+kvm_msr: at these only
  *	perfmap            names translated code in /tmp/perf-PID.map, for perf(1)

@@ -229,7 +229,6 @@ struct cpu {
 	u64 tlb_mask;      /* PEXT mask that selects the TLB index from an address */
 	u64 page_mask;     /* constant ~0xfff, PEXT operand */
 	u64 flag_mask;     /* constant FLAG_ARITH, PEXT operand */
-	u64 window_mask, window_offset; /* PEXT mask that makes 1 of addresses in the window; to the host's */
 	u64 pauses;        /* PAUSE instructions until the thread yields */
 	u64 code_base;     /* linear address of the page that runs, for position-independent blocks */
 	struct cpu_seg seg[SEG_COUNT];

@@ -308,6 +308,16 @@ static inline void emit_load_stack(struct emit *e, unsigned reg, s32 disp)
 	emit_op_mem(e, q, reg, H_RSP, -1, 0, disp);
 }
 
+/** mov disp(%rsp,index,8), reg */
+static inline void emit_load_stack_index(struct emit *e, unsigned reg, unsigned index, s32 disp)
+{
+	struct bytes q = { 0 };
+
+	put_rex(&q, true, reg, index, 0, false);
+	put8(&q, 0x8b);
+	emit_op_mem(e, q, reg, H_RSP, (int)index, 3, disp);
+}
+
 /** pext %gs:off, src, dst */
 static inline void emit_pext_gs(struct emit *e, unsigned dst, unsigned src, u32 off)
 {

@@ -186,7 +186,7 @@ static void emit_load_target(struct trans *t, const ZydisDecodedOperand *op, uns
 /*
  * The push of a computed CALL: [base + B + *disp]. A target that is not canonical takes it back, so what
  * was there is kept. Through the window a load would fault as one; there the target, in T or A, has to be
- * in the window itself, or the instruction is translated once more, without.
+ * one of the user's half, or the instruction is translated once more, without.
  */
 static int emit_push_target(struct trans *t, unsigned target, unsigned size, s32 *disp, struct cold **c)
 {
@@ -194,7 +194,8 @@ static int emit_push_target(struct trans *t, unsigned target, unsigned size, s32
 	u64 desc;
 
 	if (t->window && !t->plain) {
-		emit_pext_stack(e, REG_T, target, STACK_WINDOW_MASK);
+		emit_pext_stack(e, REG_T, target, STACK_UPPER_MASK);
+		emit_lea(e, true, REG_T, REG_T, -1, 0, 1);
 		jit_emit_unless_one(t, COLD_AGAIN);
 		return jit_emit_sp_access(t, -(int)size, size, MMU_WRITE, disp, c);
 	}

@@ -23,6 +23,7 @@
  */
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
+#include "mmu/window.h"
 
 /* A wider span crosses pages more often, and is then done twice. */
 #define SPAN 256
@@ -30,6 +31,8 @@
 #define NEAR 127
 /* Farther displacements stay alone: the sums below must not leave 32 bits. */
 #define FAR (1 << 30)
+/* Through the window: behind a greater one there is an array at a fixed address, and the register is an index. */
+#define WINDOW_FAR (1 << 20)
 
 /* What is no general register, but is the base of operands, which the window has groups for, too. */
 enum { BASE_FS = 16 };
@@ -55,11 +58,14 @@ bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, uns
 
 bool jit_window_static(const struct trans *t, const ZydisDecodedOperand *op, u64 *host)
 {
-	u64 lin = t->next_pc + (u64)op->mem.disp.value, first = t->cpu->window_mask & -t->cpu->window_mask;
+	bool here = op->mem.base == ZYDIS_REGISTER_RIP;
+	u64 lin = (here ? t->next_pc : 0) + (u64)op->mem.disp.value;
 
-	*host = lin + t->cpu->window_offset;
-	return t->window && op->mem.base == ZYDIS_REGISTER_RIP && op->mem.segment != ZYDIS_REGISTER_FS &&
-	       op->mem.segment != ZYDIS_REGISTER_GS && lin - first < first - PAGE_SIZE;
+	if (!t->window || op->mem.segment == ZYDIS_REGISTER_FS || op->mem.segment == ZYDIS_REGISTER_GS ||
+	    t->in.address_width != 64)
+		return false;
+	return (here || (op->mem.base == ZYDIS_REGISTER_NONE && op->mem.index == ZYDIS_REGISTER_NONE)) &&
+	       window_host(lin, host);
 }
 
 static void patch(u8 *at, u32 v)
@@ -104,20 +110,25 @@ static void load_base(struct trans *t, unsigned reg)
 		emit_gs_load(&t->e, REG_A, GS_GPR(reg));
 }
 
-/* Through the window: all bytes around a base register that is in it can be reached. */
-static bool join_window(struct trans *t, unsigned reg)
+/*
+ * Through the window nothing is checked, and B serves all bytes around a base register, until there is
+ * something else in either of them.
+ */
+static bool window_access(struct trans *t, unsigned reg, s32 disp)
 {
-	for (struct group *g = t->group + t->group_count; g-- > t->group;) {
-		if (!g->open || g->reg != reg)
-			continue;
-		g->joined = true;
-		g->last = t->insn_count - 1;
-		if (t->b_group != g)
-			emit_load_stack(&t->e, REG_B, STACK_WINDOW_OFFSET);
-		t->b_group = g;
+	struct group *g = t->b_group;
+
+	if (disp < -WINDOW_FAR || disp > WINDOW_FAR)
+		return false;
+	load_base(t, reg);
+	if (g && g->open && g->reg == reg)
 		return true;
-	}
-	return false;
+	g = t->group; /* there is one B, and this one knows what is in it */
+	t->group_count = 1;
+	*g = (struct group){ .reg = reg, .open = true };
+	jit_emit_window(t, jit_group_base(reg));
+	t->b_group = g;
+	return true;
 }
 
 /* An open group that the access can join, which it then has done. */
@@ -182,10 +193,10 @@ bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, un
 	if (t->plain || t->shadow || (t->mode & MODE_ALIGN) || !(t->mode & MODE_LONG) ||
 	    (desc & (DESC_CHECK | DESC_MASK)))
 		return false;
+	if (t->window)
+		return window_access(t, reg, disp);
 	load_base(t, reg);
-	if (t->window && join_window(t, reg))
-		return true;
-	g = t->window ? NULL : join_any(t, reg, disp, size, write);
+	g = join_any(t, reg, disp, size, write);
 	if (g) {
 		if (t->b_group != g)
 			fetch_addend(t, g, disp);
@@ -197,12 +208,7 @@ bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, un
 	g = &t->group[t->group_count++];
 	*g = (struct group){ .reg = reg, .lo = disp, .hi = disp + (s64)size, .write = write, .open = true,
 			     .first = t->insn_count - 1, .last = t->insn_count - 1 };
-	if (t->window) {
-		at = (struct host_address){ .reg = jit_group_base(reg), .disp = disp, .based = true };
-		g->based = true;
-	} else {
-		at = look_at(t, reg, disp, size, &g->based);
-	}
+	at = look_at(t, reg, disp, size, &g->based);
 	if (!g->based)
 		g->check.address = emit_address(t, jit_home[reg], disp);
 	*c = jit_emit_check(t, at, size, access, lock, desc, &g->check);

@@ -35,7 +35,9 @@
 #define STACK_TLB_MASK 0
 #define STACK_PAGE_MASK 8
 #define STACK_WINDOW_MASK 16
-#define STACK_WINDOW_OFFSET 24
+#define STACK_UPPER_MASK 24
+#define STACK_WINDOW_PART 32
+#define STACK_FRAME 104
 
 /* Why generated code came back to the dispatcher (value of jit_enter). */
 enum jit_stop {
@@ -292,7 +294,7 @@ struct trans {
 	struct group *b_group;       /* whose addend is in B; NULL: none's */
 	bool keeps_b;                /* the current instruction leaves B alone */
 	bool plain;                  /* every access has a check of its own */
-	bool window;                 /* checks are those of the window */
+	bool window;                 /* memory is reached through the window */
 	const u8 *guest;             /* the block's bytes */
 	u8 *tail;                    /* behind the last instruction */
 	unsigned insn_count, mark_count;
@@ -421,8 +423,8 @@ void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc)
 struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc);
 /** Likewise for an address of the caller's; *check, when not NULL, tells where it can be patched. */
 struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned size, unsigned access, bool lock, u64 desc, struct check *check);
-/** A = `host` is in the window, or a stub; B = what to add. For jit_access_end(). */
-struct cold *jit_emit_window_check(struct trans *t, unsigned host);
+/** B = what makes of `host`, an address of the program's, one of the window. */
+void jit_emit_window(struct trans *t, unsigned host);
 /** The displacement of the TLB's tags from GS base. */
 u32 jit_tlb_tag(const struct trans *t, bool write);
 /** The displacement of its addends. */

@@ -224,14 +224,10 @@ u32 jit_tlb_addend(const struct trans *t)
 	return GS(tlb) + view * (u32)sizeof(struct mmu_tlb) + (u32)offsetof(struct mmu_tlb, addend);
 }
 
-struct cold *jit_emit_window_check(struct trans *t, unsigned host)
+void jit_emit_window(struct trans *t, unsigned host)
 {
-	struct cold *c;
-
-	emit_pext_stack(&t->e, REG_T, host, STACK_WINDOW_MASK);
-	c = jit_emit_unless_one(t, COLD_ACCESS);
-	emit_load_stack(&t->e, REG_B, STACK_WINDOW_OFFSET);
-	return c;
+	emit_pext_stack(&t->e, REG_B, host, STACK_WINDOW_MASK);
+	emit_load_stack_index(&t->e, REG_B, REG_B, STACK_WINDOW_PART);
 }
 
 struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned size, unsigned access, bool lock,
@@ -249,7 +245,8 @@ struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned si
 		c = jit_cold_add(t, e->p, COLD_ACCESS);
 		emit32(e, 0);
 	} else if (t->window) {
-		c = jit_emit_window_check(t, at.reg);
+		jit_emit_window(t, at.reg);
+		return NULL;
 	} else {
 		emit_pext_stack(e, REG_B, at.reg, STACK_TLB_MASK);
 		emit_gs_load_index(e, REG_T, REG_B, jit_tlb_tag(t, write));

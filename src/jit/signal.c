@@ -80,8 +80,11 @@ static void handler(int signo, siginfo_t *info, void *context)
 			struct jit *jit = cpu->jit;
 
 			if (pc >= jit_exec(jit, jit->code_start) && pc < (u64)jit->rx + jit->size) {
-				bool window = regs[REG_TRAPNO] == EXC_PF && (cpu->mode & MODE_WINDOW) &&
-					      mmu_window_has(cpu, (u64)info->si_addr);
+				/* an address that is not canonical gives no si_addr; so does misalignment */
+				bool window = (cpu->mode & MODE_WINDOW) && !cpu->mmu_stepping &&
+					      (regs[REG_TRAPNO] == EXC_PF ? mmu_window_has(cpu, (u64)info->si_addr)
+									  : regs[REG_TRAPNO] == EXC_GP ||
+										    regs[REG_TRAPNO] == EXC_SS);
 
 				if (window)
 					jit->fault.outcome = mmu_window_fault(cpu, (u64)info->si_addr, regs[REG_ERR] & 2);

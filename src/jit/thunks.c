@@ -6,6 +6,7 @@
  * cpu->hflags; restoring is ADD $0x7f, %al (OF) and SAHF.
  */
 #include "jit/jit_internal.h"
+#include "mmu/window.h"
 
 static const u8 identity[] = { RDX, RBX, RBP, RSI, RDI, R8, R9, R12, R13 };
 static const u8 caller_saved[] = { RDX, RSI, RDI, R8, R9 };
@@ -45,23 +46,30 @@ static void leave(struct emit *e, unsigned reason, bool flags_saved)
 	emit_gs_store(e, H_R15, GS_GPR(RCX));
 	emit_gs_load(e, H_RSP, GS(host_rsp));
 	emit_mov_imm(e, H_RAX, reason);
-	BYTES(e, "\x48\x83\xc4\x28");                                 /* add $40, %rsp */
+	BYTES(e, "\x48\x83\xc4");                                     /* add $STACK_FRAME, %rsp */
+	emit8(e, STACK_FRAME);
 	BYTES(e, "\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");     /* pop r15..r12 rbp rbx; ret */
 }
 
 static void emit_enter(struct emit *e)
 {
 	BYTES(e, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57");         /* push rbx rbp r12..r15 */
-	BYTES(e, "\x48\x83\xec\x28");                                 /* sub $40, %rsp */
+	BYTES(e, "\x48\x83\xec");                                     /* sub $STACK_FRAME, %rsp */
+	emit8(e, STACK_FRAME);
 	emit_gs_store(e, H_RSP, GS(host_rsp));
 	emit_gs_load(e, H_RAX, GS(tlb_mask));
 	BYTES(e, "\x48\x89\x04\x24");                                 /* mov %rax, STACK_TLB_MASK(%rsp) */
 	emit_gs_load(e, H_RAX, GS(page_mask));
 	BYTES(e, "\x48\x89\x44\x24\x08");                             /* mov %rax, STACK_PAGE_MASK(%rsp) */
-	emit_gs_load(e, H_RAX, GS(window_mask));
+	emit_mov_imm(e, H_RAX, (WINDOW_PARTS - 1) * WINDOW_PART);
 	BYTES(e, "\x48\x89\x44\x24\x10");                             /* mov %rax, STACK_WINDOW_MASK(%rsp) */
-	emit_gs_load(e, H_RAX, GS(window_offset));
-	BYTES(e, "\x48\x89\x44\x24\x18");                             /* mov %rax, STACK_WINDOW_OFFSET(%rsp) */
+	emit_mov_imm(e, H_RAX, ~(WINDOW_PARTS * WINDOW_PART - 1));
+	BYTES(e, "\x48\x89\x44\x24\x18");                             /* mov %rax, STACK_UPPER_MASK(%rsp) */
+	for (unsigned i = 0; i < WINDOW_PARTS; i++) {
+		emit_mov_imm(e, H_RAX, window_addend(i));
+		BYTES(e, "\x48\x89\x44\x24");                         /* mov %rax, STACK_WINDOW_PART+8*i(%rsp) */
+		emit8(e, (u8)(STACK_WINDOW_PART + 8 * i));
+	}
 	emit_gs_store(e, H_RSI, SCRATCH(4));
 	for (unsigned i = 0; i < ARRAY_SIZE(identity); i++)
 		emit_gs_load(e, identity[i], GS_GPR(identity[i]));

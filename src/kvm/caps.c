@@ -6,7 +6,6 @@
 #include "kvm/nested.h"
 #include "kvm/pages.h"
 #include "kvm/request.h"
-#include "mmu/window.h"
 
 #include <errno.h>
 #include <unistd.h>
@@ -157,7 +156,7 @@ static int enable_locked(struct vm *vm, const struct kvm_enable_cap *cap)
 	case ANYKVM_CAP_WINDOW:
 		if ((a != ANYKVM_WINDOW_AUTO && a != ANYKVM_WINDOW_ALWAYS) || vm->vcpu_count)
 			return -EINVAL;
-		return mmu_window_enable(&vm->mem, WINDOW_BITS, WINDOW_HOST, a == ANYKVM_WINDOW_ALWAYS);
+		return mmu_window_enable(&vm->mem, a == ANYKVM_WINDOW_ALWAYS);
 	case KVM_CAP_HALT_POLL:
 		if (a != (u32)a)
 			return -EINVAL;

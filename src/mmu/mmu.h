@@ -219,12 +219,11 @@ int mmu_bounce_commit_bytes(struct cpu *cpu, u64 bytes);
 /* --- the window: user memory translated by the host's MMU (window.c) ---------------------------- */
 
 /**
- * Allows the window for a VM whose memory is mapped MAP_SHARED: the linear addresses that are 1 when
- * shifted right by `bits` are found at `host` (WINDOW_BITS, WINDOW_HOST). `always`: no address space
- * has to earn it. Before vCPUs run. 0, -EBUSY (something in this process is there), -ENOMEM.
+ * Allows the window for a VM whose memory is mapped MAP_SHARED. `always`: no address space has to earn
+ * it. Before vCPUs run. 0, -EBUSY (something in this process is where it would be), -ENOMEM.
  */
-int mmu_window_enable(struct mmu_vm *vm, unsigned bits, u64 host, bool always);
-/** True when a host address lies in the window or in its guards. */
+int mmu_window_enable(struct mmu_vm *vm, bool always);
+/** True when code of the window can have meant this host address, at which it faulted. */
 bool mmu_window_has(const struct cpu *cpu, u64 host);
 /** An interrupt is about to be delivered: the guest's own clock tells which program runs. */
 void mmu_window_tick(struct cpu *cpu);

@@ -3,11 +3,11 @@
  *
  * The software TLB costs a check of seven instructions on the way of every access. Code of a program
  * that runs for long (MODE_WINDOW) does without: the pages of its address space are mapped a second
- * time, at a fixed distance from their linear addresses, and an access only has to know that its
- * address lies in the window. A page that is not there faults in the host; the signal handler walks
- * the guest's tables, maps the page and lets the access go on, or, where that cannot be (a fault of
- * the guest's, a device, a store to translated code, a watchpoint), has the instruction executed
- * alone through the software TLB.
+ * time, at distances from their linear addresses that depend on three bits of these (window.h). A page
+ * that is not there faults in the host; the signal handler walks the guest's tables, maps the page and
+ * lets the access go on, or, where that cannot be (a fault of the guest's, a device, a store to
+ * translated code, a watchpoint, an address that the window does not serve), has the instruction
+ * executed alone through the software TLB.
  *
  * The mappings are cached translations like those of the software TLB, and obey the same rules: one
  * is made only after a walk that has set A, is writable only when D is set, the page's dirty log has
@@ -39,6 +39,9 @@
 #define NO_PAGE 0xffffu
 /* Pages within this many bytes are mapped with the one that faulted, when one mapping takes them. */
 #define AROUND (64ull << 10)
+/* What is kept free of anything else. */
+#define ROOM_FIRST (WINDOW_HOST - WINDOW_GUARD)
+#define ROOM_SIZE (WINDOW_SIZE + 2 * WINDOW_GUARD)
 /* Bits of cpu->window_stale: all of it; the page of the last fault of the guest's waits. */
 #define WINDOW_STALE 1u
 #define WINDOW_NEXT 2u
@@ -71,9 +74,6 @@ struct window_page {
 };
 
 struct mmu_window {
-	unsigned bits;
-	u64 first, size;        /* linear addresses; size is first, too */
-	u64 host, offset;       /* where they are; what makes one of the other */
 	struct cpu *owner;      /* the vCPU that uses it; everything below is its own */
 	bool wanted;            /* another one would */
 	bool broken;            /* its addresses could not be kept */
@@ -96,10 +96,16 @@ static long clear(u64 host, u64 bytes)
 			MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, ~0ull);
 }
 
-/* False: the host refuses (it allows so many mappings only). */
-static bool protect(const struct mmu_window *w, u64 lin, u64 bytes)
+/* Where a page is that the window has. */
+static u64 place_of(u64 lin)
 {
-	return !sys_call(SYS_mprotect, lin + w->offset, bytes, PROT_READ, 0, 0);
+	return lin + window_addend((unsigned)(lin / WINDOW_PART));
+}
+
+/* False: the host refuses (it allows so many mappings only). */
+static bool protect(u64 lin, u64 bytes)
+{
+	return !sys_call(SYS_mprotect, place_of(lin), bytes, PROT_READ, 0, 0);
 }
 
 /* --- the list of pages ------------------------------------------------------------------------ */
@@ -184,15 +190,13 @@ static int reserve(u64 at, u64 size)
 
 static void drop_all(struct cpu *cpu, struct mmu_window *w)
 {
-	u64 at = w->host - WINDOW_GUARD, size = w->size + 2 * WINDOW_GUARD;
-
 	jit_cross_links_drop(cpu);
 	if (w->broken)
 		return;
-	if (clear(w->host, w->size) < 0) {
+	if (clear(WINDOW_HOST, WINDOW_SIZE) < 0) {
 		/* there are too many mappings for another one; these go without one */
-		sys_call(SYS_munmap, at, size, 0, 0, 0);
-		w->broken = reserve(at, size) < 0;
+		sys_call(SYS_munmap, ROOM_FIRST, ROOM_SIZE, 0, 0, 0);
+		w->broken = reserve(ROOM_FIRST, ROOM_SIZE) < 0;
 	}
 	w->count = 0;
 	w->large = 0;
@@ -202,7 +206,7 @@ static void drop_all(struct cpu *cpu, struct mmu_window *w)
 
 static void drop(struct cpu *cpu, struct mmu_window *w, struct window_page *p)
 {
-	if (clear(p->lin + w->offset, PAGE_SIZE) < 0)
+	if (clear(place_of(p->lin), PAGE_SIZE) < 0)
 		drop_all(cpu, w);
 	else
 		forget(w, p);
@@ -210,9 +214,8 @@ static void drop(struct cpu *cpu, struct mmu_window *w, struct window_page *p)
 
 /* --- whose it is ------------------------------------------------------------------------------ */
 
-int mmu_window_enable(struct mmu_vm *vm, unsigned bits, u64 host, bool always)
+int mmu_window_enable(struct mmu_vm *vm, bool always)
 {
-	u64 size = BIT64(bits) + 2 * WINDOW_GUARD;
 	struct mmu_window *w;
 	int err;
 
@@ -223,11 +226,10 @@ int mmu_window_enable(struct mmu_vm *vm, unsigned bits, u64 host, bool always)
 	w = pages_map(sizeof(*w));
 	if (!w)
 		return -ENOMEM;
-	*w = (struct mmu_window){ .bits = bits, .first = BIT64(bits), .size = BIT64(bits), .host = host,
-				  .offset = host - BIT64(bits), .always = always };
+	*w = (struct mmu_window){ .always = always };
 	mem_set(w->by_lin, 0xff, sizeof(w->by_lin));
 	mem_set(w->by_gfn, 0xff, sizeof(w->by_gfn));
-	err = reserve(host - WINDOW_GUARD, size);
+	err = reserve(ROOM_FIRST, ROOM_SIZE);
 	if (err)
 		pages_unmap(w, sizeof(*w));
 	else
@@ -242,16 +244,14 @@ void window_vm_destroy(struct mmu_vm *vm)
 	if (!w)
 		return;
 	if (!w->broken)
-		sys_call(SYS_munmap, w->host - WINDOW_GUARD, w->size + 2 * WINDOW_GUARD, 0, 0, 0);
+		sys_call(SYS_munmap, ROOM_FIRST, ROOM_SIZE, 0, 0, 0);
 	pages_unmap(w, sizeof(*w));
 	vm->window = NULL;
 }
 
 bool mmu_window_has(const struct cpu *cpu, u64 host)
 {
-	const struct mmu_window *w = cpu->mem->window;
-
-	return w && host - (w->host - WINDOW_GUARD) < w->size + 2 * WINDOW_GUARD;
+	return cpu->mem->window && (host - ROOM_FIRST < ROOM_SIZE || host >> 63);
 }
 
 /* The window of a vCPU's VM, when this vCPU uses it. */
@@ -294,8 +294,6 @@ static void claim(struct cpu *cpu)
 	w->pauses = 0;
 	w->lost = false;
 	w->readonly_wanted = false;
-	cpu->window_mask = ~(w->first - 1);
-	cpu->window_offset = w->offset;
 	cpu->window_cr3 = cpu->cr3;
 	cpu->window_paused = false;
 	cpu->window_stale = 0;
@@ -323,12 +321,6 @@ static void give_up(struct cpu *cpu)
 	cpu->mmu->window_cold_ticks = COLD_TICKS;
 	cpu->mmu->stat[MMU_STAT_window_given_up]++;
 	window_release(cpu);
-}
-
-/* The program, which was interrupted, is where the window is. */
-static bool usable(const struct cpu *cpu)
-{
-	return cpu_is_64bit(cpu) && cpu->rip >> cpu->mem->window->bits == 1;
 }
 
 void mmu_window_tick(struct cpu *cpu)
@@ -364,11 +356,11 @@ void mmu_window_tick(struct cpu *cpu)
 	}
 	if (cpu->cpl != 3)
 		return;
-	if (mc->window_hot_cr3 != cpu->cr3 || grown > GROWS || !usable(cpu)) {
+	if (mc->window_hot_cr3 != cpu->cr3 || grown > GROWS || !cpu_is_64bit(cpu)) {
 		mc->window_hot_cr3 = cpu->cr3;
 		mc->window_hot_ticks = 0;
 	}
-	mc->window_hot_ticks += usable(cpu);
+	mc->window_hot_ticks += cpu_is_64bit(cpu);
 	if (mc->window_hot_ticks >= HOT_TICKS && !(cpu->cr3 == mc->window_cold_cr3 && mc->window_cold_ticks))
 		claim(cpu);
 }
@@ -448,11 +440,11 @@ static bool map_run(struct cpu *cpu, const struct mmu_walk *walk, struct run *ru
 		widen(cpu, run);
 	if (w->count + run->bytes / PAGE_SIZE > PAGES_MAX)
 		drop_all(cpu, w);
-	to = run->lin + w->offset;
+	to = place_of(run->lin);
 	/* of length 0: the mapping is not moved, but made a second time */
 	if (sys_call(SYS_mremap, (u64)run->slot->hva + (run->gpa - run->slot->gpa), 0, run->bytes,
 		     MREMAP_MAYMOVE | MREMAP_FIXED, to) < 0 ||
-	    (!run->writable && !protect(w, run->lin, run->bytes))) {
+	    (!run->writable && !protect(run->lin, run->bytes))) {
 		if (clear(to, run->bytes) < 0)
 			drop_all(cpu, w);
 		return false;
@@ -505,14 +497,15 @@ static enum mmu_window_outcome enter(struct cpu *cpu, u64 lin, bool write)
 enum mmu_window_outcome mmu_window_fault(struct cpu *cpu, u64 host, bool write)
 {
 	struct mmu_window *w = own(cpu);
-	u64 lin;
+	u64 lin = window_lin(host), place;
 
 	if (!w)
 		return MMU_WINDOW_ALONE;
-	lin = host - w->offset;
-	/* not the last page: behind it addresses may not be canonical, which comes before any #PF */
-	if (lin - w->first >= w->size - PAGE_SIZE)
+	if (!window_host(lin, &place)) {
+		w->missed += COST_FAULT;
+		pay(cpu, COST_FAULT);
 		return MMU_WINDOW_ALONE;
+	}
 	cpu->mmu->stat[MMU_STAT_window_faults]++;
 	pay(cpu, COST_FAULT);
 	code_settle(cpu);
@@ -595,7 +588,7 @@ bool window_drop_write(struct cpu *cpu, u64 gfn)
 		if (p->gfn != gfn || !p->writable)
 			continue;
 		had = true;
-		if (!protect(w, p->lin, PAGE_SIZE)) {
+		if (!protect(p->lin, PAGE_SIZE)) {
 			drop_all(cpu, w);
 			break;
 		}
@@ -636,7 +629,7 @@ static bool still(struct cpu *cpu, struct mmu_window *w, struct window_page *p)
 	pages_note(cpu, slot, walk.gpa, p->writable ? MMU_WRITE : MMU_READ);
 	if (p->writable && (w->readonly_wanted || !walk.writable || !walk.dirty || (slot->flags & MMU_SLOT_READONLY))) {
 		p->writable = false;
-		return protect(w, p->lin, PAGE_SIZE);
+		return protect(p->lin, PAGE_SIZE);
 	}
 	return true;
 }

@@ -6,8 +6,12 @@
 
 #include <stdio.h>
 
-#define USER 0x555555554000ull /* where the program is; its code is the page at API_CODE */
-#define DATA(n) (USER + 0x1000 * (n))
+/* Where the program is: its code, the page at API_CODE, and behind it its data. */
+static const u64 homes[] = {0x555555554000ull, 0x7f0123456000ull, 0xc000001000ull};
+static u64 home = 0x555555554000ull;
+#define DATA(n) (home + 0x1000 * (n))
+#define HOST 0x12350000000ull /* where the window is in this process */
+#define PART (1ull << 44)
 #define DATA_GPA(n) (0x100000ull + 0x1000 * (n))
 #define TABLES 0x20000u /* of the program: three pages */
 #define TSS 0x30000u
@@ -32,7 +36,7 @@ API_CODE64(protection, "pop %rax; out %eax, $0x82; mov %r8, (%rsp); iretq");
 
 static u64 *pte(struct api_vm *t, unsigned n)
 {
-	return (u64 *)(t->mem + TABLES + 0x2000) + (USER >> 12 & 511) + n;
+	return (u64 *)(t->mem + TABLES + 0x2000) + (home >> 12 & 511) + n;
 }
 
 static void put(struct api_vm *t, u64 at, u64 v)
@@ -51,7 +55,7 @@ static void start(struct api_vm *t, unsigned flags)
 {
 	struct kvm_segment user = {.limit = ~0u, .type = 3, .dpl = 3, .present = 1, .s = 1, .db = 1, .g = 1,
 				   .selector = 0x23};
-	struct kvm_regs r = {.rip = USER, .rsp = DATA(9), .rflags = 2, .rdi = DATA(1), .rsi = DATA(2)};
+	struct kvm_regs r = {.rip = home, .rsp = DATA(9), .rflags = 2, .rdi = DATA(1), .rsi = DATA(2)};
 	struct kvm_sregs s;
 
 	api_vm_make(t, 1, flags);
@@ -59,9 +63,9 @@ static void start(struct api_vm *t, unsigned flags)
 	gate(t, 0x40, HANDLER, handler_begin, API_SIZE(handler));
 	gate(t, 14, FAULTS, page_fault_begin, API_SIZE(page_fault));
 	gate(t, 13, FAULTS + 64, protection_begin, API_SIZE(protection));
-	put(t, API_PML4 + 8 * (USER >> 39), TABLES | PTE_USER);
-	put(t, TABLES + 8 * (USER >> 30 & 511), (TABLES + 0x1000) | PTE_USER);
-	put(t, TABLES + 0x1000 + 8 * (USER >> 21 & 511), (TABLES + 0x2000) | PTE_USER);
+	put(t, API_PML4 + 8 * (home >> 39), TABLES | PTE_USER);
+	put(t, TABLES + 8 * (home >> 30 & 511), (TABLES + 0x1000) | PTE_USER);
+	put(t, TABLES + 0x1000 + 8 * (home >> 21 & 511), (TABLES + 0x2000) | PTE_USER);
 	*pte(t, 0) = API_CODE | PTE_USER;
 	for (unsigned n = 1; n < 9; n++)
 		*pte(t, n) = DATA_GPA(n) | PTE_USER;
@@ -85,7 +89,8 @@ static void start(struct api_vm *t, unsigned flags)
 /* The host's mapping of a page of the program: 0 none, 1 to be read, 3 to be written. */
 static unsigned mapped(u64 lin)
 {
-	u64 at = lin - (1ull << 46) + (4ull << 30), from, to;
+	unsigned part = (unsigned)(lin / PART);
+	u64 at = HOST + (part == 7 ? 3 : part == 5) * PART + lin % PART, from, to;
 	FILE *maps = fopen("/proc/self/maps", "r");
 	char line[512], prot[5] = "----";
 
@@ -118,19 +123,24 @@ static void follows_invalidations(void **state)
 {
 	struct api_vm t;
 
-	start(&t, API_WINDOW);
 	for (u32 i = 0; i < 60; i++) {
+		if (i % 20 == 0) {
+			home = homes[i / 20];
+			start(&t, API_WINDOW);
+		}
 		unsigned from = 1 + i % 3, to = 4 + i % 4;
 
 		*pte(&t, 1) = DATA_GPA(from) | PTE_USER;
 		*pte(&t, 2) = DATA_GPA(to) | PTE_USER;
 		*(u32 *)(t.mem + DATA_GPA(from)) = 1000 + i;
-		set(&t, DATA(1), DATA(2), i, i & 4);
+		set(&t, DATA(1), DATA(2), i, i % 20 & 4); /* the first loads CR3 */
 		assert_int_equal(api_run_to_out(&t, 0, 0x80), 1000 + i);
 		assert_int_equal(word(&t, to), i);
 		assert_int_equal(mapped(DATA(2)), 3);
+		if (i % 20 == 19)
+			api_vm_free(&t);
 	}
-	api_vm_free(&t);
+	home = homes[0];
 }
 
 /* The host allows a process some 65000 mappings: with hardly one left the window is of no use, and not wrong. */
@@ -195,9 +205,9 @@ static void calls_what_is_there(void **state)
 	r = api_regs(&t, 0);
 	r.rcx = 0;
 	r.r9 = *pte(&t, 3);
-	r.r10 = TABLES + 0x2000 + ((USER >> 12 & 511) + 3) * 8;
+	r.r10 = TABLES + 0x2000 + ((home >> 12 & 511) + 3) * 8;
 	api_set_regs(&t, 0, &r);
-	*(u64 *)(t.mem + API_STACK - 40) = USER; /* the other program from its beginning */
+	*(u64 *)(t.mem + API_STACK - 40) = home; /* the other program from its beginning */
 	api_run_to_out(&t, 0, 0x80);
 	for (u32 i = 0; i < 120; i++) {
 		unsigned v = (i + 3) / 4; /* the code is new every fourth time, behind one without a flush */
@@ -245,7 +255,7 @@ static u32 fault_at(struct api_vm *t, u64 rdi, u64 rsi)
 
 	r.rdi = rdi;
 	r.rsi = rsi;
-	r.r8 = USER;
+	r.r8 = home;
 	api_set_regs(t, 0, &r);
 	api_run_expect(t, 0, KVM_EXIT_IO);
 	memcpy(&error, (u8 *)t->run[0] + t->run[0]->io.data_offset, 4);
@@ -260,18 +270,21 @@ static u32 fault_at(struct api_vm *t, u64 rdi, u64 rsi)
 
 static void nothing_else_is_reached(void **state)
 {
-	static const u64 away = (1ull << 46) - (4ull << 30); /* what is taken from a linear address */
 	struct api_vm t;
 	u64 own[] = {0, (u64)&own, (u64)&fault_at, (u64)malloc, 0xffffffffff600000ull};
 	static const u64 bad[] = {
 		0x400000, 0x3fffffffffffull, 0x7ffffffff000ull, 0x800000000000ull, 0x7fffffffffffull,
 		0xffff800000000000ull, 0xffffffffffffffffull, 0x8000000000000000ull, 0x400000000000ull,
+		0x100000000000ull, 0x455555555000ull, 0x655555555000ull, 0x655555554ffeull, 0x4ffffffffffeull,
+		0x5ffffffffffeull, 0x6ffffffffffeull, 0xffff955555555000ull, 0xffffd55555555000ull, 0xd55555555000ull,
+		0x1555555555000ull, 0x10c000002000ull, 0x8000c000002000ull,
 	};
 
 	start(&t, API_WINDOW);
 	own[0] = (u64)t.mem;
-	for (unsigned i = 0; i < ARRAY_SIZE(own); i++) {
-		u64 lin = own[i] + away;
+	for (unsigned i = 0; i < 8 * ARRAY_SIZE(own); i++) {
+		static const u8 place[] = {0, 2, 2, 2, 2, 1, 2, 3};
+		u64 lin = own[i / 8] - HOST - place[i % 8] * PART + i % 8 * PART;
 		bool canonical = (u64)((s64)(lin << 16) >> 16) == lin;
 
 		assert_int_equal(fault_at(&t, lin, DATA(2)), canonical ? 4 : ~0u);

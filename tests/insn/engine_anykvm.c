@@ -344,7 +344,7 @@ static int init(void)
 	    jit_signal_install() < 0)
 		return -1;
 	/* the data area, and not the code's */
-	if (mmu_window_enable(&m.vm, 28, 0x100000000000, true) < 0)
+	if (mmu_window_enable(&m.vm, true) < 0)
 		return -1;
 	m.use_loop = cpu->jit->use_loop;
 	cpu_reset(cpu, false);

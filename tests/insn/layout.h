@@ -13,7 +13,7 @@
 #define INSN_CODE_SIZE	0x100000
 #define INSN_SLOT_SIZE	512
 #define INSN_SLOT_FIRST 256 /* the bytes before hold the stub's address at offset 0 */
-#define INSN_STUB_VA	0x3b1d57000000
+#define INSN_STUB_VA	0x4b1d57000000
 #define INSN_CTX_VA	(INSN_STUB_VA + 0x1000) /* struct native_ctx, native only */
 #define INSN_ALT_VA	(INSN_STUB_VA + 0x100000)
 #define INSN_ALT_SIZE	0x10000
