@@ -30,7 +30,7 @@
 #define MODE_TSC BIT(18)      /* RDTSC may run inline (CR4.TSD clear or CPL 0, no intercept) */
 #define MODE_LA57 BIT(19)
 #define MODE_VIEW_SHIFT 20    /* MMU_TLB_* view of ordinary data accesses */
-#define MODE_VIEW (3u << MODE_VIEW_SHIFT)
+#define MODE_VIEW (7u << MODE_VIEW_SHIFT) /* MODE_GUEST is its highest bit: L2 has views of its own */
 #define MODE_GUEST BIT(22)    /* nested guest with instruction intercepts: privileged paths ask first */
 #define MODE_IOPL_OK BIT(23)  /* CPL <= IOPL: CLI, STI, POPF change IF */
 #define MODE_GS_FLAT BIT(25)  /* GS likewise */
@@ -40,6 +40,12 @@
 
 /** Recomputes cpu->mode from the registers. */
 void cpu_mode_update(struct cpu *cpu);
+
+/** How many views there is something in. */
+static inline unsigned cpu_views(const struct cpu *cpu)
+{
+	return UNLIKELY(cpu->nested != NULL) ? MMU_TLB_COUNT : MMU_TLB_OWN;
+}
 
 static inline unsigned cpu_mode_view(const struct cpu *cpu)
 {

@@ -666,6 +666,21 @@ static bool host_has_bmi2(void)
 	return r[1] & BIT(8);
 }
 
+/* The slots that are never filled. */
+static void jump_cache_init(struct cpu *cpu, unsigned v)
+{
+	struct jit *jit = cpu->jit;
+
+	cpu->jc[v].to[0] = (struct jit_jump){ JIT_JC_NOWHERE, jit_exec(jit, jit->thunk.next) };
+	cpu->jc[v].to[1].ntag = JIT_JC_NOWHERE;
+}
+
+void jit_guest_init(struct cpu *cpu)
+{
+	for (unsigned v = MMU_TLB_GUEST; v < MMU_TLB_COUNT; v++)
+		jump_cache_init(cpu, v);
+}
+
 int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
 {
 	struct jit *jit;
@@ -694,8 +709,8 @@ int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
 		jit->jc_log[v].local = jit->jc_log_room[v].local;
 		jit->jc_log[v].global = jit->jc_log_room[v].global;
 		jit->jc_log[v].state = jit->jc_log_room[v].state;
-		cpu->jc[v].to[0] = (struct jit_jump){ JIT_JC_NOWHERE, jit_exec(jit, jit->thunk.next) };
-		cpu->jc[v].to[1].ntag = JIT_JC_NOWHERE;
+		if (v < MMU_TLB_OWN)
+			jump_cache_init(cpu, v);
 	}
 	jit->code_next = jit->code_start;
 	jit->code_end = jit->rw + align_up(jit->size / 2, 64);

@@ -111,7 +111,7 @@ void jit_jump_cache_flush(struct cpu *cpu)
 		return;
 	cpu->jit->stat_jc_flushes++;
 	jit_cross_links_drop(cpu);
-	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
+	for (unsigned v = 0; v < cpu_views(cpu); v++)
 		jit_jc_flush_view(cpu, v);
 }
 
@@ -120,8 +120,16 @@ void jit_jump_cache_flush_local(struct cpu *cpu)
 	if (!cpu->jit)
 		return;
 	cpu->jit->stat_jc_local_flushes++;
-	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
+	for (unsigned v = 0; v < cpu_views(cpu); v++)
 		flush_local(cpu, v);
+}
+
+void jit_jump_cache_flush_guest(struct cpu *cpu)
+{
+	if (!cpu->jit)
+		return;
+	for (unsigned v = MMU_TLB_GUEST; v < MMU_TLB_COUNT; v++)
+		jit_jc_flush_view(cpu, v);
 }
 
 static void drop_page(struct jit_jump_cache *jc, const u16 *list, u32 count, u64 page, unsigned shift)
@@ -138,7 +146,7 @@ void jit_jump_cache_flush_page(struct cpu *cpu, u64 page, unsigned shift)
 {
 	if (!cpu->jit)
 		return;
-	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
+	for (unsigned v = 0; v < cpu_views(cpu); v++) {
 		const struct jit_jump_log *log = &cpu->jit->jc_log[v];
 
 		drop_page(&cpu->jc[v], log->local, log->local_count, page, shift);

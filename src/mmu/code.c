@@ -320,7 +320,7 @@ static void stop_writing_all(struct cpu *cpu)
 	unsigned at = 0;
 	u64 gfn;
 
-	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
+	for (unsigned v = 0; v < cpu_views(cpu); v++) {
 		struct tlb_log *log = &cpu->mmu->log[v];
 
 		for (unsigned i = 0; i < MMU_TLB_SIZE; i++) {

@@ -13,6 +13,11 @@ static unsigned itlb_index(u64 lin)
 	return (lin >> PAGE_SHIFT) & (ITLB_SIZE - 1);
 }
 
+static unsigned itlb_of(unsigned view)
+{
+	return ((view & MMU_TLB_RIGHTS) == MMU_TLB_USER) | (view & MMU_TLB_GUEST) >> 1;
+}
+
 static void note_fetched(struct fetch_log *log, u64 page, u64 page_size)
 {
 	unsigned h = (page >> PAGE_SHIFT) & (FETCH_BLOOM - 1);
@@ -49,6 +54,14 @@ void fetch_flush(struct cpu *cpu, bool global)
 	}
 }
 
+void fetch_flush_guest(struct cpu *cpu)
+{
+	for (unsigned user = 2; user < 4; user++)
+		for (unsigned i = 0; i < ITLB_SIZE; i++)
+			cpu->mmu->itlb[user][i].gen = 0;
+	jit_jump_cache_flush_guest(cpu);
+}
+
 void fetch_flush_page(struct cpu *cpu, u64 page)
 {
 	struct mmu_cpu *mc = cpu->mmu;
@@ -67,7 +80,7 @@ void fetch_flush_page(struct cpu *cpu, u64 page)
 	}
 	if (!shift)
 		return;
-	for (unsigned user = 0; user < 2; user++)
+	for (unsigned user = 0; user < 4; user++)
 		for (unsigned i = 0; i < ITLB_SIZE; i++) {
 			/* a small page has one place */
 			struct itlb_entry *e = &mc->itlb[user][shift > PAGE_SHIFT ? i : itlb_index(page)];
@@ -93,7 +106,7 @@ int mmu_fetch(struct cpu *cpu, u64 lin, struct mmu_fetched *out)
 	lin = lin_wrap(cpu, lin);
 	page = lin & PAGE_MASK;
 	off = lin & (PAGE_SIZE - 1);
-	e = &mc->itlb[view == MMU_TLB_USER][itlb_index(lin)];
+	e = &mc->itlb[itlb_of(view)][itlb_index(lin)];
 	if (UNLIKELY(e->page != page ||
 		     e->gen != (e->global ? mc->itlb_global_gen : mc->itlb_gen))) {
 		ret = page_walk(cpu, lin, MMU_EXEC, view, &w);
@@ -122,7 +135,7 @@ int mmu_fetch(struct cpu *cpu, u64 lin, struct mmu_fetched *out)
 bool mmu_fetch_cached(struct cpu *cpu, u64 lin, struct mmu_fetched *out)
 {
 	struct mmu_cpu *mc = cpu->mmu;
-	const struct itlb_entry *e = &mc->itlb[cpu_mode_view(cpu) == MMU_TLB_USER][itlb_index(lin)];
+	const struct itlb_entry *e = &mc->itlb[itlb_of(cpu_mode_view(cpu))][itlb_index(lin)];
 	u64 off = lin & (PAGE_SIZE - 1);
 
 	if (e->page != (lin & PAGE_MASK) || e->gen != (e->global ? mc->itlb_global_gen : mc->itlb_gen))

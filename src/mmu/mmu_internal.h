@@ -275,7 +275,7 @@ struct mmu_cpu {
 	struct psc_entry psc[PSC_SIZE];
 	struct stage2_entry stage2[STAGE2_SIZE];
 	struct code_own own_first[256];
-	struct itlb_entry itlb[2][ITLB_SIZE]; /* supervisor, user */
+	struct itlb_entry itlb[4][ITLB_SIZE]; /* supervisor, user; of a nested guest */
 	struct tlb_log_room log_room[MMU_TLB_COUNT];
 };
 
@@ -371,13 +371,18 @@ int walk_mark(struct cpu *cpu, u64 gpa, u64 old, u64 bits, unsigned size);
 /** mmu_walk() with the view already chosen. Does not look at canonicality. */
 int walk_view(struct cpu *cpu, u64 lin, unsigned access, unsigned view, bool debug,
 	      struct mmu_walk *out, struct mmu_fault *fault);
+/** MMU_TLB_GUEST while a nested guest runs, else 0. */
+ALWAYS_INLINE unsigned view_bank(const struct cpu *cpu)
+{
+	return cpu->mode >> MODE_VIEW_SHIFT & MMU_TLB_GUEST;
+}
 /** The view in which an access of these flags is checked. */
 ALWAYS_INLINE unsigned access_view(const struct cpu *cpu, unsigned access)
 {
 	if (access & MMU_SYSTEM)
-		return (cpu->cr4 & CR4_SMAP) ? MMU_TLB_KERNEL : MMU_TLB_KERNEL_AC;
+		return view_bank(cpu) | ((cpu->cr4 & CR4_SMAP) ? MMU_TLB_KERNEL : MMU_TLB_KERNEL_AC);
 	if (access & MMU_AS_USER)
-		return MMU_TLB_USER;
+		return view_bank(cpu) | MMU_TLB_USER;
 	return cpu_mode_view(cpu);
 }
 /** The page behind `lin`: wraps at 4 GiB outside IA-32e mode. */
@@ -437,6 +442,8 @@ ALWAYS_INLINE bool code_settle(struct cpu *cpu)
 /* fetch.c */
 /** Drops what was fetched through non-global translations, or (global) all. */
 void fetch_flush(struct cpu *cpu, bool global);
+/** Drops what was fetched for a nested guest. */
+void fetch_flush_guest(struct cpu *cpu);
 /** Drops what was fetched through the translation of one page. */
 void fetch_flush_page(struct cpu *cpu, u64 page);
 

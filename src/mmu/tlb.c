@@ -102,17 +102,19 @@ static void view_flush_global(struct cpu *cpu, unsigned view)
 
 void tlb_flush_local(struct cpu *cpu)
 {
-	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
+	unsigned bank = view_bank(cpu);
+
+	for (unsigned v = bank; v < bank + MMU_TLB_OWN; v++)
 		view_flush_local(cpu, v);
 	fetch_flush(cpu, false);
 }
 
 unsigned tlb_copy_local(struct cpu *cpu, struct stash_entry *to, unsigned max)
 {
-	unsigned count = 0;
+	unsigned count = 0, bank = view_bank(cpu);
 
 	/* User entries first: they are what an address space consists of. */
-	for (unsigned v = MMU_TLB_COUNT; v-- > 0;) {
+	for (unsigned v = bank + MMU_TLB_OWN; v-- > bank;) {
 		const struct tlb_log *log = &cpu->mmu->log[v];
 		const struct mmu_tlb *t = &cpu->tlb[v];
 
@@ -164,11 +166,41 @@ void mmu_flush_all(struct cpu *cpu)
 	mmu_slots_forget(cpu);
 	stash_drop_all(cpu);
 	window_stale(cpu);
-	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
+	for (unsigned v = 0; v < cpu_views(cpu); v++) {
 		view_flush_local(cpu, v);
 		view_flush_global(cpu, v);
 	}
 	fetch_flush(cpu, true);
+}
+
+void mmu_flush_guest(struct cpu *cpu)
+{
+	code_settle(cpu);
+	for (unsigned v = MMU_TLB_GUEST; v < MMU_TLB_COUNT; v++) {
+		view_flush_local(cpu, v);
+		view_flush_global(cpu, v);
+	}
+	fetch_flush_guest(cpu);
+}
+
+void mmu_guest_switch(struct cpu *cpu)
+{
+	stash_drop_all(cpu); /* PCIDs are each level's own */
+	cpu->mmu->psc_gen++; /* and so are paging structures */
+}
+
+static void view_init(struct cpu *cpu, unsigned v)
+{
+	/* Only slots whose empty tag is not 0: untouched pages of the tables cost nothing. */
+	for (unsigned i = 0; i < 2; i++)
+		cpu->tlb[v].rtag[i] = cpu->tlb[v].wtag[i] = mmu_tlb_empty(i);
+}
+
+void mmu_guest_init(struct cpu *cpu)
+{
+	for (unsigned v = MMU_TLB_GUEST; v < MMU_TLB_COUNT; v++)
+		view_init(cpu, v);
+	jit_guest_init(cpu);
 }
 
 void mmu_flush_nonglobal(struct cpu *cpu)
@@ -215,7 +247,7 @@ void mmu_flush_page(struct cpu *cpu, u64 lin)
 	u64 page = lin_wrap(cpu, lin) & PAGE_MASK;
 
 	code_settle(cpu);
-	for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
+	for (unsigned v = 0; v < cpu_views(cpu); v++)
 		view_drop_page(cpu, v, page);
 	cpu->mmu->psc_gen++;
 	window_flush_page(cpu, page, current_pcid(cpu));
@@ -247,7 +279,7 @@ void mmu_flush_write(struct cpu *cpu)
 	code_settle(cpu);
 	cpu->mmu->wgen++;
 	window_stale_writes(cpu);
-	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
+	for (unsigned v = 0; v < cpu_views(cpu); v++) {
 		struct tlb_log *log = &cpu->mmu->log[v];
 
 		for (unsigned k = 0; k < log->local_count; k++)
@@ -262,7 +294,7 @@ bool tlb_drop_write(struct cpu *cpu, u64 gfn)
 	bool had = stash_drop_write(cpu, gfn);
 
 	had |= window_drop_write(cpu, gfn);
-	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {
+	for (unsigned v = 0; v < cpu_views(cpu); v++) {
 		struct tlb_log *log = &cpu->mmu->log[v];
 		struct mmu_tlb *t = &cpu->tlb[v];
 
@@ -327,9 +359,8 @@ int mmu_cpu_init(struct cpu *cpu, struct mmu_vm *vm)
 		log->local = room->local;
 		log->global = room->global;
 		log->info = room->info;
-		/* Only slots whose empty tag is not 0: untouched pages of the tables cost nothing. */
-		for (unsigned i = 0; i < 2; i++)
-			cpu->tlb[v].rtag[i] = cpu->tlb[v].wtag[i] = mmu_tlb_empty(i);
+		if (v < MMU_TLB_OWN)
+			view_init(cpu, v);
 	}
 	ret = vm_add_cpu(vm, cpu);
 	if (ret) {

@@ -24,8 +24,12 @@ enum {
 	MMU_TLB_KERNEL,    /* CPL < 3, user pages not accessible (SMAP with AC clear) */
 	MMU_TLB_KERNEL_AC, /* CPL < 3, SMAP off or overridden by AC */
 	MMU_TLB_USER,      /* CPL 3 */
-	MMU_TLB_COUNT,
+	MMU_TLB_OWN,       /* so many, of a processor without nested guests */
+	/* The same of a nested guest: its translations and its hypervisor's outlive changes between them. */
+	MMU_TLB_GUEST = 4,
+	MMU_TLB_COUNT = MMU_TLB_GUEST + MMU_TLB_OWN,
 };
+#define MMU_TLB_RIGHTS 3u /* of a view: which rights it stands for, whoever runs */
 
 #define MMU_TLB_BITS 14
 #define MMU_TLB_SIZE (1u << MMU_TLB_BITS)

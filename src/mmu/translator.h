@@ -13,6 +13,8 @@ void jit_flush(struct cpu *cpu);
 void jit_invalidate(struct cpu *cpu, u64 gpa, unsigned n);
 void jit_jump_cache_flush(struct cpu *cpu);
 void jit_jump_cache_flush_local(struct cpu *cpu);
+void jit_guest_init(struct cpu *cpu);
+void jit_jump_cache_flush_guest(struct cpu *cpu);
 void jit_jump_cache_flush_page(struct cpu *cpu, u64 page, unsigned shift);
 void jit_cross_links_drop(struct cpu *cpu);
 void jit_cross_links_drop_page(struct cpu *cpu, u64 page);

@@ -419,7 +419,8 @@ static NOINLINE int walk_nested(struct cpu *cpu, const struct walk_req *rq, stru
 int walk_view(struct cpu *cpu, u64 lin, unsigned access, unsigned view, bool debug,
 	      struct mmu_walk *out, struct mmu_fault *fault)
 {
-	const struct walk_req rq = {.lin = lin, .access = access, .view = view, .debug = debug};
+	const struct walk_req rq = {
+		.lin = lin, .access = access, .view = view & MMU_TLB_RIGHTS, .debug = debug};
 
 	if (UNLIKELY(cpu->stage2.kind))
 		return walk_nested(cpu, &rq, out, fault);

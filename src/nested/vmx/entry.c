@@ -158,6 +158,48 @@ static void shadow_load(struct cpu *cpu, const struct vmcs *v)
 			   !mmu_phys_read(cpu, v->vmcs_link_pointer, &n->shadow, VMCS_BYTES);
 }
 
+struct vmx_space vmx_space_now(const struct cpu *cpu)
+{
+	struct vmx_space s = {
+		.cr0 = cpu->cr0,
+		.cr3 = cpu->cr3,
+		.cr4 = cpu->cr4,
+		.efer = cpu->efer,
+		.keys = cpu->pkru | (u64)cpu->pkrs << 32,
+		.watch = cpu->dr7 & 0xff,
+	};
+
+	if (!cpu->guest_mode)
+		return s;
+	s.eptp = cpu->stage2.kind == CPU_STAGE2_EPT ? cpu->nested->eptp : 0;
+	s.vpid = vmcs_proc2(vmcs_of(cpu)) & PROC2_VPID ? vmcs_of(cpu)->virtual_processor_id : 0;
+	s.apic_page = cpu->stage2.apic_page;
+	s.tpr_page = cpu->stage2.tpr_page;
+	return s;
+}
+
+/*
+ * The TLB has views of L2's own. They stay over exits as long as L2 keeps its VPID and what its
+ * translations depend on; without a VPID every entry empties them.
+ */
+static void translations_enter(struct cpu *cpu)
+{
+	struct vmx_space now = vmx_space_now(cpu);
+
+	mmu_guest_switch(cpu);
+	if (!now.vpid || now.watch || !mem_equal(&now, &cpu->nested->l2, sizeof(now)))
+		mmu_flush_guest(cpu);
+}
+
+static void translations_leave(struct cpu *cpu)
+{
+	struct vmx_space now = vmx_space_now(cpu);
+
+	mmu_guest_switch(cpu);
+	if (now.watch || !mem_equal(&now, &cpu->nested->l1, sizeof(now)))
+		mmu_flush_all(cpu);
+}
+
 void vmx_mode_enter(struct cpu *cpu)
 {
 	const struct vmcs *v = vmcs_of(cpu);
@@ -171,7 +213,7 @@ void vmx_mode_enter(struct cpu *cpu)
 	cpu->nested->l1_nmi_masked = cpu->nmi_masked;
 	cpu->nmi_masked = v->guest_interruptibility_info & BLOCKED_NMI;
 	cpu->monitor_armed = 0;
-	mmu_flush_all(cpu);
+	translations_enter(cpu);
 	cpu_mode_update(cpu);
 }
 
@@ -187,7 +229,7 @@ void vmx_mode_leave(struct cpu *cpu)
 	if (inside && (vmcs_of(cpu)->pin_based_vm_exec_control & PIN_VIRTUAL_NMI))
 		cpu->nmi_masked = cpu->nested->l1_nmi_masked;
 	cpu->monitor_armed = 0;
-	mmu_flush_all(cpu);
+	translations_leave(cpu);
 	cpu_mode_update(cpu);
 }
 
@@ -261,10 +303,12 @@ int vmx_enter(struct cpu *cpu, const struct cpu_insn *in, bool launch)
 		return CPU_EXIT;
 	}
 	cpu_insn_done(cpu, in);
+	cpu->nested->l1 = vmx_space_now(cpu);
 	if (!vmx_guest_ok(cpu, v, &qualification))
 		return vmx_entry_failed(cpu, EXIT_BAD_GUEST, qualification);
 	vmx_guest_load(cpu, v, true);
 	vmx_mode_enter(cpu);
+	cpu->nested->l2 = (struct vmx_space){0}; /* until it has left */
 	if (!pdptrs_load(cpu, v)) {
 		cpu->exc.pending = false;
 		return vmx_entry_failed(cpu, EXIT_BAD_GUEST, BAD_GUEST_PDPTE);

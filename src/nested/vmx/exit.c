@@ -226,6 +226,7 @@ int vmx_exit(struct cpu *cpu, const struct cpu_nested_exit *e, const struct cpu_
 	struct vmcs *v = vmcs_of(cpu);
 
 	vmx_guest_save(cpu, v);
+	cpu->nested->l2 = vmx_space_now(cpu);
 	if (halted)
 		v->guest_activity_state = ACTIVITY_HLT;
 	v->vm_exit_reason = (u32)e->code;

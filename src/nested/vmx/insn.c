@@ -33,6 +33,7 @@ struct nested *vmx_alloc(struct cpu *cpu)
 	cpu->nested = (struct nested *)p;
 	cpu->nested->vmxon_pa = cpu->nested->vmcs_pa = cpu->nested->deadline = VMX_NONE;
 	cpu->nested->eptp = ~0ull;
+	mmu_guest_init(cpu);
 	return cpu->nested;
 }
 
@@ -283,6 +284,7 @@ static int invept(struct cpu *cpu, const struct cpu_insn *in)
 	if (type == 1 && !eptp_ok(cpu, desc[0]))
 		return fail(cpu, in, VMX_ERR_INVALIDATE);
 	mmu_stage2_flush(cpu);
+	mmu_flush_guest(cpu);
 	return succeed(cpu, in);
 }
 
@@ -301,6 +303,7 @@ static int invvpid(struct cpu *cpu, const struct cpu_insn *in)
 	if (desc[0] >> 16 || (type != 2 && !desc[0]) ||
 	    (type == 0 && !cpu_is_canonical(cpu, desc[1])))
 		return fail(cpu, in, VMX_ERR_INVALIDATE);
+	mmu_flush_guest(cpu);
 	return succeed(cpu, in);
 }
 

@@ -11,6 +11,7 @@
 #include "cpu/feature.h"
 #include "cpu/mode.h"
 #include "cpu/seg.h"
+#include "cpu/tsc.h"
 #include "mmu/mmu.h"
 #include "nested/vmx/vmx_internal.h"
 
@@ -411,11 +412,23 @@ static int invpcid(struct cpu *cpu, const struct cpu_insn *in)
 	return leave_operand(cpu, in, EXIT_INVPCID, insn_info(in));
 }
 
+/*
+ * The thread that wakes the vCPU for its preemption timer may be late. L2, which can tell by the counter only, does
+ * not see a moment after the timer's end.
+ */
+static bool timer_over(const struct cpu *cpu)
+{
+	return UNLIKELY(cpu->nested->deadline != VMX_NONE) &&
+	       cpu_tsc_read(cpu) >= cpu->nested->deadline;
+}
+
 static int rdtsc(struct cpu *cpu, const struct cpu_insn *in)
 {
 	const struct vmcs *v = vmcs_of(cpu);
 	bool p = in->op == CPU_OP_RDTSCP;
 
+	if (timer_over(cpu))
+		return cpu_nested_exit(cpu, &(struct cpu_nested_exit){.code = EXIT_TIMER});
 	if (p && !(vmcs_proc2(v) & PROC2_RDTSCP))
 		return cpu_raise(cpu, EXC_UD);
 	if (((cpu->cr4 & CR4_TSD) && cpu->cpl) || (p && !cpu_has(cpu, X86_FEATURE_RDTSCP)) ||

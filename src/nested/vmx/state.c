@@ -62,6 +62,7 @@ static int guest_resume(struct cpu *cpu, const struct vmx_state *in)
 	if (!vmx_controls_ok(cpu, &n->vmcs) || !vmx_host_ok(cpu, &n->vmcs) ||
 	    !vmx_guest_ok(cpu, &n->vmcs, &qualification))
 		return -EINVAL;
+	n->l1 = n->l2 = (struct vmx_space){0};
 	vmx_guest_load(cpu, &n->vmcs, in->run_pending);
 	vmx_mode_enter(cpu);
 	if (in->has_shadow) {

@@ -107,11 +107,18 @@ enum { ACTIVITY_ACTIVE = 0, ACTIVITY_HLT = 1 };
 /* Qualification of exit reason 33. */
 enum { BAD_GUEST_OTHER = 0, BAD_GUEST_PDPTE = 2, BAD_GUEST_NMI = 3, BAD_GUEST_LINK = 4 };
 
+/* What translations depend on, of one level. All zeros: nothing is remembered. */
+struct vmx_space {
+	u64 cr0, cr3, cr4, efer, keys, watch;
+	u64 eptp, vpid, apic_page, tpr_page; /* of L2 */
+};
+
 struct nested {
 	u64 vmxon_pa, vmcs_pa;	   /* VMX_NONE: none */
 	bool smm_vmxon, smm_guest; /* kept while SMM runs */
 	bool l1_nmi_masked;	   /* while L2 has virtual NMIs */
 	u64 deadline;		   /* of the preemption timer, TSC of L1; ~0: it does not run */
+	struct vmx_space l1, l2; /* when each ran last */
 	u64 eptp;		   /* of the remembered second-stage translations */
 	struct vmcs vmcs;	   /* the current one */
 	struct vmcs shadow;	   /* the one that it links to, while L2 runs */
@@ -140,6 +147,7 @@ bool vmx_address_ok(const struct cpu *cpu, u64 pa, u64 mask);
 int vmx_enter(struct cpu *cpu, const struct cpu_insn *in, bool launch);
 /* Loads L2's registers; efer: as the entry controls say, else it stays. */
 void vmx_guest_load(struct cpu *cpu, const struct vmcs *v, bool efer);
+struct vmx_space vmx_space_now(const struct cpu *cpu);
 /* What guest mode changes besides registers. */
 void vmx_mode_enter(struct cpu *cpu);
 void vmx_mode_leave(struct cpu *cpu);

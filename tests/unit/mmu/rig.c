@@ -53,6 +53,14 @@ void jit_jump_cache_flush(struct cpu *cpu)
 	rig.jc_flushes++;
 }
 
+void jit_guest_init(struct cpu *cpu)
+{
+}
+
+void jit_jump_cache_flush_guest(struct cpu *cpu)
+{
+}
+
 void jit_jump_cache_flush_local(struct cpu *cpu)
 {
 	rig.jc_flushes++;
