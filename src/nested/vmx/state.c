@@ -96,6 +96,8 @@ int vmx_state_set(struct cpu *cpu, const struct vmx_state *in)
 		return -EINVAL;
 	if (in->has_vmcs && (*(const u32 *)in->vmcs & ~VMCS_SHADOW) != VMCS_REVISION)
 		return -EINVAL;
+	if (in->smm_guest_mode && !in->has_vmcs)
+		return -EINVAL;
 	n = vmx_alloc(cpu);
 	if (!n)
 		return -ENOMEM;
