@@ -26,7 +26,8 @@ def register(text, name):
 
 def rounds(q):
     """The dirtier's rounds so far; it has found nothing wrong."""
-    assert not q.run("cat /tmp/bad 2>/dev/null; true"), "the guest's memory is wrong"
+    bad = q.run("cat /tmp/bad 2>/dev/null; true")
+    assert not bad, "the guest's memory is wrong, or the kernel speaks: " + bad
     return int(q.run("cat /tmp/n || echo 0").split()[-1])
 
 

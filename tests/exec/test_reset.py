@@ -15,6 +15,8 @@ INTEL = """486 pentium pentium2 pentium3 coreduo n270 kvm32 qemu32 core2duo Conr
     Cascadelake-Server Cooperlake Icelake-Server Denverton Snowridge KnightsMill""".split()
 AMD = """athlon phenom kvm64 qemu64 Opteron_G1 Opteron_G2 Opteron_G3 Opteron_G4 Opteron_G5 EPYC
     EPYC-Rome EPYC-Milan Dhyana max host""".split()
+VMX = """Conroe Penryn Nehalem Westmere SandyBridge IvyBridge Haswell Broadwell Skylake-Client
+    Skylake-Server Cascadelake-Server Cooperlake Icelake-Server Denverton Snowridge""".split()
 SHORT = ["486", "coreduo", "n270", "Nehalem", "Haswell", "Opteron_G3", "EPYC-Milan", "max"]
 
 
@@ -55,9 +57,9 @@ def model(name, vendor):
 
 def models():
     full = "--full" in sys.argv
-    for vendor, names in (("intel", INTEL), ("amd", AMD)):
+    for vendor, names in (("intel", INTEL), ("amd", AMD), ("intel", [v + ",+vmx" for v in VMX])):
         for name in names:
-            if full or name in SHORT:
+            if full or name.split(",")[0] in SHORT:
                 yield "-cpu %s, %s" % (name, vendor), partial(model, name, vendor)
 
 

@@ -28,6 +28,8 @@ WARNINGS = (
     r"terminating on signal",
     r"CPUID\.\w+:\w+\.(hle|rtm|mpx|3dnow|3dnowext|movdir64b|perfctr-core) ",
     r"CPUID\.0DH:EAX \[bit [34]\]",                       # MPX's state
+    r"\.vmx-(apicv-\w+|posted-intr|pml|vmfunc|eptp-switching|rd(rand|seed)-exit) ",
+    r"\.vmx-(entry|exit)-load-perf-global-ctrl ",
     r"\.core-capability |MSR\(CFH\)\.split-lock-detect ",   # nor does the kernel's KVM
 )
 
