@@ -26,6 +26,9 @@ API_CODE64(program, "1: mov (%rdi), %eax; mov %ebx, (%rsi); int $0x40; jmp 1b");
 /* Code in another page, which is called directly, three times; between them its page is exchanged. */
 API_CODE64(caller, "1: mov $3, %ebp; 2: call 1b + 0x3000; dec %ebp; jz 3f; int $0x41; jmp 2b; 3: int $0x40; jmp 1b");
 API_CODE64(function, "mov $1, %eax; ret");
+/* While it is called its own page is exchanged. */
+API_CODE64(returner, "1: call 1b + 0x3000; mov $1, %eax; int $0x40; jmp 1b");
+API_CODE64(exchanger, "int $0x41; ret");
 API_CODE64(exchange, "xchg %r9, (%r10); test %ecx, %ecx; jz 2f; invlpg (%rdi); jmp 3f;"
 		     "2: mov %cr3, %rdx; mov %rdx, %cr3; 3: iretq");
 API_CODE64(handler, "out %eax, $0x80; test %ecx, %ecx; jz 2f; invlpg (%rdi); invlpg (%rsi); jmp 3f;"
@@ -227,6 +230,38 @@ static void calls_what_is_there(void **state)
 	api_vm_free(&t);
 }
 
+static void returns_to_what_is_there(void **state)
+{
+	struct kvm_regs r;
+	struct api_vm t;
+
+	start(&t, API_WINDOW);
+	gate(&t, 0x41, HANDLER + 64, exchange_begin, API_SIZE(exchange));
+	memcpy(t.mem + DATA_GPA(3), exchanger_begin, API_SIZE(exchanger));
+	for (unsigned n = 6; n < 8; n++) {
+		memcpy(t.mem + DATA_GPA(n), returner_begin, API_SIZE(returner));
+		t.mem[DATA_GPA(n) + 6] = (u8)n;
+	}
+	*pte(&t, 0) = DATA_GPA(6) | PTE_USER;
+	r = api_regs(&t, 0);
+	r.rcx = 0;
+	r.rdi = r.rsi = home;
+	r.r10 = TABLES + 0x2000 + (home >> 12 & 511) * 8;
+	api_set_regs(&t, 0, &r);
+	*(u64 *)(t.mem + API_STACK - 40) = home;
+	for (u32 i = 0; i < 100; i++) {
+		unsigned was = (*pte(&t, 0) & ~0xfffull) == DATA_GPA(6) ? 6 : 7, is = i % 3 ? was : 13 - was;
+
+		/* not always exchanged; by the page and by all of it */
+		r = api_regs(&t, 0);
+		r.rcx = i & 1;
+		r.r9 = DATA_GPA(is) | PTE_USER;
+		api_set_regs(&t, 0, &r);
+		assert_int_equal(api_run_to_out(&t, 0, 0x80), is);
+	}
+	api_vm_free(&t);
+}
+
 static void every_round_is_logged(void **state)
 {
 	u64 bits[API_MEM_SIZE / 0x1000 / 64];
@@ -337,6 +372,7 @@ int main(void)
 		cmocka_unit_test(host_refuses),
 		cmocka_unit_test(sets_bits_again),
 		cmocka_unit_test(calls_what_is_there),
+		cmocka_unit_test(returns_to_what_is_there),
 		cmocka_unit_test(every_round_is_logged),
 		cmocka_unit_test(nothing_else_is_reached),
 		cmocka_unit_test(is_refused),
