@@ -194,7 +194,7 @@ void vmx_skip(void);
 /** Ends a guest function: VMCALL. */
 static inline void vmcall(u64 rax)
 {
-	__asm__ volatile("vmcall" : : "a"(rax) : "memory");
+	__asm__ volatile("vmcall" : : "a"((ulong)rax) : "memory");
 }
 
 /** Identity EPT of 4 GiB by 2 MiB pages; the last-level entry of a 4 KiB page of it. */
