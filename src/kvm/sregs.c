@@ -125,7 +125,7 @@ static bool common_valid(struct vcpu *vcpu, const struct kvm_sregs *s)
 	return true;
 }
 
-static int common_set(struct vcpu *vcpu, const struct kvm_sregs *s, bool *paging_changed)
+static int common_set(struct vcpu *vcpu, const struct kvm_sregs *s)
 {
 	struct cpu *cpu = &vcpu->cpu;
 
@@ -133,8 +133,6 @@ static int common_set(struct vcpu *vcpu, const struct kvm_sregs *s, bool *paging
 		return -EINVAL;
 	if (vcpu_set_apic_base(vcpu, s->apic_base, true))
 		return -EINVAL;
-	*paging_changed = cpu->cr0 != s->cr0 || cpu->cr3 != s->cr3 || cpu->cr4 != s->cr4 ||
-			  cpu->efer != s->efer;
 	cpu->gdtr.base = s->gdt.base;
 	cpu->gdtr.limit = s->gdt.limit;
 	cpu->idtr.base = s->idt.base;
@@ -170,24 +168,24 @@ static bool is_pae_paging(const struct cpu *cpu)
 	return (cpu->cr0 & CR0_PG) && (cpu->cr4 & CR4_PAE) && !(cpu->efer & EFER_LMA);
 }
 
-static void translations_changed(struct vcpu *vcpu, bool changed)
+/*
+ * Whatever was set: a client that goes back to a snapshot has written other page tables below the CR3
+ * that was there. A processor's TLB would hardly hold anything of before that long; ours holds it all.
+ */
+static void translations_changed(struct vcpu *vcpu)
 {
-	if (changed)
-		mmu_flush_all(&vcpu->cpu);
+	mmu_flush_all(&vcpu->cpu);
 	vcpu_state_changed(vcpu);
 }
 
 int sregs_set(struct vcpu *vcpu, const struct kvm_sregs *s)
 {
-	bool changed;
-	int ret = common_set(vcpu, s, &changed);
+	int ret = common_set(vcpu, s);
 
 	if (ret)
 		return ret;
-	if (is_pae_paging(&vcpu->cpu)) {
+	if (is_pae_paging(&vcpu->cpu))
 		mmu_load_pdptrs(&vcpu->cpu, vcpu->cpu.cr3);
-		changed = true;
-	}
 	for (int v = 255; v >= 0; v--) {
 		if (!(s->interrupt_bitmap[v / 64] >> (v % 64) & 1))
 			continue;
@@ -196,7 +194,7 @@ int sregs_set(struct vcpu *vcpu, const struct kvm_sregs *s)
 		vcpu->interrupt_vector = (u8)v;
 		break;
 	}
-	translations_changed(vcpu, changed);
+	translations_changed(vcpu);
 	return 0;
 }
 
@@ -230,7 +228,7 @@ int vcpu_get_sregs2(struct vcpu *vcpu, void *data, unsigned long arg)
 int vcpu_set_sregs2(struct vcpu *vcpu, void *data, unsigned long arg)
 {
 	const struct kvm_sregs2 *s2 = data;
-	bool valid = s2->flags & KVM_SREGS2_FLAGS_PDPTRS_VALID, changed;
+	bool valid = s2->flags & KVM_SREGS2_FLAGS_PDPTRS_VALID;
 	bool pae = (s2->cr0 & CR0_PG) && (s2->cr4 & CR4_PAE) && !(s2->efer & EFER_LMA);
 	struct kvm_sregs s;
 	int ret;
@@ -241,17 +239,15 @@ int vcpu_set_sregs2(struct vcpu *vcpu, void *data, unsigned long arg)
 		return -EINVAL;
 	memset(&s, 0, sizeof(s));
 	memcpy(&s, s2, SREGS_COMMON);
-	ret = common_set(vcpu, &s, &changed);
+	ret = common_set(vcpu, &s);
 	if (ret)
 		return ret;
 	if (valid) {
 		for (int i = 0; i < 4; i++)
 			vcpu->cpu.pdptr[i] = s2->pdptrs[i];
-		changed = true;
 	} else if (pae) {
 		mmu_load_pdptrs(&vcpu->cpu, vcpu->cpu.cr3);
-		changed = true;
 	}
-	translations_changed(vcpu, changed);
+	translations_changed(vcpu);
 	return 0;
 }

@@ -20,6 +20,44 @@ static void regs_round_trip(void **state)
 	api_vm_free(&t);
 }
 
+/* Reads a word in two address spaces in turn, neither of which it flushes. */
+API_CODE64(reader, "1: mov %r8, %cr3; mov (%rdi), %eax; out %eax, $0x80; mov %r9, %cr3; mov (%rdi), %eax;"
+		   "out %eax, $0x81; jmp 1b");
+
+/* A snapshot is loaded: the page tables are others, CR3 is the same. */
+static void sregs_forget_translations(void **state)
+{
+	const u64 keep = 1ull << 63;
+	struct kvm_regs r;
+	struct kvm_sregs s;
+	struct api_vm t;
+	u64 *pte;
+
+	api_vm_make(&t, 1, 0);
+	api_start64(&t, 0, reader_begin, API_SIZE(reader));
+	pte = (u64 *)(t.mem + 0x21000);
+	*(u64 *)(t.mem + 0x2008) = 0x20003;
+	*(u64 *)(t.mem + 0x20000) = 0x21003;
+	for (u32 n = 0; n < 2; n++)
+		*(u32 *)(t.mem + 0x30000 + 0x1000 * n) = n;
+	r = api_regs(&t, 0);
+	r.rdi = 1u << 30;
+	r.r8 = API_PML4 | 1 | keep;
+	r.r9 = API_PML4 | 2 | keep;
+	api_set_regs(&t, 0, &r);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_GET_SREGS, &s), 0);
+	s.cr4 |= 1u << 17; /* PCIDE */
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_SREGS, &s), 0);
+	for (u32 i = 0; i < 20; i++) {
+		pte[0] = (0x30000 + 0x1000 * (i & 1)) | 3;
+		assert_int_equal(api_ioctl(t.vcpu[0], KVM_GET_SREGS, &s), 0);
+		assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_SREGS, &s), 0);
+		assert_int_equal(api_run_to_out(&t, 0, 0x80), i & 1);
+		assert_int_equal(api_run_to_out(&t, 0, 0x81), i & 1);
+	}
+	api_vm_free(&t);
+}
+
 static void sregs_refused(void **state)
 {
 	struct kvm_sregs good, s;
@@ -244,7 +282,8 @@ static void sync_regs(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(regs_round_trip),	 cmocka_unit_test(sregs_refused),
+		cmocka_unit_test(regs_round_trip),	 cmocka_unit_test(sregs_forget_translations),
+		cmocka_unit_test(sregs_refused),
 		cmocka_unit_test(sregs2_pdptrs),	 cmocka_unit_test(fpu_reaches_the_guest),
 		cmocka_unit_test(xsave_refused),	 cmocka_unit_test(xcrs),
 		cmocka_unit_test(debugregs),		 cmocka_unit_test(mp_states),
