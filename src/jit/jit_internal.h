@@ -124,7 +124,7 @@ _Static_assert(CPU_GO_ON == (JIT_JC_SIZE - 1) * sizeof(struct jit_jump), "an off
 
 #define JIT_HASH_BITS 20
 #define JIT_HASH_SIZE (1u << JIT_HASH_BITS)
-#define JIT_PAGE_HASH_SIZE 16384u
+#define JIT_PAGE_HASH_SIZE 4096u
 
 /* Which slots of a jump cache are filled. */
 struct jit_jump_log {

@@ -111,11 +111,13 @@ def snapshots_on(disk):
             assert not answer, answer
             time.sleep(0.5)
             q.seen = len(q.text)
-            assert q.run("cat /tmp/state") == "kept%d\n" % i
-            assert q.run("sha256sum </tmp/data | cmp - /tmp/sum && echo same") == "same\n"
+            found = q.run("cat /tmp/state")
+            assert found == "kept%d\n" % i, "after loadvm /tmp/state has %r" % found
+            found = q.run("sha256sum </tmp/data | cmp - /tmp/sum && echo same; true")
+            assert found == "same\n", "after loadvm a file: %r" % found
             q.run("echo 3 >/proc/sys/vm/drop_caches")
-            assert q.run("head -c 8000000 /dev/vda | sha256sum | cmp - /tmp/sum && echo same") == \
-                "same\n"
+            found = q.run("head -c 8000000 /dev/vda | sha256sum | cmp - /tmp/sum && echo same; true")
+            assert found == "same\n", "after loadvm the disk: %r" % found
             more_rounds(q, rounds(q))
         q.send("poweroff\n")
         q.end()

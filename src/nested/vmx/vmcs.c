@@ -3,6 +3,8 @@
  */
 #include "nested/vmx/vmcs.h"
 
+#include "base/mem.h"
+
 #define TYPE_u16 2
 #define TYPE_u32 4
 #define TYPE_u64 8
@@ -38,17 +40,7 @@ bool vmcs_read(const struct vmcs *v, u32 encoding, u64 *value)
 
 	if (!locate(encoding, &offset, &size))
 		return false;
-	switch (size) {
-	case 2:
-		*value = *(const u16 *)(v->bytes + offset);
-		break;
-	case 4:
-		*value = *(const u32 *)(v->bytes + offset);
-		break;
-	default:
-		*value = *(const u64 *)(v->bytes + offset);
-		break;
-	}
+	*value = mem_load(v->bytes + offset, size);
 	return true;
 }
 
@@ -64,16 +56,6 @@ bool vmcs_write(struct vmcs *v, u32 encoding, u64 value)
 		return false;
 	if (encoding >= GUEST_AR_FIRST && encoding <= GUEST_AR_LAST)
 		value &= AR_KNOWN;
-	switch (size) {
-	case 2:
-		*(u16 *)(v->bytes + offset) = (u16)value;
-		break;
-	case 4:
-		*(u32 *)(v->bytes + offset) = (u32)value;
-		break;
-	default:
-		*(u64 *)(v->bytes + offset) = value;
-		break;
-	}
+	mem_store(v->bytes + offset, value, size);
 	return true;
 }
