@@ -42,8 +42,10 @@ static s64 call_send_ipi(struct vcpu *vcpu, const struct call *c)
 {
 	struct irqchip *chip = vcpu->vm->irqchip;
 
-	if (!chip || !shown(vcpu, X86_FEATURE_KVM_PV_SEND_IPI))
+	if (!shown(vcpu, X86_FEATURE_KVM_PV_SEND_IPI))
 		return KVM_HC_RET_ENOSYS;
+	if (!chip)
+		return KVM_HC_RET_EOPNOTSUPP;
 	return irqchip_send_pv_ipi(chip, c->a[0], c->a[1], (u32)c->a[2], (u32)c->a[3],
 				   c->wide ? 64 : 32);
 }

@@ -285,11 +285,22 @@ int pv_msr_get(struct vcpu *vcpu, u32 index, u64 *value, bool host)
 /* Accepted so that guests can set it up; no "not present" event is ever sent. */
 static int async_pf_set(struct vcpu *vcpu, u64 value)
 {
-	if ((value & 0x30) || (value & ~0xfull & 0x30))
+	if ((value & 0x30) || (value && !vcpu->apic))
 		return 1;
-	if ((value & KVM_ASYNC_PF_ENABLED) && !vcpu->apic)
-		return value ? 1 : 0;
 	vcpu->pv.async_pf_en = value;
+	return 0;
+}
+
+/* Can be set up without an APIC of ours as well; there is just nobody who offers anything then. */
+static int pv_eoi_set(struct vcpu *vcpu, u64 value)
+{
+	u8 flag;
+
+	if ((value & 2) ||
+	    ((value & KVM_MSR_ENABLED) && guest_read(vcpu, value & ~3ull, &flag, sizeof(flag))))
+		return 1;
+	pv_eoi_sync(vcpu); /* an EOI that the guest has given counts */
+	vcpu->pv.eoi = value;
 	return 0;
 }
 
@@ -313,7 +324,7 @@ int pv_msr_set(struct vcpu *vcpu, u32 index, u64 value, bool host)
 	case MSR_KVM_ASYNC_PF_EN:
 		return async_pf_set(vcpu, value);
 	case MSR_KVM_ASYNC_PF_INT:
-		if (value >> 8)
+		if (value >> 8 || (value && !vcpu->apic))
 			return 1;
 		pv->async_pf_int = value;
 		return 0;
@@ -328,11 +339,7 @@ int pv_msr_set(struct vcpu *vcpu, u32 index, u64 value, bool host)
 			vcpu_request(vcpu, BIT64(REQ_STEAL));
 		return 0;
 	case MSR_KVM_PV_EOI_EN:
-		if ((value & 2) || (!vcpu->apic && value))
-			return 1;
-		pv_eoi_sync(vcpu); /* an EOI that the guest has given counts */
-		pv->eoi = value;
-		return 0;
+		return pv_eoi_set(vcpu, value);
 	case MSR_KVM_POLL_CONTROL:
 		if (value & ~1ull)
 			return 1;

@@ -140,6 +140,31 @@ static void hypercalls(void **state)
 	api_vm_free(&t);
 }
 
+API_CODE64(ipi, "mov $10, %eax; mov $2, %ebx; xor %ecx, %ecx; xor %edx, %edx; mov $0x31, %esi;"
+		"vmcall; out %eax, $0x10; hlt");
+
+/* An IPI by hypercall counts the APICs that took it; it cannot, where the APICs are the client's. */
+static void ipi_hypercall(void **state)
+{
+	struct kvm_lapic_state l;
+	struct api_vm t;
+
+	api_vm_make(&t, 2, API_IRQCHIP);
+	api_start64(&t, 0, ipi_begin, API_SIZE(ipi));
+	assert_int_equal(api_run_to_out(&t, 0, 0x10), 0); /* the APIC is off by software */
+	assert_int_equal(api_ioctl(t.vcpu[1], KVM_GET_LAPIC, &l), 0);
+	memcpy(l.regs + 0xf0, &(u32){0x1ff}, 4);
+	assert_int_equal(api_ioctl(t.vcpu[1], KVM_SET_LAPIC, &l), 0);
+	api_start64_at(&t, 0, API_CODE);
+	assert_int_equal(api_run_to_out(&t, 0, 0x10), 1);
+	api_vm_free(&t);
+	api_vm_make(&t, 2, 0);
+	assert_errno(api_ioctl(t.vcpu[0], KVM_GET_LAPIC, &l), EINVAL);
+	api_start64(&t, 0, ipi_begin, API_SIZE(ipi));
+	assert_int_equal((s32)api_run_to_out(&t, 0, 0x10), -EOPNOTSUPP);
+	api_vm_free(&t);
+}
+
 /* SMM runs in the other address space and comes back with RSM. */
 API_CODE16(smm, "mov $0x77, %al; out %al, $0x10; rsm");
 API_CODE16(after, "1: inc %bx; out %al, $0x11; jmp 1b");
@@ -326,6 +351,7 @@ int main(void)
 		cmocka_unit_test(guest_debug), cmocka_unit_test(translate),
 		cmocka_unit_test(place),
 		cmocka_unit_test(stats),       cmocka_unit_test(hypercalls),
+		cmocka_unit_test(ipi_hypercall),
 		cmocka_unit_test(smi),	       cmocka_unit_test(init_sipi),
 		cmocka_unit_test(init_in_smm),
 		cmocka_unit_test(mce),	       cmocka_unit_test(ucna),

@@ -134,12 +134,35 @@ static void filter(void **state)
 	api_vm_free(&t);
 }
 
+/* What a guest may switch on of KVM's own registers where the APICs are the client's. */
+static void without_apic(void **state)
+{
+	struct api_vm t;
+
+	api_vm_make(&t, 1, 0);
+	assert_int_equal(api_set_msr(&t, 0, MSR_KVM_PV_EOI_EN, 0x2000 | KVM_MSR_ENABLED), 1);
+	assert_int_equal(api_msr(&t, 0, MSR_KVM_PV_EOI_EN), 0x2000 | KVM_MSR_ENABLED);
+	assert_int_equal(api_set_msr(&t, 0, MSR_KVM_PV_EOI_EN, 0x2002 | KVM_MSR_ENABLED), 0);
+	assert_int_equal(api_set_msr(&t, 0, MSR_KVM_PV_EOI_EN, API_MEM_SIZE | KVM_MSR_ENABLED), 0);
+	assert_int_equal(api_set_msr(&t, 0, MSR_KVM_ASYNC_PF_EN, 0x2000 | KVM_ASYNC_PF_ENABLED), 0);
+	assert_int_equal(api_set_msr(&t, 0, MSR_KVM_ASYNC_PF_EN, 0x2000), 0);
+	assert_int_equal(api_set_msr(&t, 0, MSR_KVM_ASYNC_PF_EN, 0), 1);
+	assert_int_equal(api_set_msr(&t, 0, MSR_KVM_ASYNC_PF_INT, 0xec), 0);
+	assert_int_equal(api_set_msr(&t, 0, MSR_KVM_ASYNC_PF_INT, 0), 1);
+	api_vm_free(&t);
+	api_vm_make(&t, 1, API_IRQCHIP);
+	assert_int_equal(api_set_msr(&t, 0, MSR_KVM_PV_EOI_EN, 0x2000 | KVM_MSR_ENABLED), 1);
+	assert_int_equal(api_set_msr(&t, 0, MSR_KVM_ASYNC_PF_EN, 0x2000 | KVM_ASYNC_PF_ENABLED), 1);
+	assert_int_equal(api_set_msr(&t, 0, MSR_KVM_ASYNC_PF_INT, 0xec), 1);
+	api_vm_free(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(index_list),	 cmocka_unit_test(batches),
 		cmocka_unit_test(unknown_is_gp), cmocka_unit_test(unknown_to_user_space),
-		cmocka_unit_test(filter),
+		cmocka_unit_test(filter),	 cmocka_unit_test(without_apic),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
