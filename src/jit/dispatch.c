@@ -318,6 +318,8 @@ resume:
 				return from_ret(ret);
 		}
 		return from_ret(cpu_insn_table[in->op](cpu, in));
+	case JIT_CALLED:
+		return from_ret((int)cpu->jit_scratch[3]);
 	case JIT_RESOLVE:
 		stopped_at(cpu);
 		switch ((enum mmu_resolve_kind)cpu->jit_scratch[3]) {

@@ -256,6 +256,13 @@ void jit_group_next(struct trans *t)
 			t->group[i].open = false;
 }
 
+/** Nothing is known about the TLB any more. */
+void jit_group_end(struct trans *t)
+{
+	for (unsigned i = 0; i < t->group_count; i++)
+		t->group[i].open = false;
+}
+
 /**
  * When the block is complete: end[i] is the last instruction of the region that instruction i is in,
  * or -1.

@@ -3,7 +3,8 @@
  *
  * C has a function for each of them, with every check. In the modes below the checks are decided
  * when the block is translated (CPL, IOPL and SMAP are in its mode), and what remains is a few
- * stores to struct cpu. Single steps and nested guests take the C functions.
+ * stores to struct cpu. Single steps and nested guests take the C functions. String instructions take
+ * them, too, but are called from within their block.
  */
 #include "cpu/feature.h"
 #include "jit/jit_internal.h"
@@ -189,6 +190,34 @@ static bool emit_pause(struct trans *t, const struct cpu_insn *c)
 	return true;
 }
 
+u64 jit_called(struct cpu *cpu, const struct jit_called *at)
+{
+	u64 next = cpu->rip + at->insn.len;
+	int ret;
+
+	cpu->jit->stat_cinsn[at->insn.op]++;
+	ret = cpu_insn_table[at->insn.op](cpu, &at->insn);
+	cpu->jit_scratch[3] = (u64)ret;
+	/* everything that the dispatcher would look at; and it may have written what comes next */
+	return ret != CPU_OK || cpu->rip != next || !__atomic_load_n(&cpu->poll, __ATOMIC_RELAXED) || at->block->dead ||
+	       cpu->pending_db || cpu->mmio.write_count || cpu->window_stale;
+}
+
+/* String instructions: C executes them, but nothing changes in them that would end the block. */
+static bool emit_called(struct trans *t, const struct cpu_insn *c)
+{
+	struct jit_called *copy = jit_meta_alloc(t->jit, sizeof(*copy));
+
+	if (!copy)
+		return false;
+	*copy = (struct jit_called){ *c, t->block };
+	jit_emit_store_rip(t, t->pc);
+	emit_mov_imm(&t->e, REG_A, (u64)copy);
+	emit_rel32(&t->e, 0xe8, t->jit->thunk.called);
+	jit_group_end(t);
+	return true;
+}
+
 bool jit_emit_inline(struct trans *t, const struct cpu_insn *c)
 {
 	bool kernel = (t->mode & MODE_LONG) && !(t->mode & MODE_CPL);
@@ -215,6 +244,12 @@ bool jit_emit_inline(struct trans *t, const struct cpu_insn *c)
 		return (t->mode & MODE_LONG) && emit_rdfsgsbase(t, c);
 	case CPU_OP_PAUSE:
 		return emit_pause(t, c);
+	case CPU_OP_MOVS:
+	case CPU_OP_STOS:
+	case CPU_OP_LODS:
+	case CPU_OP_SCAS:
+	case CPU_OP_CMPS:
+		return (t->mode & MODE_LONG) && !t->shadow && emit_called(t, c);
 	case CPU_OP_SWAPGS:
 		return kernel && emit_swapgs(t);
 	case CPU_OP_PUSHF:

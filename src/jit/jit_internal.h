@@ -44,6 +44,7 @@ enum jit_stop {
 	JIT_NEXT,     /* cpu->rip says where to go on */
 	JIT_LINK,     /* jit_scratch[2] = struct jit_link: go to its target and patch it */
 	JIT_INSN,     /* jit_scratch[2] = struct cpu_insn to execute in C; cpu->rip is at it */
+	JIT_CALLED,   /* likewise, C executed it within its block and could not go on: [3] = enum cpu_ret */
 	JIT_RESOLVE,  /* jit_scratch[1] = return address into a cold stub, [3] = mmu_resolve_kind */
 	JIT_COMMIT,   /* likewise, a bounced store is done: go on behind the instruction */
 	JIT_FAULT,    /* the host raised a signal: struct jit.fault */
@@ -198,7 +199,7 @@ struct jit {
 	bool use_loop;         /* LOOP is fast (AMD); else JRCXZ over a jump */
 	bool no_groups;        /* group.c is switched off, for comparison */
 	struct { u8 *enter, *next, *link, *insn, *resolve_read, *resolve_write, *commit, *fault, *poll,
-		*target, *lookup, *again; } thunk;
+		*target, *lookup, *again, *called; } thunk;
 	struct {
 		int signo, trapno, code;
 		bool window; /* an access through the window: see outcome */
@@ -403,6 +404,14 @@ unsigned jit_isa_check(const struct cpu *cpu, u32 mode, const ZydisDecodedInstru
 bool jit_isa_always(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op);
 bool jit_classify_never(const struct trans *t);
 
+/* An instruction that C executes without leaving the block it is in (inline.c). */
+struct jit_called {
+	struct cpu_insn insn;
+	const struct jit_block *block;
+};
+/** Executes it. 0: the block may go on behind it; else jit_scratch[3] says how it ended. */
+u64 jit_called(struct cpu *cpu, const struct jit_called *at);
+
 /* inline.c: hot instructions of C's list that generated code does itself. True: done. */
 bool jit_emit_inline(struct trans *t, const struct cpu_insn *c);
 
@@ -466,6 +475,7 @@ unsigned jit_group_base(unsigned reg);
 bool jit_window_static(const struct trans *t, const ZydisDecodedOperand *op, u64 *host);
 void jit_group_shift(struct trans *t, int n);
 void jit_group_next(struct trans *t);
+void jit_group_end(struct trans *t);
 void jit_group_regions(const struct trans *t, s16 *end);
 
 /* mask.c */

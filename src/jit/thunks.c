@@ -35,20 +35,40 @@ static void restore_flags(struct emit *e)
 	emit_gs_load(e, H_RAX, GS_GPR(RAX));
 }
 
-/* Everything into struct cpu and back to the caller of enter with a reason. */
-static void leave(struct emit *e, unsigned reason, bool flags_saved)
+/* The registers but RAX into struct cpu, and from there. */
+static void save_registers(struct emit *e)
 {
-	if (!flags_saved)
-		save_flags(e);
 	for (unsigned i = 0; i < ARRAY_SIZE(identity); i++)
 		emit_gs_store(e, identity[i], GS_GPR(identity[i]));
 	emit_gs_store(e, H_R14, GS_GPR(RSP));
 	emit_gs_store(e, H_R15, GS_GPR(RCX));
+}
+
+static void load_registers(struct emit *e)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(identity); i++)
+		emit_gs_load(e, identity[i], GS_GPR(identity[i]));
+	emit_gs_load(e, H_R14, GS_GPR(RSP));
+	emit_gs_load(e, H_R15, GS_GPR(RCX));
+}
+
+/* Back to the caller of enter with a reason; the guest's state is in struct cpu. */
+static void leave_saved(struct emit *e, unsigned reason)
+{
 	emit_gs_load(e, H_RSP, GS(host_rsp));
 	emit_mov_imm(e, H_RAX, reason);
 	BYTES(e, "\x48\x83\xc4");                                     /* add $STACK_FRAME, %rsp */
 	emit8(e, STACK_FRAME);
 	BYTES(e, "\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");     /* pop r15..r12 rbp rbx; ret */
+}
+
+/* Everything into struct cpu and back to the caller of enter with a reason. */
+static void leave(struct emit *e, unsigned reason, bool flags_saved)
+{
+	if (!flags_saved)
+		save_flags(e);
+	save_registers(e);
+	leave_saved(e, reason);
 }
 
 static void emit_enter(struct emit *e)
@@ -71,10 +91,7 @@ static void emit_enter(struct emit *e)
 		emit8(e, (u8)(STACK_WINDOW_PART + 8 * i));
 	}
 	emit_gs_store(e, H_RSI, SCRATCH(4));
-	for (unsigned i = 0; i < ARRAY_SIZE(identity); i++)
-		emit_gs_load(e, identity[i], GS_GPR(identity[i]));
-	emit_gs_load(e, H_R14, GS_GPR(RSP));
-	emit_gs_load(e, H_R15, GS_GPR(RCX));
+	load_registers(e);
 	restore_flags(e);
 	emit_gs_load(e, REG_A, GS(rip)); /* as a computed jump would come */
 	BYTES(e, "\x65\xff");                                         /* jmp *%gs:scratch4 */
@@ -218,6 +235,27 @@ static void emit_again(struct emit *e, const struct cpu *cpu)
 	leave(e, JIT_LINK, true);
 }
 
+/* A = struct jit_called. Returns when the block goes on behind it. */
+static void emit_called(struct emit *e, const struct cpu *cpu)
+{
+	u8 *stop;
+
+	save_flags(e);
+	save_registers(e);
+	emit_mov_imm(e, H_RDI, (u64)cpu);
+	emit_mov(e, true, H_RSI, REG_A);
+	emit_call_c(e, (u64)jit_called);
+	BYTES(e, "\x48\x85\xc0\x0f\x85");                             /* test %rax, %rax; jne */
+	stop = e->p;
+	emit32(e, 0);
+	load_registers(e);
+	restore_flags(e);
+	emit8(e, 0xc3);
+	emit_patch_rel32(stop, e->p);
+	take_return_address(e);
+	leave_saved(e, JIT_CALLED);
+}
+
 /** Emits all thunks at the head of the cache. */
 void jit_thunks_emit(struct cpu *cpu)
 {
@@ -250,6 +288,8 @@ void jit_thunks_emit(struct cpu *cpu)
 	emit_lookup(&e, cpu);
 	jit->thunk.again = e.p;
 	emit_again(&e, cpu);
+	jit->thunk.called = e.p;
+	emit_called(&e, cpu);
 	jit->thunk.resolve_read = e.p;
 	emit_resolve(&e, cpu, false);
 	jit->thunk.resolve_write = e.p;

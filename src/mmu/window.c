@@ -61,8 +61,8 @@
 #define MISSED_MAX 700000
 #define PAUSES_MAX 16
 /* #PFs between two interrupts while a program grows too fast, and when it does no more. */
-#define GROWS 48
-#define GROWS_NOT 24
+#define GROWS 160
+#define GROWS_NOT 80
 #define COLD_TICKS 1000
 
 struct window_page {
@@ -347,6 +347,8 @@ void mmu_window_tick(struct cpu *cpu)
 			else if (grown < GROWS_NOT && w->credit > CREDIT_MAX / 2)
 				cpu->window_paused = false;
 			mc->window_away = 0;
+			if (cpu->cpl == 3)
+				mc->stat[cpu->window_paused ? MMU_STAT_window_paused : MMU_STAT_window_ticks]++;
 			return;
 		}
 		if (++mc->window_away >= HOT_TICKS && __atomic_load_n(&w->wanted, __ATOMIC_RELAXED)) {
@@ -356,6 +358,7 @@ void mmu_window_tick(struct cpu *cpu)
 	}
 	if (cpu->cpl != 3)
 		return;
+	mc->stat[MMU_STAT_window_without]++;
 	if (mc->window_hot_cr3 != cpu->cr3 || grown > GROWS || !cpu_is_64bit(cpu)) {
 		mc->window_hot_cr3 = cpu->cr3;
 		mc->window_hot_ticks = 0;
