@@ -149,7 +149,8 @@ void jit_cache_reset(struct cpu *cpu)
 	jit->block_count = 0;
 	jit->crossing = NULL;
 	jit->mode_links = NULL;
-	jit->cross_links = NULL;
+	mem_set(jit->cross_links, 0, sizeof(jit->cross_links));
+	jit->cross_any = false;
 	jit->flush_wanted = false;
 	jit->stat_flushes++;
 	jit_jump_cache_flush(cpu);

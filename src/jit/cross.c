@@ -16,24 +16,22 @@
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
-static u64 *bloom_word(struct jit *jit, u64 page, u64 *bit)
+/* The list of the jumps into a page; jumps into others are on it, too. */
+static struct jit_link **list_of(struct jit *jit, u64 page)
 {
-	u64 h = (page >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> 52;
-
-	*bit = BIT64(h & 63);
-	return &jit->cross_bloom[h >> 6];
+	return &jit->cross_links[(page >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> (64 - JIT_CROSS_BITS)];
 }
 
 /** Patches a jump into another page. */
 void jit_cross_patch(struct jit *jit, struct jit_link *link, struct jit_block *to)
 {
-	u64 bit, *word = bloom_word(jit, link->target, &bit);
+	struct jit_link **list = list_of(jit, link->target);
 
-	*word |= bit;
 	if (!link->listed) {
-		link->next_cross = jit->cross_links;
-		jit->cross_links = link;
+		link->next_cross = *list;
+		*list = link;
 		link->listed = true;
+		jit->cross_any = true;
 	}
 	jit_link_patch(link, to);
 	jit->stat_links++;
@@ -49,6 +47,7 @@ u64 jit_link_again(struct cpu *cpu, struct jit_link *link)
 	struct mmu_fetched at;
 	struct jit_block *b;
 
+	cpu->jit->stat_links_again++;
 	if (!__atomic_load_n(&cpu->poll, __ATOMIC_RELAXED) || (cpu->mode & MODE_BREAK) || cpu->mode != link->mode ||
 	    link->from->dead || !mmu_fetch_cached(cpu, link->target, &at))
 		return 0;
@@ -65,26 +64,26 @@ void jit_cross_links_drop(struct cpu *cpu)
 	struct jit *jit = cpu->jit;
 	struct jit_link *next;
 
-	if (!jit || !jit->cross_links)
+	if (!jit || !jit->cross_any)
 		return;
-	for (struct jit_link *l = jit->cross_links; l; l = next) {
-		next = l->next_cross;
-		l->listed = false;
-		jit_link_unpatch(l);
+	for (unsigned i = 0; i < ARRAY_SIZE(jit->cross_links); i++) {
+		for (struct jit_link *l = jit->cross_links[i]; l; l = next) {
+			next = l->next_cross;
+			l->listed = false;
+			jit_link_unpatch(l);
+		}
+		jit->cross_links[i] = NULL;
 	}
-	jit->cross_links = NULL;
-	for (unsigned i = 0; i < ARRAY_SIZE(jit->cross_bloom); i++)
-		jit->cross_bloom[i] = 0;
+	jit->cross_any = false;
 }
 
 void jit_cross_links_drop_page(struct cpu *cpu, u64 page)
 {
 	struct jit *jit = cpu->jit;
-	u64 bit;
 
-	if (!jit || !(*bloom_word(jit, page, &bit) & bit))
+	if (!jit || !jit->cross_any)
 		return;
-	for (struct jit_link *l = jit->cross_links; l; l = l->next_cross)
+	for (struct jit_link *l = *list_of(jit, page); l; l = l->next_cross)
 		if (!((l->target ^ page) >> PAGE_SHIFT))
 			jit_link_unpatch(l);
 }

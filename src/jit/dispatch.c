@@ -289,16 +289,17 @@ static enum outcome computed_target(struct cpu *cpu)
 	return OUT_AGAIN;
 }
 
-/* Runs generated code at a host address until it comes back. */
-static enum outcome enter_code(struct cpu *cpu, u64 code, struct jit_link **link)
+/* Runs generated code of a mode at a host address until it comes back. */
+static enum outcome enter_code(struct cpu *cpu, u32 mode, u64 code, struct jit_link **link)
 {
 	struct jit *jit = cpu->jit;
+	u64 thunk = jit_exec(jit, mode & MODE_WINDOW ? jit->thunk.enter_window : jit->thunk.enter);
 	const struct cpu_insn *in;
 	const struct jit_mark *m;
 	unsigned stop;
 
 resume:
-	stop = ((unsigned (*)(struct cpu *, u64))jit_exec(jit, jit->thunk.enter))(cpu, code);
+	stop = ((unsigned (*)(struct cpu *, u64))thunk)(cpu, code);
 	switch ((enum jit_stop)stop) {
 	case JIT_NEXT:
 		return OUT_DONE;
@@ -387,6 +388,7 @@ static enum outcome run_step(struct cpu *cpu)
 	u64 counters = cpu->pmu.by_insn;
 	bool trap = cpu->guest_trap;
 	enum outcome out;
+	u32 mode = (cpu->mode & ~MODE_WINDOW) | MODE_STEP;
 	struct found f;
 
 	if (!rf && !cpu->restart && !(shadow & CPU_SHADOW_MOV_SS)) {
@@ -397,13 +399,13 @@ static enum outcome run_step(struct cpu *cpu)
 			return OUT_AGAIN;
 		}
 	}
-	f = find_block(cpu, (cpu->mode & ~MODE_WINDOW) | MODE_STEP);
+	f = find_block(cpu, mode);
 	if (!f.block)
 		return f.ret == CPU_EXIT ? OUT_EXIT : OUT_AGAIN;
 	retires = f.block->retires;
 	cpu->mmu_stepping = true;
 	cpu->trap_by_new_tf = 0;
-	out = enter_code(cpu, jit_exec(cpu->jit, f.block->code), &link);
+	out = enter_code(cpu, mode, jit_exec(cpu->jit, f.block->code), &link);
 	cpu->mmu_stepping = false;
 	if (UNLIKELY(cpu->trap_by_new_tf))
 		tf = cpu->rflags & FLAG_TF;
@@ -447,7 +449,7 @@ static enum outcome run_block(struct cpu *cpu, struct jit_link **link)
 	*link = NULL;
 	if (!from && code) {
 		cpu->rflags &= ~FLAG_RF;
-		return enter_code(cpu, code, link);
+		return enter_code(cpu, mode, code, link);
 	}
 	f = find_block(cpu, mode);
 	b = f.block;
@@ -468,7 +470,7 @@ static enum outcome run_block(struct cpu *cpu, struct jit_link **link)
 		jit->stat_links++;
 	}
 	cpu->rflags &= ~FLAG_RF;
-	return enter_code(cpu, jit_exec(jit, b->code), link);
+	return enter_code(cpu, mode, jit_exec(jit, b->code), link);
 }
 
 /* Drops all blocks when somebody asked for it, or made them wrong. */

@@ -256,15 +256,18 @@ static void emit_ret(struct trans *t)
 	unsigned size = t->in.operand_width / 8;
 	unsigned release = t->in.raw.imm[0].size ? (u16)t->in.raw.imm[0].value.u : 0;
 	struct cold *c;
+	unsigned to;
 	s32 disp;
 	int base;
 
 	base = jit_emit_sp_access(t, 0, size, MMU_READ, &disp, &c);
-	emit_load_at(&t->e, size, REG_T, base, REG_B, disp);
+	to = t->mode & MODE_LONG ? REG_A : REG_T; /* a stack of 16 bits needs A */
+	emit_load_at(&t->e, size, to, base, REG_B, disp);
 	jit_access_end(t, c);
 	jit_emit_sp_add(t, (int)(size + release));
 	t->block->rsp_change = (s32)(size + release);
-	emit_mov(&t->e, true, REG_A, REG_T);
+	if (to != REG_A)
+		emit_mov(&t->e, true, REG_A, to);
 	jit_emit_goto_a(t);
 }
 

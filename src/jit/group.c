@@ -246,13 +246,47 @@ static bool writes(const struct trans *t, unsigned reg)
 	return false;
 }
 
+/*
+ * True when the current instruction moves a register by a little: it points to the window's same part
+ * still, or to the emptiness around it. A block has not enough instructions to get past that.
+ */
+static bool moves(const struct trans *t, unsigned reg)
+{
+	const ZydisDecodedOperand *op = t->op;
+	s64 by;
+
+	if (t->in.operand_width != 64 || op[0].type != ZYDIS_OPERAND_TYPE_REGISTER || !jit_is_gpr(op[0].reg.value) ||
+	    jit_gpr_index(op[0].reg.value) != reg)
+		return false;
+	switch (t->in.mnemonic) {
+	case ZYDIS_MNEMONIC_INC:
+	case ZYDIS_MNEMONIC_DEC:
+		return true;
+	case ZYDIS_MNEMONIC_ADD:
+	case ZYDIS_MNEMONIC_SUB:
+		if (op[1].type != ZYDIS_OPERAND_TYPE_IMMEDIATE)
+			return false;
+		by = t->in.raw.imm[0].value.s;
+		break;
+	case ZYDIS_MNEMONIC_LEA:
+		if (t->in.address_width != 64 || op[1].mem.base != op[0].reg.value || op[1].mem.index != ZYDIS_REGISTER_NONE)
+			return false;
+		by = op[1].mem.disp.value;
+		break;
+	default:
+		return false;
+	}
+	return by >= -WINDOW_FAR && by <= WINDOW_FAR;
+}
+
 /** Behind each instruction: which groups go on? t->keeps_b: B was left alone. */
 void jit_group_next(struct trans *t)
 {
 	if (!t->keeps_b)
 		t->b_group = NULL;
 	for (unsigned i = 0; i < t->group_count; i++)
-		if (t->group[i].open && (t->sti || t->shadow || writes(t, t->group[i].reg)))
+		if (t->group[i].open && (t->sti || t->shadow || writes(t, t->group[i].reg)) &&
+		    !(t->window && moves(t, t->group[i].reg)))
 			t->group[i].open = false;
 }
 

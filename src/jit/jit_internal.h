@@ -106,7 +106,7 @@ struct jit_link {
 	u32 mode;               /* of the block it leads to */
 	struct jit_link *next_mode; /* jit.mode_links: those whose mode is not from's */
 	struct jit_link *next_in, **prev_in;
-	struct jit_link *next_cross; /* jit.cross_links */
+	struct jit_link *next_cross; /* jit.cross_links of its page */
 	bool cross, listed;     /* it leads to another page (cross.c); it is on the list */
 };
 
@@ -126,6 +126,7 @@ _Static_assert(CPU_GO_ON == (JIT_JC_SIZE - 1) * sizeof(struct jit_jump), "an off
 #define JIT_HASH_BITS 20
 #define JIT_HASH_SIZE (1u << JIT_HASH_BITS)
 #define JIT_PAGE_HASH_SIZE 4096u
+#define JIT_CROSS_BITS 10
 
 /* Which slots of a jump cache are filled. */
 struct jit_jump_log {
@@ -187,8 +188,8 @@ struct jit {
 	struct jit_block *crossing;        /* blocks that reach into a second page */
 	ZydisDecoder decoder[4];           /* 64-bit, 32-bit, 16-bit protected, real mode */
 	struct jit_link *mode_links;
-	struct jit_link *cross_links;      /* that were patched since all were taken back */
-	u64 cross_bloom[64];               /* a superset of the pages they lead to */
+	struct jit_link *cross_links[1u << JIT_CROSS_BITS]; /* that were patched since all were taken back, by page */
+	bool cross_any;                    /* there are some */
 	u64 cr4;                           /* its bits JIT_CR4 that the blocks were translated for */
 	u32 jc_mode[MMU_TLB_COUNT];        /* the mode whose blocks a jump cache holds */
 	bool flush_wanted;
@@ -198,7 +199,7 @@ struct jit {
 	u64 client_gs;         /* … GS base before */
 	bool use_loop;         /* LOOP is fast (AMD); else JRCXZ over a jump */
 	bool no_groups;        /* group.c is switched off, for comparison */
-	struct { u8 *enter, *next, *link, *insn, *resolve_read, *resolve_write, *commit, *fault, *poll,
+	struct { u8 *enter, *enter_window, *next, *link, *insn, *resolve_read, *resolve_write, *commit, *fault, *poll,
 		*target, *lookup, *again, *called; } thunk;
 	struct {
 		int signo, trapno, code;
@@ -213,7 +214,7 @@ struct jit {
 	u64 bounce_bytes; /* those that a masked store writes, ~0: all */
 	struct jit_jump_log jc_log[MMU_TLB_COUNT];
 	u64 client_events;     /* mmu_vm.client_events that the jump caches have seen */
-	u64 stat_client_writes, stat_jc_flushes, stat_jc_local_flushes;
+	u64 stat_client_writes, stat_jc_misses, stat_links_again, stat_jc_flushes, stat_jc_local_flushes;
 	u64 stat_blocks, stat_insns, stat_flushes, stat_links, stat_dispatch, stat_cinsn[CPU_OP_COUNT];
 	u8 *code_ready, *cold_ready; /* up to where the cache has memory already */
 	bool meta_huge;        /* the rest of meta was advised to be huge pages */

@@ -64,6 +64,7 @@ u64 jit_jc_lookup(struct cpu *cpu)
 	struct mmu_fetched at;
 	struct jit_block *b;
 
+	cpu->jit->stat_jc_misses++;
 	if (!__atomic_load_n(&cpu->poll, __ATOMIC_RELAXED) || (mode & MODE_BREAK) ||
 	    cpu->jit->jc_mode[view] != mode || !mmu_fetch_cached(cpu, cpu->rip, &at))
 		return 0;
@@ -132,13 +133,28 @@ void jit_jump_cache_flush_guest(struct cpu *cpu)
 		jit_jc_flush_view(cpu, v);
 }
 
+static bool in_page(const struct jit_jump *to, u64 page, unsigned shift)
+{
+	u64 rip = 1 - to->ntag;
+
+	return !((rip ^ page) >> shift) || !(((rip + CROSS) ^ page) >> shift);
+}
+
 static void drop_page(struct jit_jump_cache *jc, const u16 *list, u32 count, u64 page, unsigned shift)
 {
-	for (u32 k = 0; k < count; k++) {
-		u64 rip = 1 - jc->to[list[k]].ntag;
-
-		if (!((rip ^ page) >> shift) || !(((rip + CROSS) ^ page) >> shift))
+	for (u32 k = 0; k < count; k++)
+		if (in_page(&jc->to[list[k]], page, shift))
 			jc->to[list[k]].ntag = 0;
+}
+
+/* All slots that jumps to a small page can be in. */
+static void drop_slots(struct jit_jump_cache *jc, u64 page)
+{
+	for (u64 rip = page - CROSS; rip != page + PAGE_SIZE; rip++) {
+		struct jit_jump *to = &jc->to[index_of(rip)];
+
+		if (to->ntag == 1 - rip)
+			to->ntag = 0;
 	}
 }
 
@@ -149,6 +165,10 @@ void jit_jump_cache_flush_page(struct cpu *cpu, u64 page, unsigned shift)
 	for (unsigned v = 0; v < cpu_views(cpu); v++) {
 		const struct jit_jump_log *log = &cpu->jit->jc_log[v];
 
+		if (shift == PAGE_SHIFT && log->local_count + log->global_count > PAGE_SIZE) {
+			drop_slots(&cpu->jc[v], page & PAGE_MASK);
+			continue;
+		}
 		drop_page(&cpu->jc[v], log->local, log->local_count, page, shift);
 		drop_page(&cpu->jc[v], log->global, log->global_count, page, shift);
 	}

@@ -71,16 +71,9 @@ static void leave(struct emit *e, unsigned reason, bool flags_saved)
 	leave_saved(e, reason);
 }
 
-static void emit_enter(struct emit *e)
+/* For the window's code: where its parts are (mmu/window.h). */
+static void set_window(struct emit *e)
 {
-	BYTES(e, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57");         /* push rbx rbp r12..r15 */
-	BYTES(e, "\x48\x83\xec");                                     /* sub $STACK_FRAME, %rsp */
-	emit8(e, STACK_FRAME);
-	emit_gs_store(e, H_RSP, GS(host_rsp));
-	emit_gs_load(e, H_RAX, GS(tlb_mask));
-	BYTES(e, "\x48\x89\x04\x24");                                 /* mov %rax, STACK_TLB_MASK(%rsp) */
-	emit_gs_load(e, H_RAX, GS(page_mask));
-	BYTES(e, "\x48\x89\x44\x24\x08");                             /* mov %rax, STACK_PAGE_MASK(%rsp) */
 	emit_mov_imm(e, H_RAX, (WINDOW_PARTS - 1) * WINDOW_PART);
 	BYTES(e, "\x48\x89\x44\x24\x10");                             /* mov %rax, STACK_WINDOW_MASK(%rsp) */
 	emit_mov_imm(e, H_RAX, ~(WINDOW_PARTS * WINDOW_PART - 1));
@@ -90,6 +83,20 @@ static void emit_enter(struct emit *e)
 		BYTES(e, "\x48\x89\x44\x24");                         /* mov %rax, STACK_WINDOW_PART+8*i(%rsp) */
 		emit8(e, (u8)(STACK_WINDOW_PART + 8 * i));
 	}
+}
+
+static void emit_enter(struct emit *e, bool window)
+{
+	BYTES(e, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57");         /* push rbx rbp r12..r15 */
+	BYTES(e, "\x48\x83\xec");                                     /* sub $STACK_FRAME, %rsp */
+	emit8(e, STACK_FRAME);
+	emit_gs_store(e, H_RSP, GS(host_rsp));
+	emit_gs_load(e, H_RAX, GS(tlb_mask));
+	BYTES(e, "\x48\x89\x04\x24");                                 /* mov %rax, STACK_TLB_MASK(%rsp) */
+	emit_gs_load(e, H_RAX, GS(page_mask));
+	BYTES(e, "\x48\x89\x44\x24\x08");                             /* mov %rax, STACK_PAGE_MASK(%rsp) */
+	if (window)
+		set_window(e);
 	emit_gs_store(e, H_RSI, SCRATCH(4));
 	load_registers(e);
 	restore_flags(e);
@@ -263,7 +270,9 @@ void jit_thunks_emit(struct cpu *cpu)
 	struct emit e = { .p = jit->rw, .end = jit->rw + 16384 };
 
 	jit->thunk.enter = e.p;
-	emit_enter(&e);
+	emit_enter(&e, false);
+	jit->thunk.enter_window = e.p;
+	emit_enter(&e, true);
 	jit->thunk.link = e.p;
 	emit_gs_store(&e, REG_A, SCRATCH(2));
 	leave(&e, JIT_LINK, false);
