@@ -121,6 +121,12 @@ void *jit_meta_alloc(struct jit *jit, size_t n)
 	return p;
 }
 
+void *jit_meta_alloc_line(struct jit *jit, size_t n)
+{
+	jit->meta_next = (u8 *)align_up((u64)jit->meta_next, 64);
+	return jit->meta_next > jit->meta_end ? NULL : jit_meta_alloc(jit, n);
+}
+
 /* The blocks of a page are near each other in the table, in 64 slots: their addresses are used together. */
 static u32 hash_of(u64 gpa, u64 rip, u32 mode)
 {

@@ -242,6 +242,7 @@ static void emit_call(struct trans *t)
 	emit_store_at(e, size, REG_T, base, REG_B, disp);
 	jit_emit_sp_add(t, -(int)size);
 	jit_access_end(t, c);
+	jit_emit_prefetch(t, t->next_pc);
 	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		jit_emit_goto(t, branch_target(t));
 	} else {

@@ -78,24 +78,28 @@ struct jit_page {
  * computed jumps sets that; jumps within the page enter behind it.
  */
 struct jit_block {
+	/* one line of the host's cache: what a search looks at */
 	u64 gpa, rip;
-	u32 mode, guest_len;
-	u8 *code;          /* entry, writable view */
-	u8 *body;          /* entry of jumps within the page */
+	struct jit_block *hash_next;
 	struct jit_page *page;
+	u8 *code;          /* entry, writable view */
+	u64 gpa2;          /* second page of a block whose only instruction crosses pages, or ~0 */
+	u32 mode, guest_len;
+	s32 rsp_change;    /* what the computed jump that ends the block did to RSP */
+	bool dead;
+	bool relative;     /* position-independent */
+	u8 retires;        /* PMU_INSN_* of a block of one instruction */
+
+	u8 *body;          /* entry of jumps within the page */
 	u8 *cold;          /* its stubs, in the cold half of the cache */
 	u32 host_len, cold_len;
 	u32 hot_marks, mark_count;
 	struct jit_mark *mark;
 	struct jit_link *in;        /* patched jumps that lead here */
 	struct jit_link *out;       /* this block's links */
-	struct jit_block *hash_next, *page_next, *cross_next;
-	u64 gpa2;          /* second page of a block whose only instruction crosses pages, or ~0 */
-	s32 rsp_change;    /* what the computed jump that ends the block did to RSP */
-	bool dead;
-	bool relative;     /* position-independent */
-	u8 retires;        /* PMU_INSN_* of a block of one instruction */
+	struct jit_block *page_next, *cross_next;
 };
+_Static_assert(offsetof(struct jit_block, body) == 64, "one line");
 
 struct jit_link {
 	u8 *site;               /* the rel32 field, writable view */
@@ -325,6 +329,8 @@ int jit_cache_init(struct jit *jit, size_t size);
 void jit_cache_destroy(struct jit *jit);
 void jit_cache_prepare(struct jit *jit);
 void *jit_meta_alloc(struct jit *jit, size_t n);
+/** Likewise, at the begin of one of the host's cache lines. */
+void *jit_meta_alloc_line(struct jit *jit, size_t n);
 void jit_cache_reset(struct cpu *cpu);
 struct jit_block *jit_block_find(struct jit *jit, u64 gpa, u64 rip, u32 mode);
 void jit_block_add(struct jit *jit, struct jit_block *b);
@@ -500,6 +506,8 @@ void jit_emit_goto_mode(struct trans *t, u64 target, u32 mode);
 void jit_emit_goto_a(struct trans *t);
 void jit_emit_poll(struct trans *t);
 void jit_emit_jump_cache(struct trans *t);
+/** The jump cache's line of an address that a computed jump will go to soon. */
+void jit_emit_prefetch(struct trans *t, u64 rip);
 /** A = stack pointer + disp (stack.c); and RSP += n. */
 void jit_emit_sp_address(struct trans *t, int disp, u64 *desc);
 int jit_emit_sp_access(struct trans *t, int disp, unsigned size, unsigned access, s32 *operand, struct cold **c);

@@ -294,6 +294,19 @@ void jit_emit_poll(struct trans *t)
 	jit_cold_add(t, emit_island(&t->e), COLD_POLL);
 }
 
+void jit_emit_prefetch(struct trans *t, u64 rip)
+{
+	unsigned view = (t->mode & MODE_VIEW) >> MODE_VIEW_SHIFT;
+
+	if (t->relative || !(t->mode & MODE_FLAT) || (t->mode & MODE_STEP))
+		return;
+	emit8(&t->e, 0x65); /* prefetcht0 */
+	emit8(&t->e, 0x0f);
+	emit8(&t->e, 0x18);
+	emit_mem(&t->e, 1, -1, -1, 0,
+		 (s32)(offsetof(struct cpu, jc) + view * sizeof(struct jit_jump_cache) + rip % JIT_JC_SIZE * sizeof(struct jit_jump)));
+}
+
 /**
  * Goes to the guest RIP in A through the jump cache. A miss, which a poll is as well, goes to a cold stub that
  * tells which instruction jumped.

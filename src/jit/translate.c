@@ -364,7 +364,7 @@ static void emit_entry(struct trans *t, u32 off)
 struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u64 rip, u32 mode, int *ret)
 {
 	struct jit *jit = cpu->jit;
-	struct jit_block *b = jit_meta_alloc(jit, sizeof(*b));
+	struct jit_block *b = jit_meta_alloc_line(jit, sizeof(*b));
 	u32 off = (u32)(at->gpa & ~PAGE_MASK);
 	struct fetch f;
 	struct trans t;
