@@ -209,7 +209,7 @@ enum cpu_vendor { CPU_VENDOR_INTEL, CPU_VENDOR_AMD };
  * cpu.poll while nobody wants the vCPU. It is the PDEP mask that turns an address into the offset in
  * the jump cache, so that a cleared one sends every computed jump to slot 0, which is never filled.
  */
-#define CPU_GO_ON 0xffff0ull
+#define CPU_GO_ON 0x1ffff0ull
 
 struct jit;
 struct mmu_vm;

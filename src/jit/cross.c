@@ -4,9 +4,9 @@
  * Linear addresses may come to mean other code, so a jump between pages goes through the jump cache,
  * which is emptied then. Code of the window (mmu/window.c) is that of one address space, which runs for
  * long and whose mappings seldom change: there, direct jumps are patched across pages, too. They are
- * taken back whenever an entry of the jump cache would be: when the window's pages have to be looked at
- * again, when it goes to another program, when the page is invalidated, and when a new epoch of the
- * client begins (page.c). A switch to another address space and back changes nothing: this code does not
+ * taken back whenever an entry of the jump cache is: when one of the pages that they lead to is not what it was
+ * (mmu/window_code.c), when the window goes to another program, when the page is invalidated, and when a new epoch of
+ * the client begins (page.c). A switch to another address space and back changes nothing: this code does not
  * run there.
  *
  * A jump that was taken back finds its block again without the dispatcher, in jit_link_again(), which
@@ -54,8 +54,10 @@ u64 jit_link_again(struct cpu *cpu, struct jit_link *link)
 	b = jit_block_find(cpu->jit, at.gpa, link->target, link->mode);
 	if (!b || b->gpa2 != ~0ull || b->page->epoch != __atomic_load_n(&cpu->mem->client_epoch, __ATOMIC_ACQUIRE))
 		return 0;
-	if (!link->to)
+	if (!link->to) {
+		mmu_window_code(cpu, link->target, b->gpa, b->gpa2);
 		jit_cross_patch(cpu->jit, link, b);
+	}
 	return jit_exec(cpu->jit, b->code);
 }
 

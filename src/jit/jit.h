@@ -30,8 +30,10 @@ void jit_flush(struct cpu *cpu);
 void jit_invalidate(struct cpu *cpu, u64 gpa, unsigned n);
 /** Empties the jump caches (all views): linear addresses may mean other code now. */
 void jit_jump_cache_flush(struct cpu *cpu);
-/** Likewise, of addresses that no global translation covers. */
+/** Likewise, of addresses that no global translation covers; but the window's code keeps its own (mmu/window_code.c). */
 void jit_jump_cache_flush_local(struct cpu *cpu);
+/** Likewise, of those alone. */
+void jit_jump_cache_flush_window(struct cpu *cpu);
 /** Likewise, of a nested guest's views. */
 void jit_jump_cache_flush_guest(struct cpu *cpu);
 /** Their jump caches, before such a guest runs for the first time. */

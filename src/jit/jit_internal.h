@@ -135,12 +135,12 @@ _Static_assert(CPU_GO_ON == (JIT_JC_SIZE - 1) * sizeof(struct jit_jump), "an off
 /* Which slots of a jump cache are filled. */
 struct jit_jump_log {
 	u32 local_count, global_count;
-	u16 *local, *global; /* in struct jit_jump_log_room: flushing an empty cache touches no page of it */
+	u32 *local, *global; /* in struct jit_jump_log_room: flushing an empty cache touches no page of it */
 	u8 *state;
 };
 
 struct jit_jump_log_room {
-	u16 local[JIT_JC_SIZE], global[JIT_JC_SIZE];
+	u32 local[JIT_JC_SIZE], global[JIT_JC_SIZE];
 	u8 state[JIT_JC_SIZE];
 };
 

@@ -4,7 +4,7 @@
  * One direct-mapped table a view, from linear address to host address, looked up by generated
  * code. An entry holds while its linear address means the same code: it is dropped when a
  * translation of the page is (CR3, INVLPG …), when its block is, and when a new epoch begins
- * (page.c). Two logs of filled slots, for pages that are global and others, make a flush cost what
+ * (page.c); those of the window's code stay over a change of CR3 (mmu/window_code.c). Two logs of filled slots, for pages that are global and others, make a flush cost what
  * was filled. A slot can be in both; what counts then is its JC_GLOBAL bit.
  */
 #include "jit/jit_internal.h"
@@ -36,15 +36,17 @@ void jit_jc_fill(struct cpu *cpu, unsigned view, u64 rip, const struct jit_block
 	u32 i = index_of(rip);
 	u8 state = log->state[i] & (u8)~JC_GLOBAL;
 
+	if (b->mode & MODE_WINDOW)
+		mmu_window_code(cpu, rip, b->gpa, b->gpa2);
 	if (UNLIKELY(i < JIT_JC_FIRST))
 		return;
 	if (global) {
 		if (!(state & JC_IN_GLOBAL))
-			log->global[log->global_count++] = (u16)i;
+			log->global[log->global_count++] = i;
 		state |= JC_GLOBAL | JC_IN_GLOBAL;
 	} else {
 		if (!(state & JC_IN_LOCAL))
-			log->local[log->local_count++] = (u16)i;
+			log->local[log->local_count++] = i;
 		state |= JC_IN_LOCAL;
 	}
 	log->state[i] = state;
@@ -116,13 +118,26 @@ void jit_jump_cache_flush(struct cpu *cpu)
 		jit_jc_flush_view(cpu, v);
 }
 
+/* Does a jump cache hold the window's code? Its entries go when the window says so. */
+static bool is_window(const struct cpu *cpu, unsigned view)
+{
+	return view == MMU_TLB_USER && (cpu->jit->jc_mode[view] & MODE_WINDOW);
+}
+
 void jit_jump_cache_flush_local(struct cpu *cpu)
 {
 	if (!cpu->jit)
 		return;
 	cpu->jit->stat_jc_local_flushes++;
 	for (unsigned v = 0; v < cpu_views(cpu); v++)
-		flush_local(cpu, v);
+		if (!is_window(cpu, v))
+			flush_local(cpu, v);
+}
+
+void jit_jump_cache_flush_window(struct cpu *cpu)
+{
+	if (cpu->jit && is_window(cpu, MMU_TLB_USER))
+		jit_jc_flush_view(cpu, MMU_TLB_USER);
 }
 
 void jit_jump_cache_flush_guest(struct cpu *cpu)
@@ -140,7 +155,7 @@ static bool in_page(const struct jit_jump *to, u64 page, unsigned shift)
 	return !((rip ^ page) >> shift) || !(((rip + CROSS) ^ page) >> shift);
 }
 
-static void drop_page(struct jit_jump_cache *jc, const u16 *list, u32 count, u64 page, unsigned shift)
+static void drop_page(struct jit_jump_cache *jc, const u32 *list, u32 count, u64 page, unsigned shift)
 {
 	for (u32 k = 0; k < count; k++)
 		if (in_page(&jc->to[list[k]], page, shift))

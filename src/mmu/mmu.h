@@ -242,6 +242,11 @@ enum mmu_window_outcome {
 enum mmu_window_outcome mmu_window_fault(struct cpu *cpu, u64 host, bool write);
 /** Raises what mmu_window_fault() found. CPU_EXC. */
 int mmu_window_raise(struct cpu *cpu);
+/**
+ * Jumps of the window's code will lead straight to a linear address, whose code is at a guest-physical one; gpa2: in the
+ * next page, too, or ~0.
+ */
+void mmu_window_code(struct cpu *cpu, u64 rip, u64 gpa, u64 gpa2);
 /** cpu->window_stale is set: makes the window true again, before its code runs. */
 void mmu_window_refresh(struct cpu *cpu);
 /** cpu->cr3 has a new value: the window may be due at once. */

@@ -33,7 +33,7 @@ enum {
 
 #define MMU_TLB_BITS 14
 #define MMU_TLB_SIZE (1u << MMU_TLB_BITS)
-#define JIT_JC_SIZE 65536u
+#define JIT_JC_SIZE 131072u
 
 struct mmu_tlb {
 	u64 rtag[MMU_TLB_SIZE];

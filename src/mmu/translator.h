@@ -16,6 +16,7 @@ void jit_jump_cache_flush_local(struct cpu *cpu);
 void jit_guest_init(struct cpu *cpu);
 void jit_jump_cache_flush_guest(struct cpu *cpu);
 void jit_jump_cache_flush_page(struct cpu *cpu, u64 page, unsigned shift);
+void jit_jump_cache_flush_window(struct cpu *cpu);
 void jit_cross_links_drop(struct cpu *cpu);
 void jit_cross_links_drop_page(struct cpu *cpu, u64 page);
 u64 jit_guest_pc(struct cpu *cpu, u64 host_pc);

@@ -29,6 +29,7 @@
 #include "mmu/mmu_internal.h"
 #include "mmu/translator.h"
 #include "mmu/window.h"
+#include "mmu/window_code.h"
 
 #include <errno.h>
 #include <sys/mman.h>
@@ -87,6 +88,7 @@ struct mmu_window {
 	bool lost;              /* it does not pay: the next interrupt takes it away */
 	u16 by_lin[HASH_SIZE], by_gfn[HASH_SIZE];
 	struct window_page page[PAGES_MAX];
+	struct window_code code;
 };
 
 /* Makes a part of the window empty. */
@@ -188,9 +190,17 @@ static int reserve(u64 at, u64 size)
 	return -EBUSY;
 }
 
-static void drop_all(struct cpu *cpu, struct mmu_window *w)
+/* Takes the jumps of the window's code back. */
+static void forget_code(struct cpu *cpu, struct mmu_window *w)
 {
 	jit_cross_links_drop(cpu);
+	jit_jump_cache_flush_window(cpu);
+	window_code_clear(&w->code);
+}
+
+static void drop_all(struct cpu *cpu, struct mmu_window *w)
+{
+	forget_code(cpu, w);
 	if (w->broken)
 		return;
 	if (clear(WINDOW_HOST, WINDOW_SIZE) < 0) {
@@ -229,6 +239,7 @@ int mmu_window_enable(struct mmu_vm *vm, bool always)
 	*w = (struct mmu_window){ .always = always };
 	mem_set(w->by_lin, 0xff, sizeof(w->by_lin));
 	mem_set(w->by_gfn, 0xff, sizeof(w->by_gfn));
+	window_code_clear(&w->code);
 	err = reserve(ROOM_FIRST, ROOM_SIZE);
 	if (err)
 		pages_unmap(w, sizeof(*w));
@@ -568,11 +579,14 @@ void window_flush_page(struct cpu *cpu, u64 lin, unsigned pcid)
 	if (!w || (cpu->window_stale & WINDOW_STALE))
 		return;
 	/* INVLPG drops every part of a large page */
-	if (w->large & large_bit(lin)) {
+	if ((w->large & large_bit(lin)) || w->code.large || w->code.unsure) {
 		cpu->window_stale |= WINDOW_STALE;
 		return;
 	}
-	jit_cross_links_drop_page(cpu, lin);
+	if (window_code_has(&w->code, lin)) {
+		jit_cross_links_drop_page(cpu, lin);
+		jit_jump_cache_flush_page(cpu, lin, PAGE_SHIFT);
+	}
 	p = find(w, lin);
 	if (p && (p->global || !(cpu->cr4 & CR4_PCIDE) || (cpu->window_cr3 & 0xfff) == pcid))
 		drop(cpu, w, p);
@@ -642,7 +656,8 @@ static void walk_all(struct cpu *cpu, struct mmu_window *w)
 {
 	unsigned before = w->count;
 
-	jit_cross_links_drop(cpu);
+	if (!window_code_still(cpu, &w->code))
+		forget_code(cpu, w);
 	cpu->mmu->stat[MMU_STAT_window_refreshes]++;
 	/* a page that is dropped gives its place to one that was looked at; or all are */
 	for (unsigned i = w->count; i-- > 0 && i < w->count;)
@@ -666,6 +681,17 @@ static void map_next(struct cpu *cpu)
 
 	if (!walk_view(cpu, lin, MMU_READ, MMU_TLB_USER, true, &walk, &fault) && walk.accessed)
 		map_page(cpu, lin, false, &walk);
+}
+
+void mmu_window_code(struct cpu *cpu, u64 rip, u64 gpa, u64 gpa2)
+{
+	struct mmu_window *w = own(cpu);
+
+	if (!w)
+		return;
+	window_code_note(cpu, &w->code, rip, gpa);
+	if (UNLIKELY(gpa2 != ~0ull))
+		window_code_note(cpu, &w->code, rip + PAGE_SIZE, gpa2);
 }
 
 void mmu_window_refresh(struct cpu *cpu)

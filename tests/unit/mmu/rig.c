@@ -61,6 +61,10 @@ void jit_jump_cache_flush_guest(struct cpu *cpu)
 {
 }
 
+void jit_jump_cache_flush_window(struct cpu *cpu)
+{
+}
+
 void jit_jump_cache_flush_local(struct cpu *cpu)
 {
 	rig.jc_flushes++;
