@@ -32,11 +32,13 @@ BOOTS = (
 FULL_BOOTS = (
     ("pc", "-cpu host -smp 1", [], "6.1"),
     ("pc", "-cpu host -smp 2", [], "6.12"),
+    ("pc", "-smp 4", [], "6.1"),
     ("q35", "-cpu host -smp 1", [], "6.12"),
     ("q35", "-cpu host -smp 2", [], "6.1"),
     ("q35", "-cpu host -smp 4", [], "6.1"),
     ("microvm", "-cpu host -smp 1", [], "6.12"),
     ("microvm", "-cpu host -smp 2", [], "6.1"),
+    ("microvm", "-smp 4", [], "6.1"),
 )
 ROUNDS = 20
 
