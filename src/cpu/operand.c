@@ -69,7 +69,7 @@ int cpu_linear(struct cpu *cpu, unsigned seg, u64 offset, unsigned n, unsigned a
 
 int cpu_read(struct cpu *cpu, unsigned seg, u64 offset, void *buf, unsigned n)
 {
-	u64 lin;
+	u64 lin = 0;
 	int ret = cpu_linear(cpu, seg, offset, n, MMU_READ, &lin);
 
 	return ret ? ret : mmu_read(cpu, lin, buf, n, MMU_READ | MMU_AS_VIEW);
@@ -77,7 +77,7 @@ int cpu_read(struct cpu *cpu, unsigned seg, u64 offset, void *buf, unsigned n)
 
 int cpu_write(struct cpu *cpu, unsigned seg, u64 offset, const void *buf, unsigned n)
 {
-	u64 lin;
+	u64 lin = 0;
 	int ret = cpu_linear(cpu, seg, offset, n, MMU_WRITE, &lin);
 
 	return ret ? ret : mmu_write(cpu, lin, buf, n, MMU_WRITE | MMU_AS_VIEW);
