@@ -182,6 +182,9 @@ int vcpu_set_mp_state(struct vcpu *vcpu, void *data, unsigned long arg)
 		__atomic_fetch_or(&vcpu->latch.init_sipi, LATCH_SIPI, __ATOMIC_SEQ_CST);
 	} else {
 		vcpu->mp_state = mp->mp_state;
+		/* HLT ends a shadow. QEMU restores none: one of before would keep interrupts out for ever. */
+		if (mp->mp_state == KVM_MP_STATE_HALTED)
+			vcpu->cpu.shadow = 0;
 	}
 	vcpu_request(vcpu, BIT64(REQ_EVENT));
 	return 0;

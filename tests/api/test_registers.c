@@ -279,9 +279,30 @@ static void sync_regs(void **state)
 	api_vm_free(&t);
 }
 
+/* A snapshot of a halted processor is loaded into one that was stopped behind STI. */
+static void halted_without_shadow(void **state)
+{
+	struct kvm_vcpu_events e = {.flags = KVM_VCPUEVENT_VALID_SHADOW,
+				    .interrupt.shadow = KVM_X86_SHADOW_INT_STI};
+	struct kvm_mp_state mp = {.mp_state = KVM_MP_STATE_RUNNABLE};
+	struct api_vm t;
+
+	api_vm_make(&t, 1, API_IRQCHIP);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_MP_STATE, &mp), 0);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_GET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(e.interrupt.shadow, KVM_X86_SHADOW_INT_STI);
+	mp.mp_state = KVM_MP_STATE_HALTED;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_MP_STATE, &mp), 0);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_GET_VCPU_EVENTS, &e), 0);
+	assert_int_equal(e.interrupt.shadow, 0);
+	api_vm_free(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(halted_without_shadow),
 		cmocka_unit_test(regs_round_trip),	 cmocka_unit_test(sregs_forget_translations),
 		cmocka_unit_test(sregs_refused),
 		cmocka_unit_test(sregs2_pdptrs),	 cmocka_unit_test(fpu_reaches_the_guest),
