@@ -4,8 +4,9 @@
  * One direct-mapped table a view, from linear address to host address, looked up by generated
  * code. An entry holds while its linear address means the same code: it is dropped when a
  * translation of the page is (CR3, INVLPG …), when its block is, and when a new epoch begins
- * (page.c); those of the window's code stay over a change of CR3 (mmu/window_code.c). Two logs of filled slots, for pages that are global and others, make a flush cost what
- * was filled. A slot can be in both; what counts then is its JC_GLOBAL bit.
+ * (page.c). Those of the window's code stay over a change of CR3 (mmu/window_code.c). Two logs of
+ * filled slots, for pages that are global and others, make a flush cost what was filled. A slot can
+ * be in both; what counts then is its JC_GLOBAL bit.
  */
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
