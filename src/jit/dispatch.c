@@ -498,15 +498,15 @@ static void client_check(struct cpu *cpu)
 
 /*
  * Somebody wants this processor while it is between a fault and its delivery: it leaves there, as
- * KVM does, and the client may look at the exception. Re-entry delivers it first.
+ * KVM does, and the client may look at the exception. Re-entry delivers it first. Not when it has an
+ * error code: KVM on hardware lets the guest have its own page faults, so no client meets one there, and
+ * QEMU's snapshots and migrations would lose the code.
  */
 static bool leaves_faulting(struct cpu *cpu)
 {
 	if (LIKELY(__atomic_load_n(&cpu->poll, __ATOMIC_SEQ_CST)) || cpu->exc.kind != EVENT_HW_EXC ||
-	    cpu->exc.vector == EXC_DB || cpu->guest_debug || cpu->mmio.write_count)
+	    cpu->exc.vector == EXC_DB || cpu->exc.has_error || cpu->guest_debug || cpu->mmio.write_count)
 		return false;
-	if (cpu->exc.vector == EXC_PF)
-		cpu->cr2 = cpu->exc.payload;
 	cpu->exit.reason = CPU_EXIT_POLL;
 	return true;
 }
