@@ -123,8 +123,10 @@ void *jit_meta_alloc(struct jit *jit, size_t n)
 
 void *jit_meta_alloc_line(struct jit *jit, size_t n)
 {
-	jit->meta_next = (u8 *)align_up((u64)jit->meta_next, 64);
-	return jit->meta_next > jit->meta_end ? NULL : jit_meta_alloc(jit, n);
+	size_t pad = -(u64)jit->meta_next & 63;
+	u8 *p = jit_meta_alloc(jit, pad + n);
+
+	return p ? p + pad : NULL;
 }
 
 /* The blocks of a page are near each other in the table, in 64 slots: their addresses are used together. */

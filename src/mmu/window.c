@@ -236,7 +236,7 @@ int mmu_window_enable(struct mmu_vm *vm, bool always)
 	w = pages_map(sizeof(*w));
 	if (!w)
 		return -ENOMEM;
-	*w = (struct mmu_window){ .always = always };
+	w->always = always; /* the rest is zero, and stays untouched until it is used */
 	mem_set(w->by_lin, 0xff, sizeof(w->by_lin));
 	mem_set(w->by_gfn, 0xff, sizeof(w->by_gfn));
 	window_code_clear(&w->code);
@@ -583,7 +583,7 @@ void window_flush_page(struct cpu *cpu, u64 lin, unsigned pcid)
 		cpu->window_stale |= WINDOW_STALE;
 		return;
 	}
-	if (window_code_has(&w->code, lin)) {
+	if (window_code_drop(&w->code, lin)) {
 		jit_cross_links_drop_page(cpu, lin);
 		jit_jump_cache_flush_page(cpu, lin, PAGE_SHIFT);
 	}

@@ -8,7 +8,8 @@
  * when one of them has changed.
  *
  * A page is walked when it comes on the list, as its translation may come from a TLB that holds what the tables do not say
- * any more; and a page whose A bit the guest has taken away counts as changed, as the next fetch has to set it.
+ * any more. One that comes a second time from elsewhere leaves jumps to where it was before behind: then all are taken
+ * back at the next flush. And a page whose A bit the guest has taken away counts as changed, as the next fetch has to set it.
  */
 #include "mmu/window_code.h"
 
@@ -16,6 +17,7 @@
 #include "mmu/mmu_internal.h"
 
 #define NO_PAGE 0xffffu
+#define NOWHERE (~0ull) /* the gpa of a page that no jump leads to any more */
 
 static u16 *list_of(struct window_code *c, u64 lin)
 {
@@ -23,13 +25,13 @@ static u16 *list_of(struct window_code *c, u64 lin)
 }
 _Static_assert(WINDOW_CODE_HASH == 1u << 13, "list_of() yields 13 bits");
 
-static struct window_code_page *find(const struct window_code *c, u64 lin)
+static struct window_code_page *find(struct window_code *c, u64 lin)
 {
-	u16 i = *list_of((struct window_code *)c, lin);
+	u16 i = *list_of(c, lin);
 
 	while (i != NO_PAGE && c->page[i].lin != lin)
 		i = c->page[i].next;
-	return i == NO_PAGE ? NULL : (struct window_code_page *)&c->page[i];
+	return i == NO_PAGE ? NULL : &c->page[i];
 }
 
 void window_code_clear(struct window_code *c)
@@ -39,14 +41,14 @@ void window_code_clear(struct window_code *c)
 	mem_set(c->by_lin, 0xff, sizeof(c->by_lin));
 }
 
-/* Where the guest's tables have a page of code that was used, or ~0. */
+/* Where the guest's tables have a page of code that was used, or NOWHERE. */
 static u64 walk(struct cpu *cpu, u64 lin, bool *large)
 {
 	struct mmu_fault fault;
 	struct mmu_walk w;
 
 	if (walk_view(cpu, lin, MMU_EXEC, MMU_TLB_USER, true, &w, &fault) || !w.accessed)
-		return ~0ull;
+		return NOWHERE;
 	*large = w.page_size > PAGE_SIZE;
 	return w.gpa & PAGE_MASK;
 }
@@ -60,7 +62,7 @@ void window_code_note(struct cpu *cpu, struct window_code *c, u64 lin, u64 gpa)
 	gpa &= PAGE_MASK;
 	if (LIKELY(p && p->gpa == gpa))
 		return;
-	if (walk(cpu, lin, &large) != gpa || (!p && c->count == WINDOW_CODE_MAX)) {
+	if (walk(cpu, lin, &large) != gpa || (p ? p->gpa != NOWHERE : c->count == WINDOW_CODE_MAX)) {
 		c->unsure = true;
 		return;
 	}
@@ -73,9 +75,14 @@ void window_code_note(struct cpu *cpu, struct window_code *c, u64 lin, u64 gpa)
 	*list_of(c, lin) = (u16)c->count++;
 }
 
-bool window_code_has(const struct window_code *c, u64 lin)
+bool window_code_drop(struct window_code *c, u64 lin)
 {
-	return find(c, lin & PAGE_MASK) != NULL;
+	struct window_code_page *p = find(c, lin & PAGE_MASK);
+
+	if (!p || p->gpa == NOWHERE)
+		return false;
+	p->gpa = NOWHERE;
+	return true;
 }
 
 bool window_code_still(struct cpu *cpu, const struct window_code *c)
@@ -85,7 +92,7 @@ bool window_code_still(struct cpu *cpu, const struct window_code *c)
 	if (c->unsure)
 		return false;
 	for (unsigned i = 0; i < c->count; i++)
-		if (walk(cpu, c->page[i].lin, &large) != c->page[i].gpa)
+		if (c->page[i].gpa != NOWHERE && walk(cpu, c->page[i].lin, &large) != c->page[i].gpa)
 			return false;
 	return true;
 }

@@ -22,8 +22,8 @@ struct window_code {
 void window_code_clear(struct window_code *c);
 /** Jumps will lead to a linear address, where the guest-physical one is. */
 void window_code_note(struct cpu *cpu, struct window_code *c, u64 lin, u64 gpa);
-/** Is a linear address in one of the pages? */
-bool window_code_has(const struct window_code *c, u64 lin);
+/** Takes a page off. True: it was there, and the jumps to it have to be taken back. */
+bool window_code_drop(struct window_code *c, u64 lin);
 /** Walks them again. True: each of them is executable and where it was. */
 bool window_code_still(struct cpu *cpu, const struct window_code *c);
 

@@ -29,6 +29,9 @@ API_CODE64(function, "mov $1, %eax; ret");
 /* While it is called its own page is exchanged. */
 API_CODE64(returner, "1: call 1b + 0x3000; mov $1, %eax; int $0x40; jmp 1b");
 API_CODE64(exchanger, "int $0x41; ret");
+/* A function; its page is exchanged without a flush, and met again from there; all is flushed; the function. */
+API_CODE64(mixer, "1: call *%r12; mov $1, %ecx; int $0x41; call *%r13; call *%r14; xor %ecx, %ecx; mov %r15, %r10;"
+		  "int $0x41; call *%r12; int $0x40; jmp 1b");
 API_CODE64(exchange, "xchg %r9, (%r10); test %ecx, %ecx; jz 2f; invlpg (%rdi); jmp 3f;"
 		     "2: mov %cr3, %rdx; mov %rdx, %cr3; 3: iretq");
 API_CODE64(handler, "out %eax, $0x80; test %ecx, %ecx; jz 2f; invlpg (%rdi); invlpg (%rsi); jmp 3f;"
@@ -262,6 +265,43 @@ static void returns_to_what_is_there(void **state)
 	api_vm_free(&t);
 }
 
+/* Code of one page from two translations, an old one and the tables', does not outlive a flush. */
+static void forgets_both(void **state)
+{
+	const u64 apart = 256 * 0x1000; /* the translation of a fetch is thrown out by this neighbour's */
+	struct kvm_regs r;
+	struct api_vm t;
+
+	start(&t, API_WINDOW);
+	gate(&t, 0x41, HANDLER + 64, exchange_begin, API_SIZE(exchange));
+	memcpy(t.mem + DATA_GPA(6), mixer_begin, API_SIZE(mixer));
+	for (unsigned n = 3; n < 6; n++)
+		for (unsigned at = 0; at < 0x180; at += 0x80) {
+			memcpy(t.mem + DATA_GPA(n) + at, function_begin, API_SIZE(function));
+			t.mem[DATA_GPA(n) + at + 1] = (u8)n;
+		}
+	*pte(&t, 0) = DATA_GPA(6) | PTE_USER;
+	pte(&t, 3)[-256] = DATA_GPA(5) | PTE_USER;
+	*(u64 *)(t.mem + API_STACK - 40) = home;
+	for (u32 i = 0; i < 20; i++) {
+		unsigned is = i & 1 ? 3 : 4;
+
+		r = api_regs(&t, 0);
+		r.rcx = 0;
+		r.rdi = DATA(1);
+		r.r9 = DATA_GPA(is) | PTE_USER;
+		r.r10 = TABLES + 0x2000 + ((home >> 12 & 511) + 3) * 8;
+		r.r12 = DATA(3);
+		r.r13 = DATA(3) - apart + 0x80; /* another slot of the jump cache */
+		r.r14 = DATA(3) + 0x100;
+		r.r15 = 0xb000;
+		api_set_regs(&t, 0, &r);
+		api_run_to_out(&t, 0, 0x80);
+		assert_int_equal(api_regs(&t, 0).rax, is);
+	}
+	api_vm_free(&t);
+}
+
 static void every_round_is_logged(void **state)
 {
 	u64 bits[API_MEM_SIZE / 0x1000 / 64];
@@ -373,6 +413,7 @@ int main(void)
 		cmocka_unit_test(sets_bits_again),
 		cmocka_unit_test(calls_what_is_there),
 		cmocka_unit_test(returns_to_what_is_there),
+		cmocka_unit_test(forgets_both),
 		cmocka_unit_test(every_round_is_logged),
 		cmocka_unit_test(nothing_else_is_reached),
 		cmocka_unit_test(is_refused),
