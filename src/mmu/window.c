@@ -18,78 +18,31 @@
  * page whose A bit the guest has taken away goes, so that the next access sets it again.
  *
  * There is one window in a process, because it takes half of what a process can address. One vCPU
- * uses it at a time. It is taken for an address space in which several interrupts in a row have met
- * user code, and given up when faults cost more than the checks would. While a program grows fast it
- * goes on without: each of its new pages would be a fault of the host's, too.
+ * uses it at a time, for the program that window_policy.c chooses.
  *
  * Only memory that can be mapped twice serves: MAP_SHARED. And as the client cannot take back what
  * is mapped here, it has to ask for it (ANYKVM_CAP_WINDOW).
  */
 #include "base/syscall.h"
-#include "mmu/mmu_internal.h"
 #include "mmu/translator.h"
-#include "mmu/window.h"
-#include "mmu/window_code.h"
+#include "mmu/window_internal.h"
 
 #include <errno.h>
 #include <sys/mman.h>
 
-/* Each page is a mapping of the host's, which has some 65000 for a process. */
-#define PAGES_MAX 16384u
-#define HASH_SIZE 16384u
-#define NO_PAGE 0xffffu
 /* Pages within this many bytes are mapped with the one that faulted, when one mapping takes them. */
 #define AROUND (64ull << 10)
 /* What is kept free of anything else. */
 #define ROOM_FIRST (WINDOW_HOST - WINDOW_GUARD)
 #define ROOM_SIZE (WINDOW_SIZE + 2 * WINDOW_GUARD)
+/* Runs of more pages than these are given their entries in the host's tables at once. */
+#define POPULATED 4
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22 /* Linux 5.14; earlier ones refuse it, and the pages fault */
+#endif
 /* Bits of cpu->window_stale: all of it; the page of the last fault of the guest's waits. */
 #define WINDOW_STALE 1u
 #define WINDOW_NEXT 2u
-
-/* Interrupts of one program in a row, until it has the window. */
-#define HOT_TICKS 3
-/*
- * What the window may cost, in ns: so much at once, and so much more with each interrupt that meets the
- * program. When that is used up the program goes on without it until half of it has come together again,
- * and after some times for long.
- */
-#define CREDIT_MAX 12000000
-#define CREDIT_TICK 1200000
-#define COST_FAULT 9000
-#define COST_MISS 70
-/* Accesses elsewhere between two interrupts, in ns, that show a program which lies elsewhere. */
-#define MISSED_MAX 700000
-#define PAUSES_MAX 16
-/* #PFs between two interrupts while a program grows too fast, and when it does no more. */
-#define GROWS 160
-#define GROWS_NOT 80
-#define COLD_TICKS 1000
-
-struct window_page {
-	u64 lin, gfn;
-	u8 *host;
-	u16 next_lin, next_gfn;
-	bool writable, global;
-	bool large; /* part of a large page of the guest */
-};
-
-struct mmu_window {
-	struct cpu *owner;      /* the vCPU that uses it; everything below is its own */
-	bool wanted;            /* another one would */
-	bool broken;            /* its addresses could not be kept */
-	bool always;            /* every address space has it at once: for tests */
-	bool readonly_wanted;   /* all write permissions are to go */
-	unsigned count;
-	u64 large;              /* bit n: 4 MiB regions n modulo 64 may have parts of large pages */
-	s64 credit;
-	s64 missed;             /* what of it went into accesses outside, since the last interrupt */
-	unsigned pauses;        /* times that the credit was used up */
-	bool lost;              /* it does not pay: the next interrupt takes it away */
-	u16 by_lin[HASH_SIZE], by_gfn[HASH_SIZE];
-	struct window_page page[PAGES_MAX];
-	struct window_code code;
-};
 
 /* Makes a part of the window empty. */
 static long clear(u64 host, u64 bytes)
@@ -198,7 +151,7 @@ static void forget_code(struct cpu *cpu, struct mmu_window *w)
 	window_code_clear(&w->code);
 }
 
-static void drop_all(struct cpu *cpu, struct mmu_window *w)
+void window_drop_all(struct cpu *cpu, struct mmu_window *w)
 {
 	forget_code(cpu, w);
 	if (w->broken)
@@ -208,6 +161,7 @@ static void drop_all(struct cpu *cpu, struct mmu_window *w)
 		sys_call(SYS_munmap, ROOM_FIRST, ROOM_SIZE, 0, 0, 0);
 		w->broken = reserve(ROOM_FIRST, ROOM_SIZE) < 0;
 	}
+	cpu->mmu->stat[MMU_STAT_window_losses] += w->count;
 	w->count = 0;
 	w->large = 0;
 	mem_set(w->by_lin, 0xff, sizeof(w->by_lin));
@@ -217,9 +171,10 @@ static void drop_all(struct cpu *cpu, struct mmu_window *w)
 static void drop(struct cpu *cpu, struct mmu_window *w, struct window_page *p)
 {
 	if (clear(place_of(p->lin), PAGE_SIZE) < 0)
-		drop_all(cpu, w);
+		window_drop_all(cpu, w);
 	else
 		forget(w, p);
+	cpu->mmu->stat[MMU_STAT_window_losses]++;
 }
 
 /* --- whose it is ------------------------------------------------------------------------------ */
@@ -265,118 +220,20 @@ bool mmu_window_has(const struct cpu *cpu, u64 host)
 	return cpu->mem->window && (host - ROOM_FIRST < ROOM_SIZE || host >> 63);
 }
 
-/* The window of a vCPU's VM, when this vCPU uses it. */
-static struct mmu_window *own(struct cpu *cpu)
-{
-	return cpu->window_cr3 == WINDOW_NONE ? NULL : cpu->mem->window;
-}
-
 /* Not while generated code runs. */
 void window_release(struct cpu *cpu)
 {
-	struct mmu_window *w = own(cpu);
+	struct mmu_window *w = window_own(cpu);
 
 	if (!w)
 		return;
-	drop_all(cpu, w);
+	window_drop_all(cpu, w);
 	cpu->window_cr3 = WINDOW_NONE;
 	cpu->window_stale = 0;
 	w->readonly_wanted = false;
 	cpu->mode &= ~MODE_WINDOW; /* before somebody else has it */
 	__atomic_store_n(&w->wanted, false, __ATOMIC_RELAXED);
 	__atomic_store_n(&w->owner, NULL, __ATOMIC_RELEASE);
-}
-
-/* The window goes to the current address space, when this vCPU can have it. */
-static void claim(struct cpu *cpu)
-{
-	struct mmu_window *w = cpu->mem->window;
-	struct cpu *owner = NULL;
-
-	if (own(cpu)) {
-		drop_all(cpu, w);
-	} else if (w->broken || !__atomic_compare_exchange_n(&w->owner, &owner, cpu, false, __ATOMIC_ACQUIRE,
-						__ATOMIC_RELAXED)) {
-		__atomic_store_n(&w->wanted, true, __ATOMIC_RELAXED);
-		return;
-	}
-	w->credit = CREDIT_MAX;
-	w->missed = 0;
-	w->pauses = 0;
-	w->lost = false;
-	w->readonly_wanted = false;
-	cpu->window_cr3 = cpu->cr3;
-	cpu->window_paused = false;
-	cpu->window_stale = 0;
-}
-
-/*
- * Something was done that would be cheaper without a window. A program whose memory is mostly elsewhere
- * will not do better. The window's code may be running, so it is not given away here: another vCPU's
- * pages would be under it.
- */
-static void pay(struct cpu *cpu, s64 ns)
-{
-	struct mmu_window *w = own(cpu);
-
-	w->credit -= ns;
-	if ((LIKELY(w->credit > 0) && w->missed < MISSED_MAX) || w->always || cpu->window_paused)
-		return;
-	cpu->window_paused = true;
-	w->lost = w->broken || ++w->pauses >= PAUSES_MAX || w->missed >= MISSED_MAX;
-}
-
-static void give_up(struct cpu *cpu)
-{
-	cpu->mmu->window_cold_cr3 = cpu->window_cr3;
-	cpu->mmu->window_cold_ticks = COLD_TICKS;
-	cpu->mmu->stat[MMU_STAT_window_given_up]++;
-	window_release(cpu);
-}
-
-void mmu_window_tick(struct cpu *cpu)
-{
-	struct mmu_window *w = cpu->mem->window;
-	struct mmu_cpu *mc = cpu->mmu;
-	u64 grown;
-
-	if (LIKELY(!w) || w->always || cpu->guest_mode)
-		return;
-	code_settle(cpu);
-	grown = mc->user_faults - mc->window_user_faults;
-	mc->window_user_faults = mc->user_faults;
-	if (mc->window_cold_ticks)
-		mc->window_cold_ticks--;
-	if (own(cpu) && w->lost)
-		give_up(cpu);
-	if (own(cpu)) {
-		if (cpu->cr3 == cpu->window_cr3) {
-			w->credit = MIN(w->credit + CREDIT_TICK, CREDIT_MAX);
-			w->missed = 0;
-			if (grown > GROWS)
-				cpu->window_paused = true;
-			else if (grown < GROWS_NOT && w->credit > CREDIT_MAX / 2)
-				cpu->window_paused = false;
-			mc->window_away = 0;
-			if (cpu->cpl == 3)
-				mc->stat[cpu->window_paused ? MMU_STAT_window_paused : MMU_STAT_window_ticks]++;
-			return;
-		}
-		if (++mc->window_away >= HOT_TICKS && __atomic_load_n(&w->wanted, __ATOMIC_RELAXED)) {
-			window_release(cpu);
-			return;
-		}
-	}
-	if (cpu->cpl != 3)
-		return;
-	mc->stat[MMU_STAT_window_without]++;
-	if (mc->window_hot_cr3 != cpu->cr3 || grown > GROWS || !cpu_is_64bit(cpu)) {
-		mc->window_hot_cr3 = cpu->cr3;
-		mc->window_hot_ticks = 0;
-	}
-	mc->window_hot_ticks += cpu_is_64bit(cpu);
-	if (mc->window_hot_ticks >= HOT_TICKS && !(cpu->cr3 == mc->window_cold_cr3 && mc->window_cold_ticks))
-		claim(cpu);
 }
 
 /* --- pages come -------------------------------------------------------------------------------- */
@@ -395,27 +252,36 @@ struct run {
 	bool writable;
 };
 
-/* Is the page at lin one that was used, and goes on where the run ends (or begins)? */
-static bool belongs(struct cpu *cpu, const struct run *run, u64 lin)
+/*
+ * Is the page at lin one that was used, and goes on where the run ends (or begins)? It may be of the large
+ * page that was walked.
+ */
+static bool belongs(struct cpu *cpu, const struct run *run, const struct mmu_walk *walk, u64 lin)
 {
 	u64 gpa = run->gpa + (lin - run->lin);
 	struct mmu_fault fault;
-	struct mmu_walk walk;
+	struct mmu_walk there;
 
-	if (gpa - run->slot->gpa >= run->slot->size || find(own(cpu), lin))
+	if (gpa - run->slot->gpa >= run->slot->size || find(window_own(cpu), lin))
 		return false;
-	return !walk_view(cpu, lin, MMU_READ, MMU_TLB_USER, true, &walk, &fault) && walk.accessed && walk.gpa == gpa &&
-	       writable_now(cpu, &walk, run->slot, false) == run->writable;
+	if (walk->page_size > PAGE_SIZE) {
+		there = *walk;
+		there.gpa = gpa;
+	} else if (walk_view(cpu, lin, MMU_READ, MMU_TLB_USER, true, &there, &fault) || !there.accessed ||
+		   there.gpa != gpa) {
+		return false;
+	}
+	return writable_now(cpu, &there, run->slot, false) == run->writable;
 }
 
 /* Pages around that would fault one by one. */
-static void widen(struct cpu *cpu, struct run *run)
+static void widen(struct cpu *cpu, struct run *run, const struct mmu_walk *walk)
 {
 	u64 first = run->lin & ~(AROUND - 1), end = first + AROUND;
 
-	while (run->lin + run->bytes < end && belongs(cpu, run, run->lin + run->bytes))
+	while (run->lin + run->bytes < end && belongs(cpu, run, walk, run->lin + run->bytes))
 		run->bytes += PAGE_SIZE;
-	while (run->lin > first && belongs(cpu, run, run->lin - PAGE_SIZE)) {
+	while (run->lin > first && belongs(cpu, run, walk, run->lin - PAGE_SIZE)) {
 		run->lin -= PAGE_SIZE;
 		run->gpa -= PAGE_SIZE;
 		run->bytes += PAGE_SIZE;
@@ -442,33 +308,39 @@ static void add_page(struct mmu_window *w, u64 lin, const struct mmu_walk *walk,
 
 static bool map_run(struct cpu *cpu, const struct mmu_walk *walk, struct run *run)
 {
-	struct mmu_window *w = own(cpu);
+	struct mmu_window *w = window_own(cpu);
 	struct window_page *p = find(w, run->lin);
-	u64 to;
+	u64 to, pages;
 
 	if (p && p->gfn == run->gpa >> PAGE_SHIFT && p->writable == run->writable)
 		return true;
 	if (p)
 		forget(w, p); /* its mapping is replaced */
-	else if (walk->page_size == PAGE_SIZE)
-		widen(cpu, run);
-	if (w->count + run->bytes / PAGE_SIZE > PAGES_MAX)
-		drop_all(cpu, w);
+	else
+		widen(cpu, run, walk);
+	if (w->count + (run->bytes >> PAGE_SHIFT) > PAGES_MAX)
+		window_drop_all(cpu, w);
 	to = place_of(run->lin);
+	pages = run->bytes >> PAGE_SHIFT;
 	/* of length 0: the mapping is not moved, but made a second time */
 	if (sys_call(SYS_mremap, (u64)run->slot->hva + (run->gpa - run->slot->gpa), 0, run->bytes,
 		     MREMAP_MAYMOVE | MREMAP_FIXED, to) < 0 ||
 	    (!run->writable && !protect(run->lin, run->bytes))) {
 		if (clear(to, run->bytes) < 0)
-			drop_all(cpu, w);
+			window_drop_all(cpu, w);
 		return false;
+	}
+	/* the host's tables as well: a fifth of what it costs to have each page fault */
+	if (pages > POPULATED) {
+		sys_call(SYS_madvise, to, run->bytes, MADV_POPULATE_READ, 0, 0);
+		window_paid_pages(cpu, pages);
 	}
 	for (u64 at = 0; at < run->bytes; at += PAGE_SIZE) {
 		pages_note(cpu, run->slot, run->gpa + at, run->writable ? MMU_WRITE : MMU_READ);
 		add_page(w, run->lin + at, walk, run);
 	}
 	cpu->mmu->stat[MMU_STAT_window_maps]++;
-	cpu->mmu->stat[MMU_STAT_window_pages] += run->bytes / PAGE_SIZE;
+	cpu->mmu->stat[MMU_STAT_window_pages] += pages;
 	return true;
 }
 
@@ -510,60 +382,39 @@ static enum mmu_window_outcome enter(struct cpu *cpu, u64 lin, bool write)
 
 enum mmu_window_outcome mmu_window_fault(struct cpu *cpu, u64 host, bool write)
 {
-	struct mmu_window *w = own(cpu);
 	u64 lin = window_lin(host), place;
 
-	if (!w)
+	if (!window_own(cpu))
 		return MMU_WINDOW_ALONE;
 	if (!window_host(lin, &place)) {
-		w->missed += COST_FAULT;
-		pay(cpu, COST_FAULT);
+		window_paid_fault(cpu, false);
 		return MMU_WINDOW_ALONE;
 	}
 	cpu->mmu->stat[MMU_STAT_window_faults]++;
-	pay(cpu, COST_FAULT);
+	window_paid_fault(cpu, true);
 	code_settle(cpu);
 	if (UNLIKELY(cpu->mmu->late_len))
 		code_late_check(cpu);
 	return enter(cpu, lin, write);
 }
 
-int mmu_window_raise(struct cpu *cpu)
-{
-	struct mmu_cpu *mc = cpu->mmu;
-
-	if (mc->user_faults - mc->window_user_faults > GROWS && !cpu->mem->window->always)
-		cpu->window_paused = true;
-	return mmu_raise(cpu, &cpu->mmu->window_fault);
-}
-
-void window_miss(struct cpu *cpu)
-{
-	struct mmu_window *w = own(cpu);
-
-	if (!w)
-		return;
-	w->missed += COST_MISS;
-	pay(cpu, COST_MISS);
-}
-
 /* --- pages go ---------------------------------------------------------------------------------- */
 
 void window_stale(struct cpu *cpu)
 {
-	if (own(cpu))
+	if (window_own(cpu))
 		cpu->window_stale |= WINDOW_STALE;
 }
 
 void window_stale_pcid(struct cpu *cpu, unsigned pcid)
 {
-	if (own(cpu) && (!(cpu->cr4 & CR4_PCIDE) || (cpu->window_cr3 & 0xfff) == pcid))
+	if (window_own(cpu) && (!(cpu->cr4 & CR4_PCIDE) || (cpu->window_cr3 & 0xfff) == pcid))
 		cpu->window_stale |= WINDOW_STALE;
 }
 
 void window_stale_writes(struct cpu *cpu)
 {
-	struct mmu_window *w = own(cpu);
+	struct mmu_window *w = window_own(cpu);
 
 	if (w) {
 		w->readonly_wanted = true;
@@ -573,7 +424,7 @@ void window_stale_writes(struct cpu *cpu)
 
 void window_flush_page(struct cpu *cpu, u64 lin, unsigned pcid)
 {
-	struct mmu_window *w = own(cpu);
+	struct mmu_window *w = window_own(cpu);
 	struct window_page *p;
 
 	if (!w || (cpu->window_stale & WINDOW_STALE))
@@ -594,7 +445,7 @@ void window_flush_page(struct cpu *cpu, u64 lin, unsigned pcid)
 
 bool window_drop_write(struct cpu *cpu, u64 gfn)
 {
-	struct mmu_window *w = own(cpu);
+	struct mmu_window *w = window_own(cpu);
 	bool had = false;
 
 	if (LIKELY(!w))
@@ -606,7 +457,7 @@ bool window_drop_write(struct cpu *cpu, u64 gfn)
 			continue;
 		had = true;
 		if (!protect(p->lin, PAGE_SIZE)) {
-			drop_all(cpu, w);
+			window_drop_all(cpu, w);
 			break;
 		}
 		p->writable = false;
@@ -616,7 +467,7 @@ bool window_drop_write(struct cpu *cpu, u64 gfn)
 
 bool window_next_write(struct cpu *cpu, unsigned *at, u64 *gfn)
 {
-	struct mmu_window *w = own(cpu);
+	struct mmu_window *w = window_own(cpu);
 
 	while (w && *at < w->count) {
 		const struct window_page *p = &w->page[(*at)++];
@@ -629,8 +480,40 @@ bool window_next_write(struct cpu *cpu, unsigned *at, u64 *gfn)
 	return false;
 }
 
+/* Pages next to each other of which the same is to be done, gathered while all are walked. */
+struct same {
+	u64 lin, bytes;
+	bool gone; /* or: read-only */
+};
+
+/* False: it cannot be done, and all pages were dropped instead. */
+static bool do_same(struct cpu *cpu, struct mmu_window *w, struct same *same)
+{
+	u64 bytes = same->bytes;
+
+	same->bytes = 0;
+	if (!bytes || (same->gone ? clear(place_of(same->lin), bytes) >= 0 : protect(same->lin, bytes)))
+		return true;
+	window_drop_all(cpu, w);
+	return false;
+}
+
+static void gather(struct cpu *cpu, struct mmu_window *w, struct same *same, u64 lin, bool gone)
+{
+	bool below = lin + PAGE_SIZE == same->lin;
+
+	if (!same->bytes || gone != same->gone || (!below && lin != same->lin + same->bytes)) {
+		if (!do_same(cpu, w, same))
+			return;
+		*same = (struct same){ .lin = lin, .gone = gone };
+	} else if (below) {
+		same->lin = lin;
+	}
+	same->bytes += PAGE_SIZE;
+}
+
 /* Is a page still what the guest's tables say? Its write permission may go. */
-static bool still(struct cpu *cpu, struct mmu_window *w, struct window_page *p)
+static bool still(struct cpu *cpu, const struct mmu_window *w, struct window_page *p)
 {
 	struct mmu_fault fault;
 	struct mmu_slot *slot;
@@ -644,10 +527,8 @@ static bool still(struct cpu *cpu, struct mmu_window *w, struct window_page *p)
 	if (!slot || slot->hva + (walk.gpa - slot->gpa) != p->host)
 		return false;
 	pages_note(cpu, slot, walk.gpa, p->writable ? MMU_WRITE : MMU_READ);
-	if (p->writable && (w->readonly_wanted || !walk.writable || !walk.dirty || (slot->flags & MMU_SLOT_READONLY))) {
+	if (w->readonly_wanted || !walk.writable || !walk.dirty || (slot->flags & MMU_SLOT_READONLY))
 		p->writable = false;
-		return protect(p->lin, PAGE_SIZE);
-	}
 	return true;
 }
 
@@ -655,14 +536,25 @@ static bool still(struct cpu *cpu, struct mmu_window *w, struct window_page *p)
 static void walk_all(struct cpu *cpu, struct mmu_window *w)
 {
 	unsigned before = w->count;
+	struct same same = { .bytes = 0 };
 
 	if (!window_code_still(cpu, &w->code))
 		forget_code(cpu, w);
 	cpu->mmu->stat[MMU_STAT_window_refreshes]++;
-	/* a page that is dropped gives its place to one that was looked at; or all are */
-	for (unsigned i = w->count; i-- > 0 && i < w->count;)
-		if (!still(cpu, w, &w->page[i]))
-			drop(cpu, w, &w->page[i]);
+	/* a page that is forgotten gives its place to one that was looked at; or all are dropped */
+	for (unsigned i = w->count; i-- > 0 && i < w->count;) {
+		struct window_page *p = &w->page[i];
+		bool writable = p->writable, gone = !still(cpu, w, p);
+		u64 lin = p->lin;
+
+		if (gone) {
+			cpu->mmu->stat[MMU_STAT_window_losses]++;
+			forget(w, p);
+		}
+		if (gone || p->writable != writable)
+			gather(cpu, w, &same, lin, gone);
+	}
+	do_same(cpu, w, &same);
 	w->readonly_wanted = false;
 	/* another program has its page tables where those of the old one were */
 	if (w->count < before / 2 && !w->always)
@@ -685,7 +577,7 @@ static void map_next(struct cpu *cpu)
 
 void mmu_window_code(struct cpu *cpu, u64 rip, u64 gpa, u64 gpa2)
 {
-	struct mmu_window *w = own(cpu);
+	struct mmu_window *w = window_own(cpu);
 
 	if (!w)
 		return;
@@ -696,7 +588,7 @@ void mmu_window_code(struct cpu *cpu, u64 rip, u64 gpa, u64 gpa2)
 
 void mmu_window_refresh(struct cpu *cpu)
 {
-	struct mmu_window *w = own(cpu);
+	struct mmu_window *w = window_own(cpu);
 	u8 what = cpu->window_stale;
 
 	cpu->window_stale = 0;
@@ -705,14 +597,6 @@ void mmu_window_refresh(struct cpu *cpu)
 	code_settle(cpu);
 	if (what & WINDOW_STALE)
 		walk_all(cpu, w);
-	if ((what & WINDOW_NEXT) && own(cpu))
+	if ((what & WINDOW_NEXT) && window_own(cpu))
 		map_next(cpu);
-}
-
-void mmu_window_switched(struct cpu *cpu)
-{
-	const struct mmu_window *w = cpu->mem->window;
-
-	if (UNLIKELY(w && w->always) && cpu->cr3 != cpu->window_cr3 && !cpu->guest_mode)
-		claim(cpu);
 }
