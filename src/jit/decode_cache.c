@@ -362,6 +362,7 @@ static void fill_raw(struct trans *t, const struct jit_decoded *d, const struct 
 	in->raw.modrm.mod = modrm >> 6;
 	in->raw.modrm.reg = modrm >> 3 & 7;
 	in->raw.modrm.rm = modrm & 7;
+	in->raw.disp.size = (u8)(8 * s->disp);
 	in->raw.disp.value = 0;
 	if (s->disp) {
 		u64 v = load_signed(p + at, s->disp);

@@ -190,11 +190,12 @@ bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, un
 	*c = NULL;
 	if (disp < -FAR || disp > FAR)
 		return false;
-	if (t->plain || t->shadow || (t->mode & MODE_ALIGN) || !(t->mode & MODE_LONG) ||
-	    (desc & (DESC_CHECK | DESC_MASK)))
+	if (t->plain || t->shadow || (t->mode & MODE_ALIGN) || !(t->mode & MODE_LONG) || (desc & DESC_CHECK))
 		return false;
 	if (t->window)
 		return window_access(t, reg, disp);
+	if (desc & DESC_MASK)
+		return false;
 	load_base(t, reg);
 	g = join_any(t, reg, disp, size, write);
 	if (g) {

@@ -567,12 +567,25 @@ static bool wants_b(const struct rewrite *w)
 	return w->bit_string || w->rcx_in || homeless > 1 || (homeless && (w->reg.high || w->rm.high));
 }
 
+/*
+ * A displacement behind a host register. EVEX counts bytes of it in units, which depend on the instruction:
+ * one that was a byte stays that byte. False: it was none, and would become one.
+ */
+static bool evex_disp(const struct trans *t, s32 *disp)
+{
+	if (t->in.raw.disp.size == 8)
+		*disp = (s32)t->in.raw.disp.value;
+	return t->in.raw.disp.size == 8 || !*disp || *disp != (s8)*disp;
+}
+
 /* The memory operand as one of a group. False: it cannot be, nothing was done. */
 static bool group_access(struct trans *t, struct rewrite *w, bool lock, struct cold **c)
 {
 	const ZydisDecodedOperand *op = &t->op[w->mem_op];
+	ZydisInstructionEncoding encoding = t->in.encoding;
+	bool evex = encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
 	unsigned reg;
-	s32 disp;
+	s32 disp, there;
 	u64 host;
 
 	if (!wants_b(w) && !jit_cache_line_op(t) && jit_window_static(t, op, &host)) {
@@ -581,8 +594,11 @@ static bool group_access(struct trans *t, struct rewrite *w, bool lock, struct c
 		return true;
 	}
 
-	if ((t->in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && t->in.encoding != ZYDIS_INSTRUCTION_ENCODING_VEX) ||
-	    wants_b(w) || jit_cache_line_op(t) || !jit_group_operand(t, op, &reg, &disp) ||
+	if ((encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && encoding != ZYDIS_INSTRUCTION_ENCODING_VEX && !evex) ||
+	    wants_b(w) || jit_cache_line_op(t) || !jit_group_operand(t, op, &reg, &disp))
+		return false;
+	there = disp;
+	if ((evex && !evex_disp(t, &there)) ||
 	    !jit_group_access(t, reg, disp, w->mem_size, w->access, lock,
 			      jit_operand_desc(t, w->mem_size) | jit_mask_desc(t, op) |
 				      (u64)(op->mem.segment == ZYDIS_REGISTER_SS   ? SEG_SS
@@ -592,7 +608,7 @@ static bool group_access(struct trans *t, struct rewrite *w, bool lock, struct c
 			      c))
 		return false;
 	w->base = (int)jit_group_base(reg);
-	w->disp = disp;
+	w->disp = there;
 	return true;
 }
 

@@ -126,8 +126,10 @@ static void emit_pop(struct trans *t)
 	u64 desc;
 	s32 disp;
 	int base = jit_emit_sp_access(t, 0, size, MMU_READ, &disp, &c);
+	bool direct = size == 8 && op->type == ZYDIS_OPERAND_TYPE_REGISTER && jit_gpr_index(op->reg.value) != RSP &&
+		      jit_home[jit_gpr_index(op->reg.value)] != REG_MEMORY;
 
-	emit_load_at(e, size, REG_T, base, REG_B, disp);
+	emit_load_at(e, size, direct ? jit_home[jit_gpr_index(op->reg.value)] : REG_T, base, REG_B, disp);
 	jit_access_end(t, c);
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		bool by_sp = op->mem.base != ZYDIS_REGISTER_NONE && op->mem.base != ZYDIS_REGISTER_RIP &&
@@ -143,7 +145,8 @@ static void emit_pop(struct trans *t)
 		return;
 	}
 	jit_emit_sp_add(t, (int)size);
-	pop_to_reg(t, jit_gpr_index(op->reg.value), size);
+	if (!direct)
+		pop_to_reg(t, jit_gpr_index(op->reg.value), size);
 	jit_group_shift(t, (int)size);
 	t->keeps_b = true;
 }

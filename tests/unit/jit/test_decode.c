@@ -131,7 +131,7 @@ static bool same(const struct trans *t, const struct trans *u, const char **what
 	      SAME(meta.isa_set) && SAME(meta.isa_ext) && SAME(meta.branch_type) &&
 	      SAME(meta.exception_class) && SAME(raw.prefix_count) && SAME(raw.modrm.offset) &&
 	      SAME(raw.modrm.mod) && SAME(raw.modrm.reg) && SAME(raw.modrm.rm) &&
-	      SAME(raw.disp.value) && same_raw(a, b, what)))
+	      SAME(raw.disp.value) && SAME(raw.disp.size) && same_raw(a, b, what)))
 		return false;
 	for (unsigned i = 0; i < t->in.operand_count; i++)
 		if (!same_operand(&t->op[i], &u->op[i], what))
