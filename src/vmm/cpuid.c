@@ -68,6 +68,14 @@ static void add_page_reports(const struct accel *accel, struct kvm_cpuid2 *cpuid
 						 BIT(KVM_FEATURE_MIGRATION_CONTROL);
 }
 
+/* A hypervisor is present; --cpu may say that it hides. */
+static void add_hypervisor(struct kvm_cpuid2 *cpuid)
+{
+	for (unsigned i = 0; i < cpuid->nent; i++)
+		if (cpuid->entries[i].function == 1)
+			cpuid->entries[i].ecx |= BIT(31);
+}
+
 struct kvm_cpuid2 *cpuid_supported(const struct accel *accel, GError **error)
 {
 	unsigned n = 128;
@@ -82,6 +90,7 @@ struct kvm_cpuid2 *cpuid_supported(const struct accel *accel, GError **error)
 		if (r >= 0) {
 			add_deadline_timer(accel, cpuid);
 			add_page_reports(accel, cpuid);
+			add_hypervisor(cpuid);
 			add_topology_levels(cpuid);
 			return cpuid;
 		}
@@ -140,7 +149,6 @@ void cpuid_set_topology(struct kvm_cpuid2 *cpuid, unsigned id, unsigned count)
 		switch (e->function) {
 		case 1:
 			e->ebx = (e->ebx & 0xffff) | id << 24 | MIN(count, 255u) << 16;
-			e->ecx |= BIT(31); /* a hypervisor is present */
 			e->edx = count > 1 ? e->edx | BIT(28) : e->edx & ~BIT(28);
 			break;
 		case 4:
