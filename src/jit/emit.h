@@ -2,7 +2,7 @@
  * emit.h - writing host instructions
  *
  * A small assembler: exactly the encodings that the translator composes itself. Guest
- * instructions that are copied are re-encoded by rewrite.c. Nothing here changes flags unless
+ * instructions that are copied are re-encoded by encode.c. Nothing here changes flags unless
  * its comment says so.
  */
 #ifndef JIT_EMIT_H

@@ -122,7 +122,7 @@ static void emit_jcc(struct trans *t)
 	emit8(&t->e, 0x80 | (t->in.opcode & 15));
 	side_exit(t, t->e.p, target, t->mode);
 	emit32(&t->e, 0);
-	t->keeps_b = true;
+	t->keeps_b = t->keeps_a = true;
 	/* the block goes on with the path not taken */
 }
 

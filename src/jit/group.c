@@ -35,7 +35,7 @@
 #define WINDOW_FAR (1 << 20)
 
 /* What is no general register, but is the base of operands, which the window has groups for, too. */
-enum { BASE_FS = 16 };
+#define BASE_FS A_FS
 
 bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, unsigned *reg, s32 *disp)
 {
@@ -104,10 +104,8 @@ unsigned jit_group_base(unsigned reg)
 /* A = a base that lives in memory. */
 static void load_base(struct trans *t, unsigned reg)
 {
-	if (reg == BASE_FS)
-		emit_gs_load(&t->e, REG_A, (u32)(offsetof(struct cpu, seg) + SEG_FS * sizeof(struct cpu_seg)));
-	else if (jit_home[reg] == REG_MEMORY)
-		emit_gs_load(&t->e, REG_A, GS_GPR(reg));
+	if (reg == BASE_FS || jit_home[reg] == REG_MEMORY)
+		jit_emit_a(t, reg);
 }
 
 /*
@@ -285,6 +283,8 @@ void jit_group_next(struct trans *t)
 {
 	if (!t->keeps_b)
 		t->b_group = NULL;
+	if (!t->keeps_a)
+		t->a_guest = A_NOTHING;
 	for (unsigned i = 0; i < t->group_count; i++)
 		if (t->group[i].open && (t->sti || t->shadow || writes(t, t->group[i].reg)) &&
 		    !(t->window && moves(t, t->group[i].reg)))

@@ -278,6 +278,10 @@ struct group {
 	unsigned first, last; /* instructions */
 };
 
+/* What A may have a copy of: a memory-homed register, or what only group.c knows as a base. */
+#define A_FS 16u
+#define A_NOTHING 0xffu
+
 struct trans {
 	struct emit e;
 	struct cpu *cpu;
@@ -299,6 +303,8 @@ struct trans {
 	unsigned group_count;
 	struct group *b_group;       /* whose addend is in B; NULL: none's */
 	bool keeps_b;                /* the current instruction leaves B alone */
+	u8 a_guest;                  /* in the window: what lives in memory and A has, too (jit_emit_a()) */
+	bool keeps_a;                /* the current instruction knows what a_guest is behind it */
 	bool plain;                  /* every access has a check of its own */
 	bool window;                 /* memory is reached through the window */
 	const u8 *guest;             /* the block's bytes */
@@ -307,6 +313,12 @@ struct trans {
 	bool sti, shadow;            /* this, or the one before, was an inline STI */
 	bool ended;                  /* the last instruction left the block */
 };
+
+/* A has been given the value of a memory-homed register. */
+static inline void jit_a_has(struct trans *t, unsigned reg)
+{
+	t->a_guest = t->window && !t->plain ? (u8)reg : A_NOTHING;
+}
 
 /* Register classes, as Zydis numbers them. */
 static inline bool jit_is_gpr(ZydisRegister r)
@@ -448,6 +460,7 @@ u32 jit_tlb_addend(const struct trans *t);
 /** The instruction's own bytes begin here (after jit_emit_access) and end there. */
 void jit_access_end(struct trans *t, struct cold *c);
 void jit_emit_reg_load(struct trans *t, unsigned host, unsigned guest);
+void jit_emit_a(struct trans *t, unsigned reg);
 void jit_emit_reg_store(struct trans *t, unsigned guest, unsigned host);
 unsigned jit_gpr_index(ZydisRegister r);
 #define DESC_SIZE 0xffffu

@@ -49,6 +49,21 @@ void jit_emit_reg_store(struct trans *t, unsigned guest, unsigned host)
 		emit_mov(&t->e, true, jit_home[guest], host);
 }
 
+/**
+ * A = a register that lives in memory, or the base of FS. Through the window A is not needed for much else, so
+ * the copy serves until A or the register is written; elsewhere an access that misses destroys it.
+ */
+void jit_emit_a(struct trans *t, unsigned reg)
+{
+	if (t->a_guest == reg)
+		return;
+	if (reg == A_FS)
+		emit_gs_load(&t->e, REG_A, (u32)(offsetof(struct cpu, seg) + SEG_FS * sizeof(struct cpu_seg)));
+	else
+		emit_gs_load(&t->e, REG_A, GS_GPR(reg));
+	jit_a_has(t, reg);
+}
+
 static unsigned segment_number(ZydisRegister r)
 {
 	switch (r) {
@@ -114,7 +129,7 @@ void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc)
 	}
 }
 
-void jit_emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, unsigned dst, bool w)
+static void emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, unsigned dst, bool w)
 {
 	struct emit *e = &t->e;
 	unsigned width = t->in.address_width;
@@ -134,7 +149,7 @@ void jit_emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, 
 
 		base = jit_home[g];
 		if (base == REG_MEMORY) {
-			emit_gs_load(e, REG_A, GS_GPR(g));
+			jit_emit_a(t, g);
 			base = REG_A;
 		}
 	}
@@ -142,7 +157,9 @@ void jit_emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, 
 		unsigned g = jit_gpr_index(op->mem.index);
 
 		index = jit_home[g];
-		if (index == REG_MEMORY) {
+		if (index == REG_MEMORY && t->a_guest == g) {
+			index = REG_A;
+		} else if (index == REG_MEMORY) {
 			emit_gs_load(e, REG_B, GS_GPR(g));
 			index = REG_B;
 		}
@@ -159,6 +176,13 @@ void jit_emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, 
 		emit_lea(e, w, dst, (int)dst, -1, 0, (s32)rest);
 	if (width == 16)
 		emit_zext16(e, dst, dst);
+}
+
+void jit_emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, unsigned dst, bool w)
+{
+	emit_offset(t, op, extra, dst, w);
+	if (dst == REG_A)
+		t->a_guest = A_NOTHING;
 }
 
 void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra, u64 *desc)

@@ -4,42 +4,15 @@
  * The host executes the guest's own opcode. What changes is where its operands are: a memory
  * operand becomes [A + B] after jit_emit_access, general registers become their hosts (RCX is
  * r15, RSP is r14), memory-homed ones pass through a scratch register, AH..BH pass through one
- * where the new encoding needs REX. 16- and 32-bit guest code is re-encoded for 64-bit mode,
- * which turns the 0x66 prefix round for 16-bit code and replaces the encodings that 64-bit mode
- * gave to REX.
+ * where the new encoding needs REX. encode.c writes it down.
  *
  * Order of one instruction: address and translation (may stop; nothing is committed), scratch
  * registers loaded, the instruction itself (may fault in the host; nothing is committed), results
  * stored from scratch registers (cannot fail).
  */
 #include "jit/jit_internal.h"
+#include "jit/rewrite.h"
 #include "mmu/mmu.h"
-
-/* A register operand field of the encoding. */
-struct field {
-	bool used;
-	bool high;       /* AH..BH */
-	bool write, read;
-	u8 guest;        /* GPR number */
-	u8 host;         /* what goes into the encoding */
-	u8 size;         /* bytes */
-};
-
-struct rewrite {
-	struct field reg, rm, vvvv, opc;
-	bool mem;
-	bool home;             /* rm is in memory: the register's place in struct cpu */
-	u8 flip;               /* what turns the opcode into the one with reg and rm exchanged */
-	unsigned mem_op;
-	unsigned mem_size;
-	unsigned access; /* MMU_* */
-	bool bit_string;       /* BT family with a register bit offset on memory */
-	int base, index;       /* the host memory operand */
-	s32 disp;
-	bool rcx_in, rcx_out;  /* RCX is an implicit operand */
-	bool rdi_mem;          /* MASKMOV: implicit [rDI] */
-	unsigned free[3], free_count;
-};
 
 static bool collect(struct trans *t, struct rewrite *w)
 {
@@ -105,6 +78,18 @@ static unsigned take(struct rewrite *w)
 	return w->free[--w->free_count];
 }
 
+/* Takes a certain one. False: it was not free. */
+static bool take_this(struct rewrite *w, unsigned host)
+{
+	for (unsigned k = 0; k < w->free_count; k++) {
+		if (w->free[k] == host) {
+			w->free[k] = w->free[--w->free_count];
+			return true;
+		}
+	}
+	return false;
+}
+
 /* Gives a memory-homed field a scratch register and fills it. */
 static void assign(struct trans *t, struct rewrite *w, struct field *f)
 {
@@ -120,8 +105,16 @@ static void assign(struct trans *t, struct rewrite *w, struct field *f)
 			return;
 		}
 	}
-	f->host = (u8)take(w);
-	emit_gs_load(&t->e, f->host, GS_GPR(f->guest));
+	if (t->a_guest == f->guest) {
+		f->host = REG_A;
+		take_this(w, REG_A);
+	} else {
+		f->host = t->window && t->a_guest == A_NOTHING && take_this(w, REG_A) ? REG_A : (u8)take(w);
+	}
+	if (f->host == REG_A)
+		jit_emit_a(t, f->guest);
+	else
+		emit_gs_load(&t->e, f->host, GS_GPR(f->guest));
 }
 
 /* Instructions on general registers that do the same with rm in memory, but for the width they clear. */
@@ -147,12 +140,19 @@ static bool fits_home(const struct field *f)
 	return f->host == REG_MEMORY && !f->high && !(f->write && f->size == 4);
 }
 
+/* A has the register already: to work on that is faster than to wait for what memory got last. */
+static bool in_a(const struct trans *t, const struct field *f)
+{
+	return f->used && f->host == REG_MEMORY && t->a_guest == f->guest;
+}
+
 /* A memory-homed register as a memory operand: no scratch, and one instruction for two or three. */
 static void use_home(const struct trans *t, struct rewrite *w)
 {
 	u8 op = t->in.opcode;
 
-	if (w->mem || !w->rm.used || w->rm.high || w->reg.high || !has_memory_form(&t->in) ||
+	if (w->mem || !w->rm.used || w->rm.high || w->reg.high || in_a(t, &w->rm) ||
+	    in_a(t, &w->reg) || !has_memory_form(&t->in) ||
 	    (w->reg.used && w->reg.guest == w->rm.guest))
 		return;
 	if (w->rm.host != REG_MEMORY && w->reg.used && fits_home(&w->reg) &&
@@ -235,252 +235,10 @@ static void assign_high(struct trans *t, struct rewrite *w)
 		/* the second one goes through T as well, so the first may not stay there */
 		f[i]->host = i == 0 && w->rm.high ? REG_B : REG_T;
 		high_load(t, f[i], f[i]->host);
-		for (unsigned k = 0; k < w->free_count; k++)
-			if (w->free[k] == f[i]->host)
-				w->free[k] = w->free[--w->free_count];
+		take_this(w, f[i]->host);
 	}
 	if (!rex)
 		w->reg.high = w->rm.high = w->opc.high = false;
-}
-
-/* 0x66 selects 16-bit operands in 64-bit mode for these, whatever the guest's default was. */
-static bool width_by_prefix(const struct trans *t)
-{
-	switch (t->in.meta.isa_ext) {
-	case ZYDIS_ISA_EXT_BASE:
-	case ZYDIS_ISA_EXT_LONGMODE:
-	case ZYDIS_ISA_EXT_LZCNT:
-	case ZYDIS_ISA_EXT_BMI1:
-	case ZYDIS_ISA_EXT_MOVBE:
-		return true;
-	default:
-		return t->in.mnemonic == ZYDIS_MNEMONIC_POPCNT || t->in.mnemonic == ZYDIS_MNEMONIC_CRC32;
-	}
-}
-
-static void emit_modrm(struct trans *t, const struct rewrite *w)
-{
-	struct emit *e = &t->e;
-	unsigned reg = w->reg.used ? w->reg.host & 7u : t->in.raw.modrm.reg;
-
-	if (w->mem || (w->rdi_mem && !t->in.raw.modrm.offset)) {
-		emit_mem(e, reg, w->base, w->index, 0, w->disp);
-	} else if (w->home) {
-		emit_mem(e, reg, -1, -1, 0, (s32)GS_GPR(w->rm.guest));
-	} else {
-		unsigned rm = w->rm.used ? w->rm.host & 7u : t->in.raw.modrm.rm;
-
-		emit8(e, 0xc0 | reg << 3 | rm);
-	}
-}
-
-static void emit_immediates(struct trans *t)
-{
-	u8 keep = 0xff;
-
-	/* a register number in bits 7..4 has only three bits outside 64-bit mode */
-	for (unsigned i = 0; i < t->in.operand_count && !(t->mode & MODE_LONG); i++)
-		if (t->op[i].encoding == ZYDIS_OPERAND_ENCODING_IS4)
-			keep = 0x7f;
-	for (unsigned i = 0; i < 2; i++) {
-		unsigned n = t->in.raw.imm[i].size / 8;
-
-		for (unsigned k = 0; k < n; k++)
-			emit8(&t->e, t->bytes[t->in.raw.imm[i].offset + k] & keep);
-	}
-}
-
-static void emit_legacy(struct trans *t, const struct rewrite *w)
-{
-	struct emit *e = &t->e;
-	const ZydisDecodedInstruction *in = &t->in;
-	u8 opcode = in->opcode;
-	struct bytes q = { 0 }; /* four prefixes, REX, opcode */
-	bool opsize_mandatory = false;
-	u8 lock = 0, rep = 0; /* of several the last counts; there are only 15 bytes */
-	bool rexw = in->raw.rex.W;
-	bool moffs = w->mem && !in->raw.modrm.offset && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
-		     (opcode & 0xfc) == 0xa0;
-
-	for (unsigned i = 0; i < in->raw.prefix_count; i++) {
-		u8 p = in->raw.prefixes[i].value;
-
-		if (p == 0x66 && in->raw.prefixes[i].type == ZYDIS_PREFIX_TYPE_MANDATORY)
-			opsize_mandatory = true;
-		if (p == 0xf0)
-			lock = p;
-		else if (p == 0xf2 || p == 0xf3)
-			rep = p;
-	}
-	/* without LZCNT and TZCNT the guest's CPU ignores F3 and runs BSR and BSF */
-	if (w->home || in->mnemonic == ZYDIS_MNEMONIC_BSR || in->mnemonic == ZYDIS_MNEMONIC_BSF)
-		rep = 0;
-	if (w->home)
-		put8(&q, 0x65);
-	if (lock)
-		put8(&q, lock);
-	if (rep)
-		put8(&q, rep);
-	if (opsize_mandatory || (width_by_prefix(t) && in->operand_width == 16))
-		put8(&q, 0x66);
-	else if (!width_by_prefix(t) && (in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && (t->mode & MODE_LONG))
-		put8(&q, 0x66);
-
-	unsigned r = w->reg.used ? w->reg.host : moffs ? 0 : in->raw.rex.R << 3;
-	unsigned x = 0, b;
-	bool low_byte = false; /* SPL..DIL need a REX even when it is empty */
-	const struct field *const f[] = { &w->reg, &w->rm, &w->opc };
-
-	for (unsigned i = 0; i < ARRAY_SIZE(f); i++)
-		if (f[i]->used && f[i]->size == 1 && f[i]->host >= 4 &&
-		    !(f[i]->guest < 4 && f[i]->host == 4 + f[i]->guest && !f[i]->high))
-			low_byte = true;
-	if (w->mem) {
-		b = (unsigned)w->base;
-		x = w->index < 0 ? 0 : (unsigned)w->index;
-	} else {
-		b = w->rm.used ? w->rm.host : w->opc.used ? w->opc.host : in->raw.rex.B << 3;
-	}
-	put_rex(&q, rexw, r, x, b, low_byte);
-
-	if (!(t->mode & MODE_LONG) && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (opcode & 0xf0) == 0x40) {
-		put8(&q, 0xff); /* INC/DEC r: the one-byte form is REX now */
-		put8(&q, 0xc0 | (opcode & 8) | (w->opc.host & 7));
-		emit_bytes(e, q);
-		return;
-	}
-	if (in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
-		put8(&q, 0x0f);
-	if (in->opcode_map == ZYDIS_OPCODE_MAP_0F38)
-		put8(&q, 0x38);
-	else if (in->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
-		put8(&q, 0x3a);
-	if (moffs) {
-		put8(&q, 0x88 | (opcode & 1) | (opcode & 2 ? 0 : 2)); /* A0,A1 loads; A2,A3 stores */
-		emit_bytes(e, q);
-		emit_mem(e, H_RAX, w->base, w->index, 0, w->disp);
-		return;
-	}
-	if (opcode == 0x82 && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT)
-		opcode = 0x80; /* the alias that 64-bit mode lost */
-	put8(&q, w->opc.used ? (opcode & 0xf8) | (w->opc.host & 7) : opcode ^ w->flip);
-	emit_bytes(e, q);
-	if (in->raw.modrm.offset)
-		emit_modrm(t, w);
-	emit_immediates(t);
-}
-
-/* Outside 64-bit mode (V)EX.W is ignored where it would choose between 32- and 64-bit operands. */
-static bool width_ignored(const struct trans *t, const struct rewrite *w)
-{
-	if (t->mode & MODE_LONG)
-		return false;
-	if (w->reg.used || w->rm.used || w->vvvv.used)
-		return true;
-	switch (t->in.mnemonic) {
-	case ZYDIS_MNEMONIC_VMOVD:
-	case ZYDIS_MNEMONIC_VPINSRD:
-	case ZYDIS_MNEMONIC_VPEXTRD:
-	case ZYDIS_MNEMONIC_VPCMPESTRI:
-	case ZYDIS_MNEMONIC_VPCMPESTRM:
-	case ZYDIS_MNEMONIC_VCVTSI2SD:
-	case ZYDIS_MNEMONIC_VCVTSI2SS:
-	case ZYDIS_MNEMONIC_VCVTUSI2SD:
-	case ZYDIS_MNEMONIC_VCVTUSI2SS:
-		return true;
-	default:
-		return false;
-	}
-}
-
-static void emit_vex_xop(struct trans *t, const struct rewrite *w)
-{
-	struct emit *e = &t->e;
-	const ZydisDecodedInstruction *in = &t->in;
-	const u8 *p;
-	u8 b1, b2;
-
-	if (in->encoding == ZYDIS_INSTRUCTION_ENCODING_XOP) {
-		p = t->bytes + in->raw.xop.offset;
-		b1 = p[1];
-		b2 = p[2];
-	} else {
-		p = t->bytes + in->raw.vex.offset;
-		if (p[0] == 0xc5) {
-			b1 = (p[1] & 0x80) | 0x61;
-			b2 = p[1] & 0x7f;
-		} else {
-			b1 = p[1];
-			b2 = p[2];
-		}
-	}
-	if (!(t->mode & MODE_LONG))
-		b1 |= 0xe0; /* no register extensions in legacy code; these bits were fixed */
-	if (w->reg.used)
-		b1 = (u8)((b1 & ~0x80) | (w->reg.host & 8 ? 0 : 0x80));
-	if (w->rm.used)
-		b1 = (u8)((b1 & ~0x20) | (w->rm.host & 8 ? 0 : 0x20));
-	if (w->mem)
-		b1 = (u8)((b1 & ~0x60) | (w->index >= 0 && (w->index & 8) ? 0 : 0x40) | (w->base & 8 ? 0 : 0x20));
-	if (w->vvvv.used)
-		b2 = (u8)((b2 & ~0x78) | (~w->vvvv.host & 15) << 3);
-	if (!(t->mode & MODE_LONG) && !w->vvvv.used)
-		b2 |= 0x40; /* vvvv's top bit is ignored there, not here */
-	if (width_ignored(t, w))
-		b2 &= 0x7f;
-	emit8(e, p[0] == 0xc5 ? 0xc4 : p[0]);
-	emit8(e, b1);
-	emit8(e, b2);
-	emit8(e, in->opcode);
-	if (in->raw.modrm.offset)
-		emit_modrm(t, w);
-	emit_immediates(t);
-}
-
-static void emit_evex(struct trans *t, const struct rewrite *w)
-{
-	struct emit *e = &t->e;
-	const u8 *p = t->bytes + t->in.raw.evex.offset;
-	u8 p0 = p[1], p1 = p[2], p2 = p[3];
-
-	if (!(t->mode & MODE_LONG)) {
-		p0 |= 0xf0;
-		p2 |= 0x08;
-		p1 |= w->vvvv.used ? 0 : 0x40;
-	}
-	if (width_ignored(t, w))
-		p1 &= 0x7f;
-	if (w->reg.used)
-		p0 = (u8)((p0 & ~0x90) | 0x10 | (w->reg.host & 8 ? 0 : 0x80));
-	if (w->rm.used)
-		p0 = (u8)((p0 & ~0x60) | 0x40 | (w->rm.host & 8 ? 0 : 0x20));
-	if (w->mem)
-		p0 = (u8)((p0 & ~0x60) | (w->index >= 0 && (w->index & 8) ? 0 : 0x40) | (w->base & 8 ? 0 : 0x20));
-	if (w->vvvv.used)
-		p1 = (u8)((p1 & ~0x78) | (~w->vvvv.host & 15) << 3);
-	emit8(e, 0x62);
-	emit8(e, p0);
-	emit8(e, p1);
-	emit8(e, p2);
-	emit8(e, t->in.opcode);
-	emit_modrm(t, w);
-	emit_immediates(t);
-}
-
-static void emit_instruction(struct trans *t, const struct rewrite *w)
-{
-	switch (t->in.encoding) {
-	case ZYDIS_INSTRUCTION_ENCODING_VEX:
-	case ZYDIS_INSTRUCTION_ENCODING_XOP:
-		emit_vex_xop(t, w);
-		break;
-	case ZYDIS_INSTRUCTION_ENCODING_EVEX:
-		emit_evex(t, w);
-		break;
-	default:
-		emit_legacy(t, w);
-		break;
-	}
 }
 
 /* LEA: no access; the result may be truncated. */
@@ -493,6 +251,8 @@ static void emit_lea_insn(struct trans *t)
 	jit_emit_offset(t, &t->op[1], 0, direct ? home : REG_A, t->in.address_width == 64 && size == 64);
 	if (direct)
 		return;
+	if (home == REG_MEMORY && size != 16)
+		jit_a_has(t, g);
 	if (size == 16)
 		emit8(&t->e, 0x66);
 	if (home == REG_MEMORY)
@@ -590,6 +350,7 @@ static bool group_access(struct trans *t, struct rewrite *w, bool lock, struct c
 
 	if (!wants_b(w) && !jit_cache_line_op(t) && jit_window_static(t, op, &host)) {
 		emit_mov_imm(&t->e, REG_A, host);
+		t->a_guest = A_NOTHING;
 		w->index = -1;
 		return true;
 	}
@@ -645,7 +406,7 @@ bool jit_emit_ordinary(struct trans *t)
 
 	if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_CET || t->in.meta.category == ZYDIS_CATEGORY_PREFETCH || t->in.meta.category == ZYDIS_CATEGORY_WIDENOP ||
 	    t->in.meta.category == ZYDIS_CATEGORY_PREFETCHWT1 || t->in.meta.category == ZYDIS_CATEGORY_NOP) {
-		t->keeps_b = true;
+		t->keeps_b = t->keeps_a = true;
 		return true;
 	}
 	if (t->in.mnemonic == ZYDIS_MNEMONIC_CLD || t->in.mnemonic == ZYDIS_MNEMONIC_STD) {
@@ -654,6 +415,7 @@ bool jit_emit_ordinary(struct trans *t)
 	}
 	if (t->in.mnemonic == ZYDIS_MNEMONIC_LEA) {
 		emit_lea_insn(t);
+		t->keeps_a = true;
 		t->keeps_b = t->op[1].mem.index == ZYDIS_REGISTER_NONE ||
 			     jit_home[jit_gpr_index(t->op[1].mem.index)] != REG_MEMORY;
 		return true;
@@ -667,7 +429,7 @@ bool jit_emit_ordinary(struct trans *t)
 		return false;
 	if (verbatim(t, &w)) {
 		emit_copy(e, t->bytes, t->in.length);
-		t->keeps_b = true;
+		t->keeps_b = t->keeps_a = true;
 		return true;
 	}
 	if (w.mem && w.mem_size == 0)
@@ -689,7 +451,7 @@ bool jit_emit_ordinary(struct trans *t)
 		emit8(e, 0x49);
 		emit8(e, 0x87);
 		emit8(e, 0xfa); /* xchg %rdi, %r10: the instruction itself cannot fault now */
-		emit_instruction(t, &w);
+		jit_emit_rewritten(t, &w);
 		emit8(e, 0x49);
 		emit8(e, 0x87);
 		emit8(e, 0xfa);
@@ -733,11 +495,7 @@ bool jit_emit_ordinary(struct trans *t)
 		w.free[w.free_count++] = REG_B;
 	}
 	if (w.rcx_in) {
-		for (unsigned k = 0; k < w.free_count; k++)
-			if (w.free[k] == REG_T) {
-				w.free[k] = w.free[--w.free_count];
-				break;
-			}
+		take_this(&w, REG_T);
 		emit_mov(e, true, REG_T, jit_home[RCX]);
 		/* explicit uses of RCX beside the implicit one read the same value */
 	}
@@ -760,7 +518,8 @@ bool jit_emit_ordinary(struct trans *t)
 	assign(t, &w, &w.rm);
 	assign(t, &w, &w.vvvv);
 	assign(t, &w, &w.opc);
-	emit_instruction(t, &w);
+	jit_emit_rewritten(t, &w);
+	t->keeps_a = true;
 	if (!w.mem && !w.bit_string && !w.rcx_in)
 		t->keeps_b = w.reg.host != REG_B && w.rm.host != REG_B && w.vvvv.host != REG_B && w.opc.host != REG_B;
 	/* RM first: it is the one in T, through which the other goes */

@@ -83,7 +83,9 @@ static void emit_push(struct trans *t)
 	} else {
 		unsigned g = jit_gpr_index(op->reg.value), host = jit_home[g];
 
-		if (host == REG_MEMORY) {
+		if (host == REG_MEMORY && t->a_guest == g && base != REG_A) {
+			host = REG_A;
+		} else if (host == REG_MEMORY) {
 			emit_gs_load(e, REG_T, GS_GPR(g));
 			host = REG_T;
 		}
@@ -93,6 +95,7 @@ static void emit_push(struct trans *t)
 	jit_access_end(t, c);
 	jit_group_shift(t, -(int)size);
 	t->keeps_b = true;
+	t->keeps_a = base != REG_A && op->type != ZYDIS_OPERAND_TYPE_MEMORY;
 }
 
 /* Writes the low `size` bytes of T to a guest register. */
@@ -149,6 +152,7 @@ static void emit_pop(struct trans *t)
 		pop_to_reg(t, jit_gpr_index(op->reg.value), size);
 	jit_group_shift(t, (int)size);
 	t->keeps_b = true;
+	t->keeps_a = base != REG_A && t->a_guest != jit_gpr_index(op->reg.value);
 }
 
 static void emit_leave(struct trans *t)

@@ -63,7 +63,7 @@ static void emit_one(struct trans *t)
 	struct cpu_insn c;
 	unsigned op;
 
-	t->keeps_b = false;
+	t->keeps_b = t->keeps_a = false;
 	op = t->allowed ? CPU_OP_NONE : jit_isa_check(t->cpu, t->mode, &t->in, t->op);
 	if (op != CPU_OP_NONE) {
 		emit_raise(t, op, t->in.length);
@@ -391,6 +391,7 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	t.ended = t.sti = false;
 	t.group_count = 0;
 	t.b_group = NULL;
+	t.a_guest = A_NOTHING;
 	t.plain = (mode & MODE_STEP) || jit->no_groups;
 	t.window = mode & MODE_WINDOW;
 	t.guest = f.page + off;
