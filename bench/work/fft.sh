@@ -1,2 +1,2 @@
 # group: vectors
-stress --cpu 1 --cpu-method fft --cpu-ops 40
+stress --cpu 1 --cpu-method fft --cpu-ops 800

@@ -1,2 +1,2 @@
 # group: vectors
-stress --matrix 1 --matrix-method prod --matrix-ops 60
+stress --matrix 1 --matrix-method prod --matrix-ops 300

@@ -1,3 +1,3 @@
 # group: vectors
 # quick: no
-stress --vecmath 1 --vecmath-ops 30
+stress --vecmath 1 --vecmath-ops 1500

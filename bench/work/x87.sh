@@ -1,2 +1,2 @@
 # group: vectors
-stress --cpu 1 --cpu-method longdouble --cpu-ops 40
+stress --cpu 1 --cpu-method longdouble --cpu-ops 400
