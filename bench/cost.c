@@ -18,12 +18,12 @@
 #include <time.h>
 #include <unistd.h>
 
-#define GIB (1ull << 30)
-#define CODE 0x1000ull
-#define DATA 0x2000ull
-#define DEVICE 0x80000000u
-#define PORT 0x10
-#define EXITS 20000u
+#define GIB	 (1ull << 30)
+#define CODE	 0x1000ull
+#define DATA	 0x2000ull
+#define DEVICE	 0x80000000u
+#define PORT	 0x10
+#define EXITS	 20000u
 #define LOW_SIZE 0x10000u
 
 struct machine {
@@ -102,8 +102,8 @@ static void start_at(const struct machine *m, uint64_t rip)
 {
 	struct kvm_sregs sregs;
 	struct kvm_regs regs = {.rip = rip, .rflags = 2, .rdx = PORT, .rbx = DEVICE, .rsi = DATA};
-	struct kvm_segment code = {.limit = ~0u, .selector = 8, .type = 11, .present = 1, .db = 1,
-				   .s = 1, .g = 1};
+	struct kvm_segment code = {
+		.limit = ~0u, .selector = 8, .type = 11, .present = 1, .db = 1, .s = 1, .g = 1};
 
 	need(ioctl(m->vcpu, KVM_GET_SREGS, &sregs), "KVM_GET_SREGS");
 	sregs.cs = code;
@@ -149,10 +149,10 @@ static void run_until(struct machine *m, uint32_t reason)
 	}
 }
 
-#define PROGRAM(m, ...)                                                                  \
-	do {                                                                             \
-		static const uint8_t text[] = {__VA_ARGS__};                             \
-		memcpy((m)->low + CODE, text, sizeof(text));                             \
+#define PROGRAM(m, ...)                                      \
+	do {                                                 \
+		static const uint8_t text[] = {__VA_ARGS__}; \
+		memcpy((m)->low + CODE, text, sizeof(text)); \
 	} while (0)
 
 static void cost_creation(uint8_t *low)

@@ -41,7 +41,7 @@ extern "C" {
  * KVM_CHECK_EXTENSION number by which a client learns that it talks to anykvm: the answer is
  * ANYKVM_INTERFACE_VERSION, where a kernel's KVM answers 0.
  */
-#define ANYKVM_CAP_VERSION 0x616b766d
+#define ANYKVM_CAP_VERSION	 0x616b766d
 #define ANYKVM_INTERFACE_VERSION 1
 
 /**
@@ -53,8 +53,8 @@ extern "C" {
  * addresses does not change while they exist. One VM of a process can have it: it takes the 64 TiB
  * of addresses from 1.1 TiB on. EBUSY: something else is there; ENOMEM.
  */
-#define ANYKVM_CAP_WINDOW 0x616b7677
-#define ANYKVM_WINDOW_AUTO 1
+#define ANYKVM_CAP_WINDOW    0x616b7677
+#define ANYKVM_WINDOW_AUTO   1
 #define ANYKVM_WINDOW_ALWAYS 2
 
 /**

@@ -11,17 +11,17 @@
 #include "x86/paging.h"
 #include "x86/smp.h"
 
-#define ROUNDS 7
-#define BUDGET_MS 12 /* a round is sized to take about so long */
-#define PAGES 256    /* of va_alloc() */
+#define ROUNDS	  7
+#define BUDGET_MS 12  /* a round is sized to take about so long */
+#define PAGES	  256 /* of va_alloc() */
 
-#define PORT 0x80	     /* nobody inside the kernel's KVM answers there */
-#define MMIO 0xe0000000ul    /* nor there: the hole for PCI devices */
-#define VECTOR_SELF 0xd0
-#define VECTOR_PING 0xd1
+#define PORT	     0x80	  /* nobody inside the kernel's KVM answers there */
+#define MMIO	     0xe0000000ul /* nor there: the hole for PCI devices */
+#define VECTOR_SELF  0xd0
+#define VECTOR_PING  0xd1
 #define VECTOR_TIMER 0xd2
-#define VECTOR_SOFT 0xd3
-#define CR3_KEEP (1ull << 63)
+#define VECTOR_SOFT  0xd3
+#define CR3_KEEP     (1ull << 63)
 
 typedef void operation(u64 count);
 
@@ -67,13 +67,13 @@ static void measure(const char *name, operation *op)
 	print(name, ticks > empty ? ticks - empty : 0, count);
 }
 
-#define LOOP(name, ...)                                                                  \
-	static void op_##name(u64 count)                                                 \
-	{                                                                                \
-		for (; count; count--) {                                                 \
-			__asm__ volatile("" ::: "memory");                               \
-			__VA_ARGS__;                                                     \
-		}                                                                        \
+#define LOOP(name, ...)                                    \
+	static void op_##name(u64 count)                   \
+	{                                                  \
+		for (; count; count--) {                   \
+			__asm__ volatile("" ::: "memory"); \
+			__VA_ARGS__;                       \
+		}                                          \
 	}
 
 /* ---- ordinary instructions ---- */
@@ -99,7 +99,10 @@ LOOP(pushf_popf, __asm__ volatile("pushf; popf" ::: "memory", "cc"))
 LOOP(swapgs, __asm__ volatile("swapgs; swapgs" ::: "memory"))
 static u8 from_page[4096], to_page[4096];
 LOOP(string, u64 n = 4096; void *to = to_page; void *from = from_page;
-     __asm__ volatile("rep movsb" : "+c"(n), "+D"(to), "+S"(from) : : "memory"))
+     __asm__ volatile("rep movsb"
+		      : "+c"(n), "+D"(to), "+S"(from)
+		      :
+		      : "memory"))
 
 /* ---- exits ---- */
 
@@ -140,7 +143,8 @@ static void measure_paging(void)
 
 	area = (u8 *)va_alloc();
 	for (unsigned i = 0; i < PAGES; i++)
-		map_page((ulong)area + i * PAGE_SIZE, (ulong)page_alloc(), PT_P | PT_W | PT_A | PT_D);
+		map_page((ulong)area + i * PAGE_SIZE, (ulong)page_alloc(),
+			 PT_P | PT_W | PT_A | PT_D);
 	cr3 = read_cr3();
 	measure("INVLPG", op_invlpg);
 	measure("INVLPG_and_touch", op_invlpg_touch);
@@ -174,7 +178,10 @@ extern char bare_sysret[], bare_iret[], bare_ud[], bare_pf[];
 
 USER static void user_syscalls(void *count)
 {
-	__asm__ volatile("1: syscall; dec %0; jnz 1b" : "+b"(count) : : "rcx", "r11", "memory", "cc");
+	__asm__ volatile("1: syscall; dec %0; jnz 1b"
+			 : "+b"(count)
+			 :
+			 : "rcx", "r11", "memory", "cc");
 }
 
 USER static void user_interrupts(void *count)
@@ -196,9 +203,12 @@ static void op_user_int(u64 count)
 LOOP(int, __asm__ volatile("int %0" : : "i"(VECTOR_SOFT) : "memory"))
 LOOP(ud, __asm__ volatile("ud2" ::: "memory"))
 LOOP(pf, __asm__ volatile("mov (%0), %%al" : : "D"(area + PAGES * PAGE_SIZE) : "rax", "memory"))
-LOOP(iret, __asm__ volatile("mov %%rsp, %%rcx; mov %%ss, %%eax; push %%rax; push %%rcx; pushf;"
-			    "mov %%cs, %%eax; push %%rax; lea 1f(%%rip), %%rax; push %%rax; iretq; 1:"
-			    : : : "rax", "rcx", "memory", "cc"))
+LOOP(iret,
+     __asm__ volatile("mov %%rsp, %%rcx; mov %%ss, %%eax; push %%rax; push %%rcx; pushf;"
+		      "mov %%cs, %%eax; push %%rax; lea 1f(%%rip), %%rax; push %%rax; iretq; 1:"
+		      :
+		      :
+		      : "rax", "rcx", "memory", "cc"))
 
 static void measure_traps(void)
 {

@@ -28,12 +28,12 @@ int trace_find(const char *name, size_t n);
 /** Writes one line. `args`: as many as the point's format takes. Any thread. */
 void trace_write(const struct trace *t, enum trace_point point, const u64 *args);
 
-#define TRACE(trace_, point, ...)                                                              \
-	do {                                                                                   \
-		const struct trace *trace_is = (trace_);                                       \
-											       \
-		if (UNLIKELY(trace_is) && (trace_is->points >> TRACE_##point & 1))             \
-			trace_write(trace_is, TRACE_##point, (const u64[]){__VA_ARGS__});      \
+#define TRACE(trace_, point, ...)                                                         \
+	do {                                                                              \
+		const struct trace *trace_is = (trace_);                                  \
+                                                                                          \
+		if (UNLIKELY(trace_is) && (trace_is->points >> TRACE_##point & 1))        \
+			trace_write(trace_is, TRACE_##point, (const u64[]){__VA_ARGS__}); \
 	} while (0)
 #define TRACE_STRING(s) ((u64)(const char *)(s))
 

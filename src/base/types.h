@@ -17,26 +17,26 @@ typedef int64_t s64;
 typedef unsigned __int128 u128;
 typedef __int128 s128;
 
-#define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define BIT(n) (1u << (n))
-#define BIT64(n) (1ull << (n))
-#define LIKELY(x) __builtin_expect(!!(x), 1)
-#define UNLIKELY(x) __builtin_expect(!!(x), 0)
-#define CONTAINER_OF(p, type, member) ((type *)((char *)(p) - offsetof(type, member)))
+#define ARRAY_SIZE(a)		      (sizeof(a) / sizeof((a)[0]))
+#define BIT(n)			      (1u << (n))
+#define BIT64(n)		      (1ull << (n))
+#define LIKELY(x)		      __builtin_expect(!!(x), 1)
+#define UNLIKELY(x)		      __builtin_expect(!!(x), 0)
+#define CONTAINER_OF(p, type, member) ((type *)((char *)(p)-offsetof(type, member)))
 
 /** Largest of two values of one type. */
-#define MAX(a, b)                       \
-	({                              \
-		__auto_type a_ = (a);   \
-		__auto_type b_ = (b);   \
-		a_ > b_ ? a_ : b_;      \
+#define MAX(a, b)                     \
+	({                            \
+		__auto_type a_ = (a); \
+		__auto_type b_ = (b); \
+		a_ > b_ ? a_ : b_;    \
 	})
 /** Smallest of two values of one type. */
-#define MIN(a, b)                       \
-	({                              \
-		__auto_type a_ = (a);   \
-		__auto_type b_ = (b);   \
-		a_ < b_ ? a_ : b_;      \
+#define MIN(a, b)                     \
+	({                            \
+		__auto_type a_ = (a); \
+		__auto_type b_ = (b); \
+		a_ < b_ ? a_ : b_;    \
 	})
 
 /** Bits hi..lo of v, shifted down. */
@@ -58,7 +58,7 @@ static inline u64 align_up(u64 v, u64 a)
 }
 
 #define PAGE_SHIFT 12
-#define PAGE_SIZE 4096ull
-#define PAGE_MASK (~(PAGE_SIZE - 1))
+#define PAGE_SIZE  4096ull
+#define PAGE_MASK  (~(PAGE_SIZE - 1))
 
 #endif

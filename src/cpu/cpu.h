@@ -35,16 +35,16 @@ enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, 
 enum cpu_sreg { SEG_ES, SEG_CS, SEG_SS, SEG_DS, SEG_FS, SEG_GS, SEG_LDTR, SEG_TR, SEG_COUNT };
 
 /* Segment attributes, in the format of the VMCS access-rights fields. */
-#define SEG_ATTR_TYPE 0x000fu
-#define SEG_ATTR_S 0x0010u
+#define SEG_ATTR_TYPE	   0x000fu
+#define SEG_ATTR_S	   0x0010u
 #define SEG_ATTR_DPL_SHIFT 5
-#define SEG_ATTR_DPL 0x0060u
-#define SEG_ATTR_P 0x0080u
-#define SEG_ATTR_AVL 0x1000u
-#define SEG_ATTR_L 0x2000u
-#define SEG_ATTR_DB 0x4000u
-#define SEG_ATTR_G 0x8000u
-#define SEG_ATTR_UNUSABLE 0x10000u
+#define SEG_ATTR_DPL	   0x0060u
+#define SEG_ATTR_P	   0x0080u
+#define SEG_ATTR_AVL	   0x1000u
+#define SEG_ATTR_L	   0x2000u
+#define SEG_ATTR_DB	   0x4000u
+#define SEG_ATTR_G	   0x8000u
+#define SEG_ATTR_UNUSABLE  0x10000u
 
 struct cpu_seg {
 	u64 base;
@@ -67,18 +67,18 @@ enum cpu_ret {
 /* What the run loop has to do when the engine comes back to it. */
 enum cpu_exit_reason {
 	CPU_EXIT_NONE,
-	CPU_EXIT_POLL,       /* cpu->poll was cleared: look at requests and interrupts */
-	CPU_EXIT_HLT,        /* RIP is behind the HLT */
-	CPU_EXIT_PIO,        /* cpu->pio holds a port access that nobody inside took */
-	CPU_EXIT_MMIO,       /* cpu->mmio holds a read to be answered, or writes to be sent */
-	CPU_EXIT_RDMSR,      /* cpu->exit.msr: to be answered by user space, instruction restarts */
-	CPU_EXIT_WRMSR,      /* likewise */
-	CPU_EXIT_HYPERCALL,  /* cpu->exit.hypercall; RIP is behind the instruction */
-	CPU_EXIT_SHUTDOWN,   /* triple fault */
-	CPU_EXIT_DEBUG,      /* guest debugging stopped here: cpu->exit.debug */
-	CPU_EXIT_MWAIT,      /* RIP is behind the MWAIT */
-	CPU_EXIT_MEMFAULT,   /* the client's mapping faulted: cpu->exit.mem */
-	CPU_EXIT_INTERNAL,   /* cannot go on: cpu->exit.internal */
+	CPU_EXIT_POLL,	    /* cpu->poll was cleared: look at requests and interrupts */
+	CPU_EXIT_HLT,	    /* RIP is behind the HLT */
+	CPU_EXIT_PIO,	    /* cpu->pio holds a port access that nobody inside took */
+	CPU_EXIT_MMIO,	    /* cpu->mmio holds a read to be answered, or writes to be sent */
+	CPU_EXIT_RDMSR,	    /* cpu->exit.msr: to be answered by user space, instruction restarts */
+	CPU_EXIT_WRMSR,	    /* likewise */
+	CPU_EXIT_HYPERCALL, /* cpu->exit.hypercall; RIP is behind the instruction */
+	CPU_EXIT_SHUTDOWN,  /* triple fault */
+	CPU_EXIT_DEBUG,	    /* guest debugging stopped here: cpu->exit.debug */
+	CPU_EXIT_MWAIT,	    /* RIP is behind the MWAIT */
+	CPU_EXIT_MEMFAULT,  /* the client's mapping faulted: cpu->exit.mem */
+	CPU_EXIT_INTERNAL,  /* cannot go on: cpu->exit.internal */
 };
 
 struct cpu_exit {
@@ -108,7 +108,12 @@ struct cpu_exit {
 
 /* An event being raised or delivered. */
 enum cpu_event_kind {
-	EVENT_HW_EXC, EVENT_INTR, EVENT_NMI, EVENT_SW_INT, EVENT_SW_EXC, EVENT_PRIV_SW_EXC,
+	EVENT_HW_EXC,
+	EVENT_INTR,
+	EVENT_NMI,
+	EVENT_SW_INT,
+	EVENT_SW_EXC,
+	EVENT_PRIV_SW_EXC,
 	EVENT_VMEXIT, /* no event: cpu->nested_exit is to be carried out */
 };
 
@@ -118,8 +123,8 @@ struct cpu_exc {
 	u8 vector;
 	bool has_error;
 	u32 error;
-	u64 payload; /* CR2 of a #PF; the DR6 bits of a #DB */
-	u8 insn_len; /* of INT n, INT3, INTO, INT1 */
+	u64 payload;   /* CR2 of a #PF; the DR6 bits of a #DB */
+	u8 insn_len;   /* of INT n, INT3, INTO, INT1 */
 	bool injected; /* by the client: a debugger does not get it once more */
 };
 
@@ -193,16 +198,16 @@ struct cpu_cpuid {
 /* Where a state component of XSAVE lies, as the host lays it out. */
 struct cpu_xcomp {
 	u16 offset, size; /* in the standard format, bytes */
-	bool align;       /* 64-byte aligned in the compacted format */
+	bool align;	  /* 64-byte aligned in the compacted format */
 };
-#define CPU_XCOMP_COUNT 10 /* x87, SSE … PKRU */
+#define CPU_XCOMP_COUNT	  10 /* x87, SSE … PKRU */
 #define CPU_FEATURE_WORDS 16 /* 64 features each */
-#define CPU_VMX_MSRS 18
+#define CPU_VMX_MSRS	  18
 
 enum cpu_vendor { CPU_VENDOR_INTEL, CPU_VENDOR_AMD };
 
 /* Reasons not to inject at the next instruction boundary. */
-#define CPU_SHADOW_STI 1
+#define CPU_SHADOW_STI	  1
 #define CPU_SHADOW_MOV_SS 2
 
 /*
@@ -216,40 +221,40 @@ struct mmu_vm;
 
 struct cpu {
 	/* --- reached by generated code; keep together ------------------------------------- */
-	u64 gpr[16];       /* RSP and the memory-homed registers are current here while running */
-	u64 rip;           /* of the current or next instruction; current only outside blocks */
-	u64 poll;          /* CPU_GO_ON, or 0: leave at the next poll. Cleared by any thread */
-	u64 irq_window;    /* 1: nobody waits; 0: leave when IF becomes 1 */
-	u16 hflags;        /* see above */
+	u64 gpr[16];	/* RSP and the memory-homed registers are current here while running */
+	u64 rip;	/* of the current or next instruction; current only outside blocks */
+	u64 poll;	/* CPU_GO_ON, or 0: leave at the next poll. Cleared by any thread */
+	u64 irq_window; /* 1: nobody waits; 0: leave when IF becomes 1 */
+	u16 hflags;	/* see above */
 	u8 df, intf;
-	u8 shadow;         /* CPU_SHADOW_* in force for the next instruction */
+	u8 shadow; /* CPU_SHADOW_* in force for the next instruction */
 	u8 cpl;
-	u32 mode;          /* MODE_* of mode.h, the part of a block's key; see cpu_mode_update() */
-	u64 rflags;        /* the rest of RFLAGS */
-	u64 tlb_mask;      /* PEXT mask that selects the TLB index from an address */
-	u64 page_mask;     /* constant ~0xfff, PEXT operand */
-	u64 flag_mask;     /* constant FLAG_ARITH, PEXT operand */
-	u64 pauses;        /* PAUSE instructions until the thread yields */
-	u64 code_base;     /* linear address of the page that runs, for position-independent blocks */
+	u32 mode;      /* MODE_* of mode.h, the part of a block's key; see cpu_mode_update() */
+	u64 rflags;    /* the rest of RFLAGS */
+	u64 tlb_mask;  /* PEXT mask that selects the TLB index from an address */
+	u64 page_mask; /* constant ~0xfff, PEXT operand */
+	u64 flag_mask; /* constant FLAG_ARITH, PEXT operand */
+	u64 pauses;    /* PAUSE instructions until the thread yields */
+	u64 code_base; /* linear address of the page that runs, for position-independent blocks */
 	struct cpu_seg seg[SEG_COUNT];
-	s64 tsc_offset;    /* guest TSC = (host * tsc_ratio >> 48) + tsc_offset */
-	u64 tsc_ratio;     /* 1 << 48: unscaled */
+	s64 tsc_offset; /* guest TSC = (host * tsc_ratio >> 48) + tsc_offset */
+	u64 tsc_ratio;	/* 1 << 48: unscaled */
 	u64 kernel_gs_base, star, lstar, cstar, sfmask;
-	u64 host_rsp;      /* host stack pointer while generated code runs */
+	u64 host_rsp; /* host stack pointer while generated code runs */
 	u64 jit_scratch[16];
 
 	/* --- control state ----------------------------------------------------------------- */
 	struct cpu_dtable gdtr, idtr;
 	u64 cr0, cr2, cr3, cr4; /* CR8 lives in the APIC: cpu_ops */
-	u64 pdptr[4];           /* PAE's page-directory-pointer registers */
+	u64 pdptr[4];		/* PAE's page-directory-pointer registers */
 	u64 efer, xcr0, xss;
 	u64 dr[4], dr6, dr7;
 	u32 pkru, pkrs;
-	u64 window_cr3;    /* the address space that has the window (mmu/window.c), or WINDOW_NONE */
+	u64 window_cr3; /* the address space that has the window (mmu/window.c), or WINDOW_NONE */
 	bool window_paused; /* it has cost too much lately */
-	u8 window_stale;   /* not 0: mmu_window_refresh() before it is used */
-	u8 maxphyaddr; /* from CPUID */
-	u64 phys_reserved; /* address bits above MAXPHYADDR */
+	u8 window_stale;    /* not 0: mmu_window_refresh() before it is used */
+	u8 maxphyaddr;	    /* from CPUID */
+	u64 phys_reserved;  /* address bits above MAXPHYADDR */
 
 	/* --- model-specific registers (msr.def names them) ---------------------------------- */
 	u64 sysenter_cs, sysenter_esp, sysenter_eip;
@@ -262,40 +267,40 @@ struct cpu {
 	u64 msr_store[128]; /* rows of msr.def that are plain storage */
 
 	/* --- events -------------------------------------------------------------------------- */
-	struct cpu_exc exc;      /* raised, to be delivered before the next instruction */
-	bool nmi_masked;         /* an NMI handler runs */
-	bool smm;                /* in system-management mode */
-	bool smm_nmi_masked;     /* NMIs were masked when SMM began */
-	u64 smi_count;           /* SMIs taken, as MSR_SMI_COUNT shows */
+	struct cpu_exc exc;	       /* raised, to be delivered before the next instruction */
+	bool nmi_masked;	       /* an NMI handler runs */
+	bool smm;		       /* in system-management mode */
+	bool smm_nmi_masked;	       /* NMIs were masked when SMM began */
+	u64 smi_count;		       /* SMIs taken, as MSR_SMI_COUNT shows */
 	bool smi_pending, nmi_pending; /* kept by the run loop */
 	u8 monitor_armed;
-	u8 trap_by_new_tf;  /* SYSCALL: its single-step trap goes by the RFLAGS.TF that it leaves */
+	u8 trap_by_new_tf; /* SYSCALL: its single-step trap goes by the RFLAGS.TF that it leaves */
 	u64 monitor_gpa;
 	struct cpu_exit exit;
-	bool msr_ready;  /* cpu->exit.msr answers the RDMSR/WRMSR that is being restarted */
-	bool msr_error;  /* … with #GP */
-	bool restart;    /* the next instruction finds answers above; one instruction only */
+	bool msr_ready; /* cpu->exit.msr answers the RDMSR/WRMSR that is being restarted */
+	bool msr_error; /* … with #GP */
+	bool restart;	/* the next instruction finds answers above; one instruction only */
 	bool mmu_stepping; /* jit_step() runs one instruction: stores to running code, watchpoints proceed */
-	u64 pending_db;  /* DR6 bits of data watchpoints hit by this instruction: #DB behind it */
+	u64 pending_db; /* DR6 bits of data watchpoints hit by this instruction: #DB behind it */
 
 	/* --- identity ------------------------------------------------------------------------ */
 	enum cpu_vendor vendor;
-	unsigned cpuid_count;            /* entries of cpuid[] */
+	unsigned cpuid_count;		 /* entries of cpuid[] */
 	u64 features[CPU_FEATURE_WORDS]; /* guest CPUID as a bitmap over enum cpu_feature */
-	u32 index;                       /* vCPU number within the VM */
-	u64 disabled_quirks;             /* KVM_X86_QUIRK_* that the client switched off */
-	const struct trace *trace;       /* or NULL */
+	u32 index;			 /* vCPU number within the VM */
+	u64 disabled_quirks;		 /* KVM_X86_QUIRK_* that the client switched off */
+	const struct trace *trace;	 /* or NULL */
 
 	/* --- guest debugging (KVM_SET_GUEST_DEBUG) -------------------------------------------- */
-	u32 guest_debug;      /* KVM_GUESTDBG_* */
+	u32 guest_debug; /* KVM_GUESTDBG_* */
 	u64 guest_dr[4], guest_dr7;
 
 	/* --- FPU ------------------------------------------------------------------------------ */
-	void *xsave;          /* the guest's x87…AVX-512 state while it is not in the registers */
+	void *xsave; /* the guest's x87…AVX-512 state while it is not in the registers */
 	bool fpu_loaded;
-	u64 fpu_mask;         /* cpu_fpu_mask() */
-	u64 fpu_moves;        /* fpu_move_supported() */
-	u16 xsave_offset[8];  /* of the image's components; filled by gather.c when first needed */
+	u64 fpu_mask;	     /* cpu_fpu_mask() */
+	u64 fpu_moves;	     /* fpu_move_supported() */
+	u16 xsave_offset[8]; /* of the image's components; filled by gather.c when first needed */
 	struct cpu_xcomp xcomp[CPU_XCOMP_COUNT]; /* 0 and 1 are the legacy area */
 	u32 host_mxcsr;
 	u32 mxcsr_mask; /* bits that this host's MXCSR has */
@@ -304,18 +309,18 @@ struct cpu {
 	/* --- owners ---------------------------------------------------------------------------- */
 	struct cpu_pmu pmu;
 	const struct cpu_ops *ops;
-	void *owner;          /* the layer above's vCPU */
-	struct mmu_vm *mem;   /* guest-physical memory */
-	struct jit *jit;      /* translator state and code cache */
-	struct mmu_cpu *mmu;  /* software TLB bookkeeping beyond the tables below */
+	void *owner;	     /* the layer above's vCPU */
+	struct mmu_vm *mem;  /* guest-physical memory */
+	struct jit *jit;     /* translator state and code cache */
+	struct mmu_cpu *mmu; /* software TLB bookkeeping beyond the tables below */
 
 	/* --- nested virtualization (nested.h) --------------------------------------------------- */
-	bool guest_mode;      /* the registers are a nested guest's */
-	bool guest_trap;      /* … that leaves behind each instruction (monitor trap flag) */
-	bool vmx_on;          /* in VMX operation */
+	bool guest_mode;	/* the registers are a nested guest's */
+	bool guest_trap;	/* … that leaves behind each instruction (monitor trap flag) */
+	bool vmx_on;		/* in VMX operation */
 	u64 cr0_must, cr4_must; /* bits that VMX operation fixes to 1 */
 	const struct cpu_nested_ops *nested_ops; /* or NULL: this processor has no such feature */
-	struct nested *nested; /* made when first needed */
+	struct nested *nested;			 /* made when first needed */
 	struct cpu_stage2 stage2;
 	struct cpu_nested_exit nested_exit; /* of a pending EVENT_VMEXIT */
 	u64 vmx_msr[CPU_VMX_MSRS]; /* IA32_VMX_BASIC and following, as the client left them */
@@ -327,7 +332,8 @@ struct cpu {
 	struct cpu_pio pio;
 	struct cpu_cpuid cpuid[CPU_CPUID_MAX];
 	u8 fpu_scratch[4096] __attribute__((aligned(64))); /* images of FXSAVE, XSAVE, … */
-	u8 bounce[16384] __attribute__((aligned(64))); /* an access that is not one plain host range */
+	u8 bounce[16384]
+		__attribute__((aligned(64))); /* an access that is not one plain host range */
 
 	/* --- software TLB and jump cache: large, last ------------------------------------------- */
 	struct mmu_tlb tlb[MMU_TLB_COUNT];
@@ -340,30 +346,31 @@ struct cpu {
 };
 
 /* RFLAGS bits. */
-#define FLAG_CF 0x1ull
-#define FLAG_PF 0x4ull
-#define FLAG_AF 0x10ull
-#define FLAG_ZF 0x40ull
-#define FLAG_SF 0x80ull
-#define FLAG_TF 0x100ull
-#define FLAG_IF 0x200ull
-#define FLAG_DF 0x400ull
-#define FLAG_OF 0x800ull
-#define FLAG_IOPL 0x3000ull
+#define FLAG_CF		0x1ull
+#define FLAG_PF		0x4ull
+#define FLAG_AF		0x10ull
+#define FLAG_ZF		0x40ull
+#define FLAG_SF		0x80ull
+#define FLAG_TF		0x100ull
+#define FLAG_IF		0x200ull
+#define FLAG_DF		0x400ull
+#define FLAG_OF		0x800ull
+#define FLAG_IOPL	0x3000ull
 #define FLAG_IOPL_SHIFT 12
-#define FLAG_NT 0x4000ull
-#define FLAG_RF 0x10000ull
-#define FLAG_VM 0x20000ull
-#define FLAG_AC 0x40000ull
-#define FLAG_VIF 0x80000ull
-#define FLAG_VIP 0x100000ull
-#define FLAG_ID 0x200000ull
-#define FLAG_ARITH (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF)
+#define FLAG_NT		0x4000ull
+#define FLAG_RF		0x10000ull
+#define FLAG_VM		0x20000ull
+#define FLAG_AC		0x40000ull
+#define FLAG_VIF	0x80000ull
+#define FLAG_VIP	0x100000ull
+#define FLAG_ID		0x200000ull
+#define FLAG_ARITH	(FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | FLAG_OF)
 
 /** The whole RFLAGS register. */
 static inline u64 cpu_rflags(const struct cpu *cpu)
 {
-	return cpu->rflags | ((cpu->hflags >> 8) & (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF)) |
+	return cpu->rflags |
+	       ((cpu->hflags >> 8) & (FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF)) |
 	       ((u64)(cpu->hflags & 1) << 11) | ((u64)cpu->df << 10) | ((u64)cpu->intf << 9) | 2;
 }
 
@@ -374,58 +381,79 @@ static inline void cpu_rflags_set(struct cpu *cpu, u64 v)
 	cpu->df = (v >> 10) & 1;
 	cpu->intf = (v >> 9) & 1;
 	cpu->rflags = (v & (FLAG_TF | FLAG_IOPL | FLAG_NT | FLAG_RF | FLAG_VM | FLAG_AC | FLAG_VIF |
-			    FLAG_VIP | FLAG_ID)) | 2;
+			    FLAG_VIP | FLAG_ID)) |
+		      2;
 }
 
 /* CR0, CR4, EFER bits. */
-#define CR0_PE 0x1ull
-#define CR0_MP 0x2ull
-#define CR0_EM 0x4ull
-#define CR0_TS 0x8ull
-#define CR0_ET 0x10ull
-#define CR0_NE 0x20ull
-#define CR0_WP 0x10000ull
-#define CR0_AM 0x40000ull
-#define CR0_NW 0x20000000ull
-#define CR0_CD 0x40000000ull
-#define CR0_PG 0x80000000ull
-#define CR4_VME 0x1ull
-#define CR4_PVI 0x2ull
-#define CR4_TSD 0x4ull
-#define CR4_DE 0x8ull
-#define CR4_PSE 0x10ull
-#define CR4_PAE 0x20ull
-#define CR4_MCE 0x40ull
-#define CR4_PGE 0x80ull
-#define CR4_PCE 0x100ull
-#define CR4_OSFXSR 0x200ull
+#define CR0_PE	       0x1ull
+#define CR0_MP	       0x2ull
+#define CR0_EM	       0x4ull
+#define CR0_TS	       0x8ull
+#define CR0_ET	       0x10ull
+#define CR0_NE	       0x20ull
+#define CR0_WP	       0x10000ull
+#define CR0_AM	       0x40000ull
+#define CR0_NW	       0x20000000ull
+#define CR0_CD	       0x40000000ull
+#define CR0_PG	       0x80000000ull
+#define CR4_VME	       0x1ull
+#define CR4_PVI	       0x2ull
+#define CR4_TSD	       0x4ull
+#define CR4_DE	       0x8ull
+#define CR4_PSE	       0x10ull
+#define CR4_PAE	       0x20ull
+#define CR4_MCE	       0x40ull
+#define CR4_PGE	       0x80ull
+#define CR4_PCE	       0x100ull
+#define CR4_OSFXSR     0x200ull
 #define CR4_OSXMMEXCPT 0x400ull
-#define CR4_UMIP 0x800ull
-#define CR4_LA57 0x1000ull
-#define CR4_VMXE 0x2000ull
-#define CR4_SMXE 0x4000ull
-#define CR4_FSGSBASE 0x10000ull
-#define CR4_PCIDE 0x20000ull
-#define CR4_OSXSAVE 0x40000ull
-#define CR4_SMEP 0x100000ull
-#define CR4_SMAP 0x200000ull
-#define CR4_PKE 0x400000ull
-#define CR4_CET 0x800000ull
-#define CR4_PKS 0x1000000ull
-#define EFER_SCE 0x1ull
-#define EFER_LME 0x100ull
-#define EFER_LMA 0x400ull
-#define EFER_NX 0x800ull
-#define EFER_SVME 0x1000ull
-#define EFER_LMSLE 0x2000ull
-#define EFER_FFXSR 0x4000ull
-#define EFER_TCE 0x8000ull
+#define CR4_UMIP       0x800ull
+#define CR4_LA57       0x1000ull
+#define CR4_VMXE       0x2000ull
+#define CR4_SMXE       0x4000ull
+#define CR4_FSGSBASE   0x10000ull
+#define CR4_PCIDE      0x20000ull
+#define CR4_OSXSAVE    0x40000ull
+#define CR4_SMEP       0x100000ull
+#define CR4_SMAP       0x200000ull
+#define CR4_PKE	       0x400000ull
+#define CR4_CET	       0x800000ull
+#define CR4_PKS	       0x1000000ull
+#define EFER_SCE       0x1ull
+#define EFER_LME       0x100ull
+#define EFER_LMA       0x400ull
+#define EFER_NX	       0x800ull
+#define EFER_SVME      0x1000ull
+#define EFER_LMSLE     0x2000ull
+#define EFER_FFXSR     0x4000ull
+#define EFER_TCE       0x8000ull
 
 /* Exception vectors. */
 enum {
-	EXC_DE, EXC_DB, EXC_NMI, EXC_BP, EXC_OF, EXC_BR, EXC_UD, EXC_NM, EXC_DF, EXC_MP, EXC_TS,
-	EXC_NP, EXC_SS, EXC_GP, EXC_PF, EXC_MF = 16, EXC_AC, EXC_MC, EXC_XM, EXC_VE, EXC_CP,
-	EXC_VC = 29, EXC_SX = 30,
+	EXC_DE,
+	EXC_DB,
+	EXC_NMI,
+	EXC_BP,
+	EXC_OF,
+	EXC_BR,
+	EXC_UD,
+	EXC_NM,
+	EXC_DF,
+	EXC_MP,
+	EXC_TS,
+	EXC_NP,
+	EXC_SS,
+	EXC_GP,
+	EXC_PF,
+	EXC_MF = 16,
+	EXC_AC,
+	EXC_MC,
+	EXC_XM,
+	EXC_VE,
+	EXC_CP,
+	EXC_VC = 29,
+	EXC_SX = 30,
 };
 
 /** Records a hardware exception without an error code. Returns CPU_EXC. */

@@ -14,7 +14,7 @@
 #include "cpu/insn.h"
 #include "cpu/msr.h"
 
-#define CPUID_FAULTING	  1ull
+#define CPUID_FAULTING 1ull
 
 const struct cpu_cpuid *cpu_cpuid_find(const struct cpu *cpu, u32 leaf, u32 index)
 {
@@ -222,8 +222,8 @@ int insn_cpuid(struct cpu *cpu, const struct cpu_insn *in)
 	if (UNLIKELY(cpu->misc_features_enables & CPUID_FAULTING) && cpu->cpl && !cpu->smm)
 		return cpu_raise_err(cpu, EXC_GP, 0);
 	cpu_cpuid_query(cpu, (u32)cpu->gpr[RAX], (u32)cpu->gpr[RCX], regs);
-	TRACE(cpu->trace, kvm_cpuid, cpu->index, (u32)cpu->gpr[RAX], (u32)cpu->gpr[RCX], regs[CPUID_EAX],
-	      regs[CPUID_EBX], regs[CPUID_ECX], regs[CPUID_EDX]);
+	TRACE(cpu->trace, kvm_cpuid, cpu->index, (u32)cpu->gpr[RAX], (u32)cpu->gpr[RCX],
+	      regs[CPUID_EAX], regs[CPUID_EBX], regs[CPUID_ECX], regs[CPUID_EDX]);
 	cpu->gpr[RAX] = regs[CPUID_EAX];
 	cpu->gpr[RBX] = regs[CPUID_EBX];
 	cpu->gpr[RCX] = regs[CPUID_ECX];

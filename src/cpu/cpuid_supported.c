@@ -155,7 +155,8 @@ void cpuid_words_native(u32 words[FEATURE_WORD_COUNT])
 			continue;
 		if (f >> 23 != word) {
 			word = f >> 23;
-			host_leaf(feature_leaf(cpuid_words[word]), feature_index(cpuid_words[word]), host);
+			host_leaf(feature_leaf(cpuid_words[word]), feature_index(cpuid_words[word]),
+				  host);
 		}
 		words[word] |= host[feature_reg(f)] & BIT(feature_bit(f));
 	}

@@ -483,7 +483,8 @@ int cpu_exc_deliver(struct cpu *cpu)
 			return cpu->nested_ops->leave(cpu, NULL);
 	}
 	if (ev.kind == EVENT_HW_EXC || ev.kind == EVENT_SW_EXC)
-		TRACE(cpu->trace, kvm_inj_exception, cpu->index, ev.vector, ev.has_error ? ev.error : 0);
+		TRACE(cpu->trace, kvm_inj_exception, cpu->index, ev.vector,
+		      ev.has_error ? ev.error : 0);
 
 	for (;;) {
 		cpu->exc.pending = false;

@@ -62,9 +62,11 @@ static int env_aligned(struct cpu *cpu, const struct cpu_insn *in)
  * The image in memory, `regs` bytes of registers included. It is accessed by the field, and each of
  * them has an address of the address size: an image may wrap.
  */
-static int image_access(struct cpu *cpu, const struct cpu_insn *in, u8 *buf, unsigned regs, bool write)
+static int image_access(struct cpu *cpu, const struct cpu_insn *in, u8 *buf, unsigned regs,
+			bool write)
 {
-	u64 off = cpu_insn_offset(cpu, in), mask = in->addrsize == 8 ? ~0ull : BIT64(8 * in->addrsize) - 1, lin;
+	u64 off = cpu_insn_offset(cpu, in),
+	    mask = in->addrsize == 8 ? ~0ull : BIT64(8 * in->addrsize) - 1, lin;
 	unsigned n = env_bytes(in), size;
 	int ret = CPU_OK;
 
@@ -80,7 +82,8 @@ static int image_access(struct cpu *cpu, const struct cpu_insn *in, u8 *buf, uns
 			else if (pass)
 				ret = cpu_write(cpu, in->seg, (off + i) & mask, buf + i, size);
 			else
-				ret = cpu_linear(cpu, in->seg, (off + i) & mask, size, MMU_WRITE, &lin);
+				ret = cpu_linear(cpu, in->seg, (off + i) & mask, size, MMU_WRITE,
+						 &lin);
 			if (!ret && write && !pass)
 				ret = mmu_probe(cpu, lin, size, MMU_WRITE | MMU_AS_VIEW);
 		}

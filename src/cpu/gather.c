@@ -16,10 +16,10 @@
 #include "cpu/insn.h"
 #include "mmu/mmu.h"
 
-#define COMP_AVX 2
-#define COMP_OPMASK 5
+#define COMP_AVX       2
+#define COMP_OPMASK    5
 #define COMP_ZMM_HI256 6
-#define COMP_HI16_ZMM 7
+#define COMP_HI16_ZMM  7
 
 static void find_offsets(struct cpu *cpu)
 {
@@ -48,7 +48,10 @@ static u8 *vector_at(struct cpu *cpu, unsigned reg, unsigned byte)
 static bool mask_get(struct cpu *cpu, const struct cpu_insn *in, unsigned i)
 {
 	if (in->imm & GATHER_EVEX)
-		return mem_load((u8 *)cpu->xsave + cpu->xsave_offset[COMP_OPMASK] + 8 * in->imm2, 8) >> i & 1;
+		return mem_load((u8 *)cpu->xsave + cpu->xsave_offset[COMP_OPMASK] + 8 * in->imm2,
+				8) >>
+			       i &
+		       1;
 	return *(vector_at(cpu, in->imm2, i * in->opsize) + in->opsize - 1) & 0x80;
 }
 
@@ -86,10 +89,13 @@ static int element(struct cpu *cpu, const struct cpu_insn *in, unsigned i)
 		off = (u32)off;
 	if (in->imm & GATHER_SCATTER) {
 		ret = cpu_linear(cpu, in->seg, off, in->opsize, MMU_WRITE, &lin);
-		return ret ? ret : mmu_write(cpu, lin, data, in->opsize, MMU_WRITE | MMU_AS_VIEW | MMU_UNALIGNED);
+		return ret ? ret
+			   : mmu_write(cpu, lin, data, in->opsize,
+				       MMU_WRITE | MMU_AS_VIEW | MMU_UNALIGNED);
 	}
 	ret = cpu_linear(cpu, in->seg, off, in->opsize, MMU_READ, &lin);
-	return ret ? ret : mmu_read(cpu, lin, data, in->opsize, MMU_READ | MMU_AS_VIEW | MMU_UNALIGNED);
+	return ret ? ret
+		   : mmu_read(cpu, lin, data, in->opsize, MMU_READ | MMU_AS_VIEW | MMU_UNALIGNED);
 }
 
 int insn_gather(struct cpu *cpu, const struct cpu_insn *in)
@@ -105,7 +111,8 @@ int insn_gather(struct cpu *cpu, const struct cpu_insn *in)
 	/* the components that are written below are in use from now on */
 	u8 *bv = (u8 *)cpu->xsave + 512;
 
-	mem_store(bv, mem_load(bv, 8) | (cpu_fpu_mask() & (in->imm & GATHER_EVEX ? 0xe6 : 0x46)), 8);
+	mem_store(bv, mem_load(bv, 8) | (cpu_fpu_mask() & (in->imm & GATHER_EVEX ? 0xe6 : 0x46)),
+		  8);
 	for (unsigned i = 0; i < n && !ret; i++) {
 		if (mask_get(cpu, in, i)) {
 			ret = element(cpu, in, i);
@@ -121,7 +128,8 @@ int insn_gather(struct cpu *cpu, const struct cpu_insn *in)
 		zero_from(cpu, in->reg, n * in->opsize);
 	if (!ret) {
 		if (in->imm & GATHER_EVEX)
-			mem_store((u8 *)cpu->xsave + cpu->xsave_offset[COMP_OPMASK] + 8 * in->imm2, 0, 8);
+			mem_store((u8 *)cpu->xsave + cpu->xsave_offset[COMP_OPMASK] + 8 * in->imm2,
+				  0, 8);
 		else
 			zero_from(cpu, in->imm2, 0);
 		cpu_insn_done(cpu, in);

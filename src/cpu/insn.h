@@ -13,31 +13,31 @@
 #include "cpu/cpu.h"
 
 struct cpu_insn {
-	u16 op;      /* enum cpu_op */
-	u8 len;      /* bytes */
+	u16 op;	     /* enum cpu_op */
+	u8 len;	     /* bytes */
 	u8 opsize;   /* effective operand size in bytes: 1 for byte forms, 2, 4, 8 */
 	u8 addrsize; /* 2, 4, 8 */
 	u8 prefix;   /* CPU_PREFIX_* */
-	u8 reg;      /* ModRM.reg with REX.R (0..15); also the register in the opcode (with REX.B) */
+	u8 reg; /* ModRM.reg with REX.R (0..15); also the register in the opcode (with REX.B) */
 	bool has_modrm;
-	bool mem;    /* the r/m operand is memory */
-	u8 rm;       /* its register number otherwise (with REX.B) */
-	bool rex;    /* byte registers 4..7 are SPL..DIL rather than AH..BH */
+	bool mem; /* the r/m operand is memory */
+	u8 rm;	  /* its register number otherwise (with REX.B) */
+	bool rex; /* byte registers 4..7 are SPL..DIL rather than AH..BH */
 	/* Memory operand; for string instructions only seg (the override, default DS) is used. */
-	u8 seg;      /* enum cpu_sreg */
+	u8 seg;		/* enum cpu_sreg */
 	s8 base, index; /* GPR number or -1 */
 	u8 scale;
 	bool rip_relative; /* disp counts from this instruction's first byte, base is -1 */
 	s64 disp;
-	u64 imm;     /* immediate, sign-extended to 64 bits where the instruction does so; far offset */
-	u16 imm2;    /* far selector; ENTER's level */
-	u8 opcode;   /* last opcode byte, for families that share a function */
+	u64 imm; /* immediate, sign-extended to 64 bits where the instruction does so; far offset */
+	u16 imm2;  /* far selector; ENTER's level */
+	u8 opcode; /* last opcode byte, for families that share a function */
 };
 
-#define CPU_PREFIX_REP 1   /* F3 */
+#define CPU_PREFIX_REP	 1 /* F3 */
 #define CPU_PREFIX_REPNE 2 /* F2 */
-#define CPU_PREFIX_LOCK 4
-#define CPU_PREFIX_66 8
+#define CPU_PREFIX_LOCK	 4
+#define CPU_PREFIX_66	 8
 
 enum cpu_op {
 #define INSN(name, fn) CPU_OP_##name,

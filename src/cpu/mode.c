@@ -126,8 +126,8 @@ void cpu_mode_update(struct cpu *cpu)
 		m |= debug_bits(cpu);
 	if (UNLIKELY(cpu->pmu.on))
 		m |= cpu_pmu_mode(cpu);
-	if (UNLIKELY(cpu->window_cr3 == cpu->cr3) && cpl == 3 && !cpu->window_paused && (m & MODE_LONG) &&
-	    !(m & (MODE_STEP | MODE_WATCH | MODE_ALIGN | MODE_GUEST)))
+	if (UNLIKELY(cpu->window_cr3 == cpu->cr3) && cpl == 3 && !cpu->window_paused &&
+	    (m & MODE_LONG) && !(m & (MODE_STEP | MODE_WATCH | MODE_ALIGN | MODE_GUEST)))
 		m |= MODE_WINDOW;
 	cpu->mode = m;
 }

@@ -14,11 +14,11 @@
 #define GET(name) int msr_get_##name(struct cpu *cpu, unsigned at, u32 index, u64 *value, bool host)
 #define SET(name) int msr_set_##name(struct cpu *cpu, unsigned at, u32 index, u64 value, bool host)
 /* A register whose writes are special and whose reads are not. */
-#define GET_FIELD(name, field)                                                                     \
-	GET(name)                                                                                  \
-	{                                                                                          \
-		*value = cpu->field;                                                               \
-		return 0;                                                                          \
+#define GET_FIELD(name, field)       \
+	GET(name)                    \
+	{                            \
+		*value = cpu->field; \
+		return 0;            \
 	}
 
 /* Write-only registers. */

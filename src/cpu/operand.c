@@ -56,7 +56,8 @@ int cpu_linear(struct cpu *cpu, unsigned seg, u64 offset, unsigned n, unsigned a
 			return cpu_raise_err(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
 	} else {
 		if (!((mode & MODE_FLAT) && seg <= SEG_DS && seg != SEG_CS) &&
-		    !((mode & MODE_FS_FLAT) && seg == SEG_FS) && !((mode & MODE_GS_FLAT) && seg == SEG_GS) &&
+		    !((mode & MODE_FS_FLAT) && seg == SEG_FS) &&
+		    !((mode & MODE_GS_FLAT) && seg == SEG_GS) &&
 		    !seg_access_ok(cpu, seg, offset, n, access))
 			return cpu_raise_err(cpu, seg == SEG_SS ? EXC_SS : EXC_GP, 0);
 		else if (UNLIKELY(offset + n - 1 > 0xffffffff))

@@ -24,20 +24,20 @@ _Static_assert(4 * PMU_COUNTERS <= 64, "cpu_pmu.by_insn is too small");
 
 #define VALUE_MASK (BIT64(PMU_WIDTH) - 1)
 
-#define SEL_EVENT 0xffull
-#define SEL_UMASK 0xff00ull
-#define SEL_USR BIT64(16)
-#define SEL_OS BIT64(17)
-#define SEL_INT BIT64(20)
-#define SEL_ENABLE BIT64(22)
+#define SEL_EVENT	   0xffull
+#define SEL_UMASK	   0xff00ull
+#define SEL_USR		   BIT64(16)
+#define SEL_OS		   BIT64(17)
+#define SEL_INT		   BIT64(20)
+#define SEL_ENABLE	   BIT64(22)
 #define SEL_RESERVED_INTEL 0xffffffff00200000ull
-#define SEL_RESERVED_AMD 0xfffffff000280000ull
+#define SEL_RESERVED_AMD   0xfffffff000280000ull
 
-#define FIXED_OS 1u
-#define FIXED_USR 2u
-#define FIXED_PMI 8u
+#define FIXED_OS      1u
+#define FIXED_USR     2u
+#define FIXED_PMI     8u
 #define FIXED_ALLOWED 0xbull /* of each counter's four bits: not "any thread" */
-#define GLOBAL_FIXED 32	     /* first fixed counter's bit in the global registers */
+#define GLOBAL_FIXED  32     /* first fixed counter's bit in the global registers */
 
 enum event {
 	EVENT_NONE,
@@ -441,14 +441,14 @@ SET(evntsel)
 
 GET(fixed_ctr)
 {
-	return at < cpu->pmu.fixed_count ? counter_get(cpu, PMU_GP_MAX + at, value) :
-					   missing_get(value, host);
+	return at < cpu->pmu.fixed_count ? counter_get(cpu, PMU_GP_MAX + at, value)
+					 : missing_get(value, host);
 }
 
 SET(fixed_ctr)
 {
-	return at < cpu->pmu.fixed_count ? counter_set(cpu, PMU_GP_MAX + at, value) :
-					   missing_set(value, host);
+	return at < cpu->pmu.fixed_count ? counter_set(cpu, PMU_GP_MAX + at, value)
+					 : missing_set(value, host);
 }
 
 /* FIXED_CTR_CTRL, GLOBAL_STATUS, GLOBAL_CTRL, GLOBAL_OVF_CTRL */

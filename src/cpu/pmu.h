@@ -11,12 +11,12 @@
 
 struct cpu;
 
-#define PMU_GP_MAX 8u	     /* Intel */
-#define PMU_GP_MAX_AMD 6u    /* with the core extension, else 4 */
-#define PMU_FIXED_MAX 3u     /* instructions, cycles, reference cycles */
-#define PMU_COUNTERS (PMU_GP_MAX + PMU_FIXED_MAX) /* fixed ones behind the general ones */
-#define PMU_WIDTH 48u
-#define PMU_EVENTS_INTEL 7u  /* length of CPUID leaf 0xA's list */
+#define PMU_GP_MAX	 8u			      /* Intel */
+#define PMU_GP_MAX_AMD	 6u			      /* with the core extension, else 4 */
+#define PMU_FIXED_MAX	 3u			      /* instructions, cycles, reference cycles */
+#define PMU_COUNTERS	 (PMU_GP_MAX + PMU_FIXED_MAX) /* fixed ones behind the general ones */
+#define PMU_WIDTH	 48u
+#define PMU_EVENTS_INTEL 7u /* length of CPUID leaf 0xA's list */
 /* Of that list, those that are not counted: references and misses of a cache, mispredictions. */
 #define PMU_EVENTS_MISSING 0x58u
 
@@ -24,26 +24,26 @@ struct cpu;
 
 /* What an instruction was, for events; the engine knows it from decoding. */
 #define PMU_INSN_BRANCH 1u
-#define PMU_INSN_LOAD 2u
-#define PMU_INSN_STORE 4u
-#define PMU_INSN_FLUSH 8u /* CLFLUSH and its like: a cache reference and a miss */
+#define PMU_INSN_LOAD	2u
+#define PMU_INSN_STORE	4u
+#define PMU_INSN_FLUSH	8u /* CLFLUSH and its like: a cache reference and a miss */
 
 /* Part of struct cpu. */
 struct cpu_pmu {
-	bool enabled;	  /* the VM has a PMU */
-	bool running;	  /* guest code runs; else cycles do not pass: halted, in user space */
-	u8 version;	  /* Intel's; 0: none of its registers. AMD: 0 */
+	bool enabled; /* the VM has a PMU */
+	bool running; /* guest code runs; else cycles do not pass: halted, in user space */
+	u8 version;   /* Intel's; 0: none of its registers. AMD: 0 */
 	u8 gp_count, fixed_count;
-	bool extended;	  /* AMD: PERFCTR_CORE */
-	u64 caps;	  /* PERF_CAPABILITIES */
+	bool extended; /* AMD: PERFCTR_CORE */
+	u64 caps;      /* PERF_CAPABILITIES */
 	u64 counter[PMU_COUNTERS];
 	u64 sel[PMU_GP_MAX];
 	u64 fixed_ctrl, global_ctrl, global_status;
 	/* Derived from the registers, the event filter and the privilege level. */
-	u32 on;		  /* counters that may count at some privilege level; 0: nothing to do */
-	u32 by_time;	  /* counters that count cycles now */
-	u64 by_insn;	  /* events of those that count instructions now, four bits each; 0: none */
-	u64 since;	  /* host TSC up to which by_time counters are added up */
+	u32 on;	     /* counters that may count at some privilege level; 0: nothing to do */
+	u32 by_time; /* counters that count cycles now */
+	u64 by_insn; /* events of those that count instructions now, four bits each; 0: none */
+	u64 since;   /* host TSC up to which by_time counters are added up */
 };
 
 /** Power-on values. `enabled` stays. */

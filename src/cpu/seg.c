@@ -337,7 +337,7 @@ int seg_frame_write(struct cpu *cpu, const struct seg_frame *f)
 	 * faults: element by element as pushed, all checked first.
 	 */
 	for (unsigned pass = 0; pass < 2; pass++)
-		for (unsigned i = f->used; i; ) {
+		for (unsigned i = f->used; i;) {
 			i -= f->size;
 			ret = frame_linear(cpu, f, (sp + i) & mask, f->size, &lin);
 			if (!ret)

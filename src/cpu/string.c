@@ -71,7 +71,8 @@ bool str_stop(struct cpu *cpu, struct str *s, unsigned max_writes, int *ret)
 		return true;
 	}
 	/* The dispatcher leaves for queued writes, with the traps that are due. */
-	if (LIKELY(cpu->mmio.write_count <= max_writes && __atomic_load_n(&cpu->poll, __ATOMIC_RELAXED)) &&
+	if (LIKELY(cpu->mmio.write_count <= max_writes &&
+		   __atomic_load_n(&cpu->poll, __ATOMIC_RELAXED)) &&
 	    !s->single && !(cpu->mode & MODE_WATCH))
 		return false;
 	/* A single-step trap between two elements shows RF on Intel only. */
@@ -411,7 +412,8 @@ static u64 compare_run(const struct str *s, const u8 *a, const u8 *b, u64 k, u64
  */
 static int compare_read(struct cpu *cpu, const struct str *s, u64 *x, u64 *y)
 {
-	bool dst_first = cpu->vendor == CPU_VENDOR_AMD && !(s->n == 1 && (s->in->prefix & CPU_PREFIX_REP));
+	bool dst_first =
+		cpu->vendor == CPU_VENDOR_AMD && !(s->n == 1 && (s->in->prefix & CPU_PREFIX_REP));
 	int ret = CPU_OK;
 
 	*y = 0;

@@ -242,7 +242,8 @@ int cpu_task_switch(struct cpu *cpu, u16 sel, struct seg_desc *tss, const struct
 	if ((cpu->seg[SEG_TR].attr & SEG_ATTR_UNUSABLE) || cpu->seg[SEG_TR].limit < old->total - 1u)
 		return cpu_raise_err(cpu, EXC_TS, (old_sel & 0xfffc) | ext);
 	if (UNLIKELY(cpu->guest_mode)) {
-		static const u8 source[] = {[TASK_CALL] = 0, [TASK_IRET] = 1, [TASK_JMP] = 2, [TASK_GATE] = 3};
+		static const u8 source[] = {
+			[TASK_CALL] = 0, [TASK_IRET] = 1, [TASK_JMP] = 2, [TASK_GATE] = 3};
 
 		return cpu->nested_ops->task_switch(
 			cpu, sel, source[t->source],

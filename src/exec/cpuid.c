@@ -18,7 +18,7 @@
 #include <linux/kvm.h>
 #include <string.h>
 
-#define XSAVE_PKRU 9
+#define XSAVE_PKRU	 9
 #define LEAF_VERSION	 1
 #define LEAF_CACHES	 4
 #define LEAF_FEATURES	 7
@@ -250,8 +250,8 @@ void exec_cpuid_filter(struct kvm_cpuid2 *list)
 	for (u32 i = 0; i < list->nent; i++) {
 		struct kvm_cpuid_entry2 *e = &list->entries[i];
 
-		if (e->function != LEAF_XSAVE || e->index < 2 || e->index > 62 ||
-		    (e->ecx & 1) || !e->eax || host_agrees(e))
+		if (e->function != LEAF_XSAVE || e->index < 2 || e->index > 62 || (e->ecx & 1) ||
+		    !e->eax || host_agrees(e))
 			continue;
 		hide |= BIT64(e->index);
 		e->eax = e->ebx = e->ecx = e->edx = 0;
@@ -262,7 +262,8 @@ void exec_cpuid_filter(struct kvm_cpuid2 *list)
 		if (e->function == LEAF_XSAVE && !e->index) {
 			e->eax &= ~(u32)hide;
 			e->edx &= ~(u32)(hide >> 32);
-		} else if (e->function == LEAF_FEATURES && !e->index && (hide & BIT64(XSAVE_PKRU))) {
+		} else if (e->function == LEAF_FEATURES && !e->index &&
+			   (hide & BIT64(XSAVE_PKRU))) {
 			e->ecx &= ~pku;
 		}
 	}

@@ -24,7 +24,7 @@
 
 struct image {
 	u64 base;
-	const ElfW(Phdr) *ph;
+	const ElfW(Phdr) * ph;
 	unsigned count;
 	/* the sorted table behind .eh_frame_hdr's head: pairs of (function, entry), both relative */
 	const s32 *table;
@@ -39,7 +39,8 @@ static bool loaded(const struct image *im, u64 addr, u64 n, u32 flags)
 		u64 start = im->base + im->ph[i].p_vaddr;
 
 		if (im->ph[i].p_type == PT_LOAD && (im->ph[i].p_flags & flags) == flags &&
-		    addr >= start && n <= im->ph[i].p_memsz && addr - start <= im->ph[i].p_memsz - n)
+		    addr >= start && n <= im->ph[i].p_memsz &&
+		    addr - start <= im->ph[i].p_memsz - n)
 			return true;
 	}
 	return false;
@@ -266,7 +267,8 @@ struct search {
 /* The first image is the program itself. */
 static int find_in_program(struct dl_phdr_info *info, size_t size, void *data)
 {
-	struct image im = {.base = info->dlpi_addr, .ph = info->dlpi_phdr, .count = info->dlpi_phnum};
+	struct image im = {
+		.base = info->dlpi_addr, .ph = info->dlpi_phdr, .count = info->dlpi_phnum};
 	struct search *s = data;
 
 	(void)size;
@@ -275,7 +277,8 @@ static int find_in_program(struct dl_phdr_info *info, size_t size, void *data)
 	for (unsigned i = 0; i < im.count; i++) {
 		u64 start = im.base + im.ph[i].p_vaddr;
 
-		if (im.ph[i].p_type == PT_LOAD && (im.ph[i].p_flags & (PF_X | PF_R)) == (PF_X | PF_R))
+		if (im.ph[i].p_type == PT_LOAD &&
+		    (im.ph[i].p_flags & (PF_X | PF_R)) == (PF_X | PF_R))
 			s->found += find_in_segment(&im, start, start + im.ph[i].p_memsz,
 						    s->out + s->found, s->max - s->found);
 	}

@@ -24,7 +24,7 @@
 #define ARCH_SET_CPUID 0x1012
 #endif
 
-#define INSNS_MAX   1024
+#define INSNS_MAX    1024
 #define OPCODE_CPUID 0xa2 /* behind 0f */
 #define OPCODE_UD2   0x0b
 #define CPUID_BYTES  2

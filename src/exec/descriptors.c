@@ -46,8 +46,8 @@ void exec_fd_created(int fd)
 	if (fd < 0 || fd >= FD_LIMIT)
 		return;
 	fd_generation[fd] = generation;
-	while (fd >= end &&
-	       !__atomic_compare_exchange_n(&fd_end, &end, fd + 1, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED))
+	while (fd >= end && !__atomic_compare_exchange_n(&fd_end, &end, fd + 1, false,
+							 __ATOMIC_RELAXED, __ATOMIC_RELAXED))
 		;
 }
 
@@ -208,8 +208,8 @@ EXPORT ssize_t __pread_chk(int fd, void *buf, size_t size, off_t offset, size_t 
 
 EXPORT int fallocate(int fd, int mode, off_t offset, off_t length)
 {
-	return ours(fd) ? anykvm_fallocate(fd, mode, offset, length) :
-			  REAL(fallocate)(fd, mode, offset, length);
+	return ours(fd) ? anykvm_fallocate(fd, mode, offset, length)
+			: REAL(fallocate)(fd, mode, offset, length);
 }
 
 EXPORT int fallocate64(int fd, int mode, off64_t offset, off64_t length)

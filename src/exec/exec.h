@@ -52,8 +52,8 @@ long exec_raw(long n, long a, long b, long c, long d, long e, long f);
 /* --- settings (options.c) ------------------------------------------------------------------------ */
 
 struct exec_options {
-	char open[640]; /* for anykvm_open() */
-	const char *vendor; /* "intel" or "amd" */
+	char open[640];		       /* for anykvm_open() */
+	const char *vendor;	       /* "intel" or "amd" */
 	const struct cpu_model *model; /* or NULL */
 	int log_fd;
 	bool trace; /* of ioctls; the engine's is in `open` */
@@ -70,22 +70,21 @@ void exec_log(const char *format, ...) __attribute__((format(printf, 1, 2)));
 struct vcpu;
 
 struct exec_thread {
-	struct vcpu *running;	  /* inside KVM_RUN of this vCPU */
-	u64 mask;		  /* to be restored when KVM_RUN ends */
-	u64 blocked_sync;	  /* of EXEC_SYNC, what the program thinks is blocked */
-	bool deferred;		  /* a signal waits for KVM_RUN's end */
-	bool ready;		  /* EXEC_SYNC is open, known to the registry */
-	bool cancel_async;	  /* pthread_setcanceltype */
-	u8 inside;		  /* the engine is being set up: sigaction is the real one */
+	struct vcpu *running; /* inside KVM_RUN of this vCPU */
+	u64 mask;	      /* to be restored when KVM_RUN ends */
+	u64 blocked_sync;     /* of EXEC_SYNC, what the program thinks is blocked */
+	bool deferred;	      /* a signal waits for KVM_RUN's end */
+	bool ready;	      /* EXEC_SYNC is open, known to the registry */
+	bool cancel_async;    /* pthread_setcanceltype */
+	u8 inside;	      /* the engine is being set up: sigaction is the real one */
 	pthread_t self;
 	struct exec_thread *next;
 };
-extern _Thread_local struct exec_thread exec_thread
-	__attribute__((tls_model("initial-exec")));
+extern _Thread_local struct exec_thread exec_thread __attribute__((tls_model("initial-exec")));
 
-#define SIGBIT(n) (1ull << ((n) - 1))
+#define SIGBIT(n) (1ull << ((n)-1))
 /** Signals by which the host tells of faults: the engine's come first, so they stay open. */
-#define EXEC_SYNC \
+#define EXEC_SYNC                                                                               \
 	(SIGBIT(SIGSEGV) | SIGBIT(SIGBUS) | SIGBIT(SIGFPE) | SIGBIT(SIGILL) | SIGBIT(SIGTRAP) | \
 	 SIGBIT(SIGSYS))
 

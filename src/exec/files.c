@@ -6,13 +6,13 @@
 #include <string.h>
 #include <sys/sysmacros.h>
 
-#define MODE_ARGUMENT(mode, flags)                            \
-	mode_t mode = 0;                                      \
-	if ((flags) & (O_CREAT | __O_TMPFILE)) {              \
-		va_list args;                                 \
-		va_start(args, flags);                        \
-		mode = va_arg(args, mode_t);                  \
-		va_end(args);                                 \
+#define MODE_ARGUMENT(mode, flags)               \
+	mode_t mode = 0;                         \
+	if ((flags) & (O_CREAT | __O_TMPFILE)) { \
+		va_list args;                    \
+		va_start(args, flags);           \
+		mode = va_arg(args, mode_t);     \
+		va_end(args);                    \
 	}
 
 EXPORT int open(const char *path, int flags, ...)
@@ -28,7 +28,8 @@ EXPORT int open64(const char *path, int flags, ...)
 	enum exec_path kind = exec_path_kind(path);
 	MODE_ARGUMENT(mode, flags)
 
-	return kind ? exec_path_open(path, kind, flags) : REAL(open)(path, flags | O_LARGEFILE, mode);
+	return kind ? exec_path_open(path, kind, flags)
+		    : REAL(open)(path, flags | O_LARGEFILE, mode);
 }
 
 EXPORT int openat(int dir, const char *path, int flags, ...)

@@ -59,8 +59,8 @@ void exec_raw_thread(void)
 		exec_thread_prepare(); /* SIGSYS stays open */
 	exec_raw_selector = EXEC_RAW_CATCH;
 	ret = libc.size ? exec_raw(SYS_prctl, PR_SET_SYSCALL_USER_DISPATCH, DISPATCH_ON,
-				   (long)libc.start, (long)libc.size, (long)&exec_raw_selector, 0) :
-			  -1;
+				   (long)libc.start, (long)libc.size, (long)&exec_raw_selector, 0)
+			: -1;
 	if (!ret)
 		return;
 	exec_raw_selector = EXEC_RAW_PASS;

@@ -38,9 +38,9 @@ static int change(int how, const u64 *set, u64 *old)
 		mask &= ~(SIGBIT(32) | SIGBIT(33));
 		ret = exec_raw(SYS_rt_sigprocmask, how, (long)&mask, (long)&was, 8, 0, 0);
 		if (!ret && t->ready)
-			t->blocked_sync = how == SIG_BLOCK   ? before | part :
-					  how == SIG_UNBLOCK ? before & ~part :
-							       part;
+			t->blocked_sync = how == SIG_BLOCK     ? before | part
+					  : how == SIG_UNBLOCK ? before & ~part
+							       : part;
 	}
 	if (!ret && old)
 		*old = was | before;

@@ -51,5 +51,6 @@ void exec_stats_print(void)
 	}
 	for (u32 i = 0; i < EXITS; i++)
 		if (exits[i])
-			exec_log("stats: %12llu exits with reason %u", (unsigned long long)exits[i], i);
+			exec_log("stats: %12llu exits with reason %u", (unsigned long long)exits[i],
+				 i);
 }

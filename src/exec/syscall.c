@@ -121,7 +121,8 @@ static long by_number(long n, const long *a, bool *done)
 
 			if (a[1])
 				set[0] = *(u64 *)a[1];
-			ret = sigprocmask((int)a[0], a[1] ? (sigset_t *)set : NULL, (sigset_t *)old);
+			ret = sigprocmask((int)a[0], a[1] ? (sigset_t *)set : NULL,
+					  (sigset_t *)old);
 			if (!ret && a[2])
 				*(u64 *)a[2] = old[0];
 			return ret;

@@ -169,9 +169,9 @@ struct pit {
 	u64 period;  /* ns; 0: channel 0 does not run */
 	u64 target;  /* ns of the next tick; 0: not armed */
 	bool periodic;
-	u8 unloaded;   /* channels whose control word came and whose count did not, as bits */
+	u8 unloaded;	/* channels whose control word came and whose count did not, as bits */
 	bool triggered; /* channel 2, modes 1 and 5: its gate rose since the control word */
-	u64 gate_fell; /* ns when channel 2's gate fell; 0: it is up */
+	u64 gate_fell;	/* ns when channel 2's gate fell; 0: it is up */
 	struct kvm_pit_channel_state ch[3];
 	struct timer timer;
 	struct irqchip_ack ack;

@@ -130,8 +130,8 @@ static void latch_status(struct pit *p, struct kvm_pit_channel_state *ch)
 {
 	if (ch->status_latched)
 		return;
-	ch->status = (u8)(output_now(p, ch) << 7 | (p->unloaded >> (ch - p->ch) & 1) << 6 | (ch->rw_mode & 3) << 4 | (ch->mode & 7) << 1 |
-			  (ch->bcd & 1));
+	ch->status = (u8)(output_now(p, ch) << 7 | (p->unloaded >> (ch - p->ch) & 1) << 6 |
+			  (ch->rw_mode & 3) << 4 | (ch->mode & 7) << 1 | (ch->bcd & 1));
 	ch->status_latched = 1;
 }
 

@@ -16,7 +16,7 @@
 
 /* What the cache gets of memory at once; page faults in the executable view take as much. */
 #define AHEAD ((size_t)64 << 10)
-#define HUGE ((size_t)2 << 20)
+#define HUGE  ((size_t)2 << 20)
 #ifndef MADV_POPULATE_WRITE
 #define MADV_POPULATE_WRITE 23
 #endif
@@ -132,7 +132,8 @@ void *jit_meta_alloc_line(struct jit *jit, size_t n)
 /* The blocks of a page are near each other in the table, in 64 slots: their addresses are used together. */
 static u32 hash_of(u64 gpa, u64 rip, u32 mode)
 {
-	u64 h = (gpa >> PAGE_SHIFT ^ (u64)mode << 32 ^ rip >> PAGE_SHIFT << 20) * 0x9e3779b97f4a7c15ull;
+	u64 h = (gpa >> PAGE_SHIFT ^ (u64)mode << 32 ^ rip >> PAGE_SHIFT << 20) *
+		0x9e3779b97f4a7c15ull;
 	u32 off = (u32)(gpa & ~PAGE_MASK);
 
 	return (u32)(h >> (64 - JIT_HASH_BITS)) >> 6 << 6 | ((off >> 3 ^ off >> 9 ^ off << 3) & 63);
@@ -326,7 +327,8 @@ void jit_invalidate(struct cpu *cpu, u64 gpa, unsigned n)
 		}
 	}
 	/* Chunks that only a part was invalidated of keep their sums: they differ now, which is safe. */
-	for (u64 k = align_up(gpa & ~PAGE_MASK, 64) / 64; (k + 1) * 64 <= (gpa & ~PAGE_MASK) + n; k++)
+	for (u64 k = align_up(gpa & ~PAGE_MASK, 64) / 64; (k + 1) * 64 <= (gpa & ~PAGE_MASK) + n;
+	     k++)
 		page->chunks &= ~BIT64(k);
 	if (!left && !page->busy) {
 		page->chunks = 0;

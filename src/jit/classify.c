@@ -41,8 +41,9 @@ static int branch_kind(const struct trans *t)
 
 	switch (in->meta.category) {
 	case ZYDIS_CATEGORY_COND_BR:
-		return in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && in->opcode >= 0xe0 ? BRANCH_COUNT
-										       : BRANCH_CONDITION;
+		return in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && in->opcode >= 0xe0
+			       ? BRANCH_COUNT
+			       : BRANCH_CONDITION;
 	case ZYDIS_CATEGORY_UNCOND_BR:
 		return in->mnemonic == ZYDIS_MNEMONIC_JMP ? BRANCH_JMP : -1;
 	case ZYDIS_CATEGORY_CALL:
@@ -64,8 +65,10 @@ static bool special_branch(const struct trans *t)
 		return false;
 	if (t->mode & MODE_LONG)
 		return branch_size(t) != 8 ||
-		       (direct && !cpu_is_canonical(t->cpu, t->next_pc + (u64)t->in.raw.imm[0].value.s));
-	return branch_size(t) != (t->mode & MODE_CS32 ? 4 : 2) || (!direct && !(t->mode & MODE_FLAT));
+		       (direct &&
+			!cpu_is_canonical(t->cpu, t->next_pc + (u64)t->in.raw.imm[0].value.s));
+	return branch_size(t) != (t->mode & MODE_CS32 ? 4 : 2) ||
+	       (!direct && !(t->mode & MODE_FLAT));
 }
 
 /* Mnemonics of which only some forms are special. */
@@ -94,15 +97,18 @@ static unsigned special_form(const struct trans *t)
 			if (is_class(op[1].reg.value, ZYDIS_REGCLASS_TEST))
 				return CPU_OP_UD;
 		}
-		if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && is_class(op[0].reg.value, ZYDIS_REGCLASS_TEST))
+		if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    is_class(op[0].reg.value, ZYDIS_REGCLASS_TEST))
 			return CPU_OP_UD;
 		return CPU_OP_NONE;
 	case ZYDIS_MNEMONIC_PUSH:
-		if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && is_class(op[0].reg.value, ZYDIS_REGCLASS_SEGMENT))
+		if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    is_class(op[0].reg.value, ZYDIS_REGCLASS_SEGMENT))
 			return CPU_OP_PUSH_SREG;
 		return CPU_OP_NONE;
 	case ZYDIS_MNEMONIC_POP:
-		if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER && is_class(op[0].reg.value, ZYDIS_REGCLASS_SEGMENT))
+		if (op[0].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		    is_class(op[0].reg.value, ZYDIS_REGCLASS_SEGMENT))
 			return CPU_OP_POP_SREG;
 		return CPU_OP_NONE;
 	case ZYDIS_MNEMONIC_MOVSD:
@@ -146,7 +152,8 @@ static void fill_memory(const struct trans *t, const ZydisDecodedOperand *op, st
 	out->index = (s8)gpr_or_none(op->mem.index);
 	out->scale = op->mem.scale;
 	out->disp = op->mem.disp.value;
-	out->rip_relative = op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP;
+	out->rip_relative =
+		op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP;
 	if (out->rip_relative)
 		out->disp += t->in.length;
 }
@@ -189,7 +196,7 @@ static void fill_extra(const struct trans *t, struct cpu_insn *out)
 
 	switch (out->op) {
 	case CPU_OP_LOAD_FAR_PTR:
-		out->imm2 = in->mnemonic == ZYDIS_MNEMONIC_LDS   ? SEG_DS
+		out->imm2 = in->mnemonic == ZYDIS_MNEMONIC_LDS	 ? SEG_DS
 			    : in->mnemonic == ZYDIS_MNEMONIC_LES ? SEG_ES
 			    : in->mnemonic == ZYDIS_MNEMONIC_LSS ? SEG_SS
 			    : in->mnemonic == ZYDIS_MNEMONIC_LFS ? SEG_FS
@@ -207,7 +214,8 @@ static void fill_extra(const struct trans *t, struct cpu_insn *out)
 		break;
 	case CPU_OP_RDFSGSBASE:
 	case CPU_OP_WRFSGSBASE:
-		out->imm2 = in->mnemonic == ZYDIS_MNEMONIC_RDFSBASE || in->mnemonic == ZYDIS_MNEMONIC_WRFSBASE
+		out->imm2 = in->mnemonic == ZYDIS_MNEMONIC_RDFSBASE ||
+					    in->mnemonic == ZYDIS_MNEMONIC_WRFSBASE
 				    ? SEG_FS
 				    : SEG_GS;
 		break;
@@ -255,7 +263,8 @@ static void fill_extra(const struct trans *t, struct cpu_insn *out)
 
 static bool is_gather(const ZydisDecodedInstruction *in)
 {
-	return in->meta.category == ZYDIS_CATEGORY_GATHER || in->meta.category == ZYDIS_CATEGORY_AVX2GATHER ||
+	return in->meta.category == ZYDIS_CATEGORY_GATHER ||
+	       in->meta.category == ZYDIS_CATEGORY_AVX2GATHER ||
 	       in->meta.category == ZYDIS_CATEGORY_SCATTER;
 }
 
@@ -270,7 +279,8 @@ static bool fill_gather(const struct trans *t, struct cpu_insn *out)
 	if (!is_gather(in))
 		return false;
 	for (unsigned i = 0; i < in->operand_count; i++)
-		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY && t->op[i].mem.type == ZYDIS_MEMOP_TYPE_VSIB)
+		if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+		    t->op[i].mem.type == ZYDIS_MEMOP_TYPE_VSIB)
 			mem = &t->op[i];
 	if (!mem)
 		return false;
@@ -306,15 +316,16 @@ static bool fill_gather(const struct trans *t, struct cpu_insn *out)
 		p = t->bytes + in->raw.vex.offset;
 		out->opsize = p[2] & 0x80 ? 8 : 4;
 	}
-	out->imm = GATHER_SHAPE(in->opcode & 1 ? 8 : 4, in->avx.vector_length / 8) | (evex ? GATHER_EVEX : 0) |
-		   (scatter ? GATHER_SCATTER : 0);
+	out->imm = GATHER_SHAPE(in->opcode & 1 ? 8 : 4, in->avx.vector_length / 8) |
+		   (evex ? GATHER_EVEX : 0) | (scatter ? GATHER_SCATTER : 0);
 	return true;
 }
 
 /* What is asked of near branches depends on mode and address. */
 bool jit_classify_never(const struct trans *t)
 {
-	return !table[t->in.mnemonic] && branch_kind(t) < 0 && special_form(t) == CPU_OP_NONE && !is_gather(&t->in);
+	return !table[t->in.mnemonic] && branch_kind(t) < 0 && special_form(t) == CPU_OP_NONE &&
+	       !is_gather(&t->in);
 }
 
 unsigned jit_classify(struct trans *t, struct cpu_insn *out)
@@ -362,8 +373,8 @@ unsigned jit_classify(struct trans *t, struct cpu_insn *out)
 			break;
 		}
 	}
-	if (out->has_modrm && in->raw.modrm.mod != 3 && op != CPU_OP_MOV_TO_CR && op != CPU_OP_MOV_FROM_CR &&
-	    op != CPU_OP_MOV_TO_DR && op != CPU_OP_MOV_FROM_DR) {
+	if (out->has_modrm && in->raw.modrm.mod != 3 && op != CPU_OP_MOV_TO_CR &&
+	    op != CPU_OP_MOV_FROM_CR && op != CPU_OP_MOV_TO_DR && op != CPU_OP_MOV_FROM_DR) {
 		out->mem = true;
 		for (unsigned i = 0; i < in->operand_count; i++)
 			if (t->op[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
@@ -371,7 +382,8 @@ unsigned jit_classify(struct trans *t, struct cpu_insn *out)
 				fill_memory(t, &t->op[i], out);
 	}
 	if (in->raw.imm[0].size)
-		out->imm = in->raw.imm[0].is_signed ? (u64)in->raw.imm[0].value.s : in->raw.imm[0].value.u;
+		out->imm = in->raw.imm[0].is_signed ? (u64)in->raw.imm[0].value.s
+						    : in->raw.imm[0].value.u;
 	fill_extra(t, out);
 	return op;
 }

@@ -19,7 +19,8 @@
 /* The list of the jumps into a page; jumps into others are on it, too. */
 static struct jit_link **list_of(struct jit *jit, u64 page)
 {
-	return &jit->cross_links[(page >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >> (64 - JIT_CROSS_BITS)];
+	return &jit->cross_links[(page >> PAGE_SHIFT) * 0x9e3779b97f4a7c15ull >>
+				 (64 - JIT_CROSS_BITS)];
 }
 
 /** Patches a jump into another page. */
@@ -48,11 +49,13 @@ u64 jit_link_again(struct cpu *cpu, struct jit_link *link)
 	struct jit_block *b;
 
 	cpu->jit->stat_links_again++;
-	if (!__atomic_load_n(&cpu->poll, __ATOMIC_RELAXED) || (cpu->mode & MODE_BREAK) || cpu->mode != link->mode ||
-	    link->from->dead || !mmu_fetch_cached(cpu, link->target, &at))
+	if (!__atomic_load_n(&cpu->poll, __ATOMIC_RELAXED) || (cpu->mode & MODE_BREAK) ||
+	    cpu->mode != link->mode || link->from->dead ||
+	    !mmu_fetch_cached(cpu, link->target, &at))
 		return 0;
 	b = jit_block_find(cpu->jit, at.gpa, link->target, link->mode);
-	if (!b || b->gpa2 != ~0ull || b->page->epoch != __atomic_load_n(&cpu->mem->client_epoch, __ATOMIC_ACQUIRE))
+	if (!b || b->gpa2 != ~0ull ||
+	    b->page->epoch != __atomic_load_n(&cpu->mem->client_epoch, __ATOMIC_ACQUIRE))
 		return 0;
 	if (!link->to) {
 		mmu_window_code(cpu, link->target, b->gpa, b->gpa2);

@@ -69,8 +69,8 @@ static u64 code_linear(const struct cpu *cpu, u64 rip)
 /* What a search for a block found. */
 struct found {
 	struct jit_block *block; /* NULL: see ret */
-	int ret;                 /* enum cpu_ret */
-	bool global;             /* every page of it is mapped globally */
+	int ret;		 /* enum cpu_ret */
+	bool global;		 /* every page of it is mapped globally */
 };
 
 /* A block whose instruction crosses pages: is its second half still where it was? */
@@ -96,7 +96,7 @@ static struct found find_any(struct cpu *cpu, u32 mode)
 {
 	u64 lin = code_linear(cpu, cpu->rip);
 	struct mmu_fetched at;
-	struct found f = { .ret = mmu_fetch(cpu, lin, &at) };
+	struct found f = {.ret = mmu_fetch(cpu, lin, &at)};
 
 	if (f.ret)
 		return f;
@@ -131,10 +131,11 @@ static struct found find_near_limit(struct cpu *cpu, u32 mode)
 	if (f.block)
 		beyond = cpu->rip + f.block->guest_len - 1 > limit;
 	else /* a fault on its second page, which lies beyond the limit */
-		beyond = f.ret == CPU_EXC && cpu->exc.vector == EXC_PF && (cpu->exc.payload ^ lin) >> PAGE_SHIFT &&
+		beyond = f.ret == CPU_EXC && cpu->exc.vector == EXC_PF &&
+			 (cpu->exc.payload ^ lin) >> PAGE_SHIFT &&
 			 cpu->rip + PAGE_SIZE - (lin & ~PAGE_MASK) > limit;
 	if (beyond)
-		f = (struct found){ NULL, cpu_raise_err(cpu, EXC_GP, 0), false };
+		f = (struct found){NULL, cpu_raise_err(cpu, EXC_GP, 0), false};
 	return f;
 }
 
@@ -147,7 +148,7 @@ static struct found find_block(struct cpu *cpu, u32 mode)
 	if (mode & MODE_LONG)
 		return find_any(cpu, mode);
 	if (cpu->rip > limit)
-		return (struct found){ NULL, cpu_raise_err(cpu, EXC_GP, 0), false };
+		return (struct found){NULL, cpu_raise_err(cpu, EXC_GP, 0), false};
 	if (UNLIKELY(limit - cpu->rip < 15))
 		return find_near_limit(cpu, mode);
 	f = find_any(cpu, mode);
@@ -258,10 +259,10 @@ static void restart_done(struct cpu *cpu)
 /* --- the loop -------------------------------------------------------------------------------- */
 
 enum outcome {
-	OUT_DONE,   /* an instruction (or a block) completed */
-	OUT_AGAIN,  /* nothing completed: an exception is pending, or try again */
-	OUT_STEP,   /* the instruction has to run alone */
-	OUT_EXIT,   /* cpu->exit is set */
+	OUT_DONE,  /* an instruction (or a block) completed */
+	OUT_AGAIN, /* nothing completed: an exception is pending, or try again */
+	OUT_STEP,  /* the instruction has to run alone */
+	OUT_EXIT,  /* cpu->exit is set */
 };
 
 static enum outcome from_ret(int ret)
@@ -459,8 +460,8 @@ static enum outcome run_block(struct cpu *cpu, struct jit_link **link)
 		jit_jc_take(cpu, view, mode);
 	if (mode & MODE_FLAT)
 		jit_jc_fill(cpu, view, cpu->rip, b, f.global);
-	if (from && flushes == jit->stat_flushes && !from->to && !from->from->dead && from->mode == mode &&
-	    (from->cross || from->from->page == b->page)) {
+	if (from && flushes == jit->stat_flushes && !from->to && !from->from->dead &&
+	    from->mode == mode && (from->cross || from->from->page == b->page)) {
 		if (b->gpa2 == ~0ull && from->cross)
 			jit_cross_patch(jit, from, b);
 		else if (b->gpa2 == ~0ull)
@@ -504,8 +505,9 @@ static void client_check(struct cpu *cpu)
  */
 static bool leaves_faulting(struct cpu *cpu)
 {
-	if (LIKELY(__atomic_load_n(&cpu->poll, __ATOMIC_SEQ_CST)) || cpu->exc.kind != EVENT_HW_EXC ||
-	    cpu->exc.vector == EXC_DB || cpu->exc.has_error || cpu->guest_debug || cpu->mmio.write_count)
+	if (LIKELY(__atomic_load_n(&cpu->poll, __ATOMIC_SEQ_CST)) ||
+	    cpu->exc.kind != EVENT_HW_EXC || cpu->exc.vector == EXC_DB || cpu->exc.has_error ||
+	    cpu->guest_debug || cpu->mmio.write_count)
 		return false;
 	cpu->exit.reason = CPU_EXIT_POLL;
 	return true;
@@ -542,7 +544,8 @@ static void run(struct cpu *cpu)
 			out = run_block(cpu, &link);
 		}
 		alone = out == OUT_STEP;
-		if (UNLIKELY(cpu->pending_db) && out != OUT_STEP && !(cpu->shadow & CPU_SHADOW_MOV_SS)) {
+		if (UNLIKELY(cpu->pending_db) && out != OUT_STEP &&
+		    !(cpu->shadow & CPU_SHADOW_MOV_SS)) {
 			/* an instruction that C executed hit a data breakpoint */
 			u64 bits = cpu->pending_db;
 
@@ -577,7 +580,8 @@ static void run_one(struct cpu *cpu)
 		out = run_step(cpu);
 		if (out != OUT_EXIT && cpu->mmio.write_count)
 			cpu->exit.reason = CPU_EXIT_MMIO;
-	} while (out != OUT_EXIT && !cpu->mmio.write_count && (out != OUT_DONE || cpu->exc.pending));
+	} while (out != OUT_EXIT && !cpu->mmio.write_count &&
+		 (out != OUT_DONE || cpu->exc.pending));
 	if (cpu->exit.reason != CPU_EXIT_MMIO || !cpu->mmio.read_wanted)
 		restart_done(cpu);
 	if (cpu->exit.reason == CPU_EXIT_NONE)
@@ -637,10 +641,10 @@ static void decoders_init(struct cpu *cpu)
 		ZydisMachineMode mode;
 		ZydisStackWidth stack;
 	} kind[] = {
-		{ ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64 },
-		{ ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32 },
-		{ ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16 },
-		{ ZYDIS_MACHINE_MODE_REAL_16, ZYDIS_STACK_WIDTH_16 },
+		{ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64},
+		{ZYDIS_MACHINE_MODE_LEGACY_32, ZYDIS_STACK_WIDTH_32},
+		{ZYDIS_MACHINE_MODE_LEGACY_16, ZYDIS_STACK_WIDTH_16},
+		{ZYDIS_MACHINE_MODE_REAL_16, ZYDIS_STACK_WIDTH_16},
 	};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(kind); i++) {
@@ -650,7 +654,8 @@ static void decoders_init(struct cpu *cpu)
 		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
 		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
 		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_CLDEMOTE, ZYAN_FALSE);
-		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_AMD_BRANCHES, cpu->vendor == CPU_VENDOR_AMD);
+		ZydisDecoderEnableMode(d, ZYDIS_DECODER_MODE_AMD_BRANCHES,
+				       cpu->vendor == CPU_VENDOR_AMD);
 	}
 }
 
@@ -675,7 +680,7 @@ static void jump_cache_init(struct cpu *cpu, unsigned v)
 {
 	struct jit *jit = cpu->jit;
 
-	cpu->jc[v].to[0] = (struct jit_jump){ JIT_JC_NOWHERE, jit_exec(jit, jit->thunk.next) };
+	cpu->jc[v].to[0] = (struct jit_jump){JIT_JC_NOWHERE, jit_exec(jit, jit->thunk.next)};
 	cpu->jc[v].to[1].ntag = JIT_JC_NOWHERE;
 }
 

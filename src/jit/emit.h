@@ -12,12 +12,29 @@
 #include "base/types.h"
 
 /* Host registers by their encoding; the same numbers as the guest's in cpu.h. */
-enum { H_RAX, H_RCX, H_RDX, H_RBX, H_RSP, H_RBP, H_RSI, H_RDI, H_R8, H_R9, H_R10, H_R11, H_R12, H_R13, H_R14, H_R15 };
+enum {
+	H_RAX,
+	H_RCX,
+	H_RDX,
+	H_RBX,
+	H_RSP,
+	H_RBP,
+	H_RSI,
+	H_RDI,
+	H_R8,
+	H_R9,
+	H_R10,
+	H_R11,
+	H_R12,
+	H_R13,
+	H_R14,
+	H_R15
+};
 
 struct emit {
-	u8 *p;     /* where the next byte goes (writable view) */
-	u8 *end;   /* nothing is written from here on; `full` is set instead */
-	s64 exec;  /* what to add to an address of the writable view for the executable one */
+	u8 *p;	  /* where the next byte goes (writable view) */
+	u8 *end;  /* nothing is written from here on; `full` is set instead */
+	s64 exec; /* what to add to an address of the writable view for the executable one */
 	bool full;
 };
 
@@ -76,7 +93,7 @@ static inline void emit_copy(struct emit *e, const u8 *from, unsigned n)
 {
 	for (; n > 8; n -= 8, from += 8)
 		emit64(e, *(const u64_una *)from);
-	emit_bytes(e, (struct bytes){ .v = *(const u64_una *)from, .n = n });
+	emit_bytes(e, (struct bytes){.v = *(const u64_una *)from, .n = n});
 }
 
 static inline bool fits_s32(s64 v)
@@ -84,10 +101,11 @@ static inline bool fits_s32(s64 v)
 	return v == (s32)v;
 }
 
-static inline __attribute__((always_inline)) void put_rex(struct bytes *q, bool w, unsigned r, unsigned x, unsigned b,
-							  bool force)
+static inline __attribute__((always_inline)) void put_rex(struct bytes *q, bool w, unsigned r,
+							  unsigned x, unsigned b, bool force)
 {
-	unsigned rex = 0x40 | (w ? 8 : 0) | ((r >> 3 & 1) << 2) | ((x >> 3 & 1) << 1) | (b >> 3 & 1);
+	unsigned rex =
+		0x40 | (w ? 8 : 0) | ((r >> 3 & 1) << 2) | ((x >> 3 & 1) << 1) | (b >> 3 & 1);
 
 	if (force || rex != 0x40)
 		put8(q, rex);
@@ -96,7 +114,7 @@ static inline __attribute__((always_inline)) void put_rex(struct bytes *q, bool 
 /** REX prefix; always emitted when `force` or any bit is set. */
 static inline void emit_rex(struct emit *e, bool w, unsigned r, unsigned x, unsigned b, bool force)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put_rex(&q, w, r, x, b, force);
 	if (q.n)
@@ -104,10 +122,13 @@ static inline void emit_rex(struct emit *e, bool w, unsigned r, unsigned x, unsi
 }
 
 /** What is in `q`, at most 5 bytes, and behind it what emit_mem() emits. */
-static inline __attribute__((always_inline)) void emit_op_mem(struct emit *e, struct bytes q, unsigned reg, int base,
-							      int index, unsigned scale, s32 disp)
+static inline __attribute__((always_inline)) void emit_op_mem(struct emit *e, struct bytes q,
+							      unsigned reg, int base, int index,
+							      unsigned scale, s32 disp)
 {
-	unsigned mod = base < 0 || (disp == 0 && (base & 7) != 5) ? 0 : disp == (s8)disp ? 0x40 : 0x80;
+	unsigned mod = base < 0 || (disp == 0 && (base & 7) != 5) ? 0
+		       : disp == (s8)disp			  ? 0x40
+								  : 0x80;
 
 	reg = (reg & 7) << 3;
 	if (base >= 0 && index < 0 && (base & 7) != 4) {
@@ -124,15 +145,16 @@ static inline __attribute__((always_inline)) void emit_op_mem(struct emit *e, st
 }
 
 /** ModRM, SIB and displacement for [base + index * (1 << scale) + disp]; base, index may be -1. */
-static inline void emit_mem(struct emit *e, unsigned reg, int base, int index, unsigned scale, s32 disp)
+static inline void emit_mem(struct emit *e, unsigned reg, int base, int index, unsigned scale,
+			    s32 disp)
 {
-	emit_op_mem(e, (struct bytes){ 0 }, reg, base, index, scale, disp);
+	emit_op_mem(e, (struct bytes){0}, reg, base, index, scale, disp);
 }
 
 /** op reg, %gs:off (or the reverse, by opcode). */
 static inline void emit_gs(struct emit *e, unsigned opcode, bool w, unsigned reg, u32 off)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put8(&q, 0x65);
 	put_rex(&q, w, reg, 0, 0, false);
@@ -158,7 +180,7 @@ static inline void emit_gs_store(struct emit *e, unsigned reg, u32 off)
 /** mov reg, %gs:off(,index,8) */
 static inline void emit_gs_load_index(struct emit *e, unsigned reg, unsigned index, u32 off)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put8(&q, 0x65);
 	put_rex(&q, true, reg, index, 0, false);
@@ -169,7 +191,7 @@ static inline void emit_gs_load_index(struct emit *e, unsigned reg, unsigned ind
 /** mov reg, %gs:off(base) */
 static inline void emit_gs_load_at(struct emit *e, unsigned reg, unsigned base, u32 off)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put8(&q, 0x65);
 	put_rex(&q, true, reg, 0, base, false);
@@ -180,7 +202,7 @@ static inline void emit_gs_load_at(struct emit *e, unsigned reg, unsigned base, 
 /** movb $imm, %gs:off */
 static inline void emit_gs_store8_imm(struct emit *e, u8 imm, u32 off)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put8(&q, 0x65);
 	put8(&q, 0xc6);
@@ -190,7 +212,7 @@ static inline void emit_gs_store8_imm(struct emit *e, u8 imm, u32 off)
 
 static inline void emit_mov(struct emit *e, bool w, unsigned dst, unsigned src)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put_rex(&q, w, src, 0, dst, false);
 	put8(&q, 0x89);
@@ -201,7 +223,7 @@ static inline void emit_mov(struct emit *e, bool w, unsigned dst, unsigned src)
 /** bswap reg, 64 bits. */
 static inline void emit_bswap(struct emit *e, unsigned reg)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put_rex(&q, true, 0, 0, reg, false);
 	put8(&q, 0x0f);
@@ -212,7 +234,7 @@ static inline void emit_bswap(struct emit *e, unsigned reg)
 /** mov $imm, reg in the shortest form. */
 static inline void emit_mov_imm(struct emit *e, unsigned reg, u64 imm)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	if (imm == (u32)imm) {
 		put_rex(&q, false, 0, 0, reg, false);
@@ -236,9 +258,10 @@ static inline void emit_mov_imm(struct emit *e, unsigned reg, u64 imm)
 }
 
 /** lea disp(base,index,1<<scale), reg; 32-bit result when !w. */
-static inline void emit_lea(struct emit *e, bool w, unsigned reg, int base, int index, unsigned scale, s32 disp)
+static inline void emit_lea(struct emit *e, bool w, unsigned reg, int base, int index,
+			    unsigned scale, s32 disp)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put_rex(&q, w, reg, index < 0 ? 0 : index, base < 0 ? 0 : base, false);
 	put8(&q, 0x8d);
@@ -248,7 +271,7 @@ static inline void emit_lea(struct emit *e, bool w, unsigned reg, int base, int 
 /** movzx of a 16-bit register: reg = (u16)reg. */
 static inline void emit_zext16(struct emit *e, unsigned dst, unsigned src)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put_rex(&q, false, dst, 0, src, false);
 	put8(&q, 0x0f);
@@ -257,8 +280,9 @@ static inline void emit_zext16(struct emit *e, unsigned dst, unsigned src)
 	emit_bytes(e, q);
 }
 
-static inline __attribute__((always_inline)) void put_vex3(struct bytes *q, unsigned reg, unsigned x, unsigned b,
-							   unsigned map, bool w, unsigned vvvv, unsigned pp)
+static inline __attribute__((always_inline)) void put_vex3(struct bytes *q, unsigned reg,
+							   unsigned x, unsigned b, unsigned map,
+							   bool w, unsigned vvvv, unsigned pp)
 {
 	put8(q, 0xc4);
 	put8(q, (reg & 8 ? 0 : 0x80) | (x & 8 ? 0 : 0x40) | (b & 8 ? 0 : 0x20) | map);
@@ -266,9 +290,10 @@ static inline __attribute__((always_inline)) void put_vex3(struct bytes *q, unsi
 }
 
 /* A BMI2 instruction with a quadword of struct cpu; pp tells those of one opcode apart. */
-static inline void emit_vex_gs(struct emit *e, unsigned opcode, unsigned pp, unsigned reg, unsigned vvvv, u32 off)
+static inline void emit_vex_gs(struct emit *e, unsigned opcode, unsigned pp, unsigned reg,
+			       unsigned vvvv, u32 off)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put8(&q, 0x65);
 	put_vex3(&q, reg, 0, 0, 2, true, vvvv, pp);
@@ -279,7 +304,7 @@ static inline void emit_vex_gs(struct emit *e, unsigned opcode, unsigned pp, uns
 /* MOVZX of a byte (B6) or a word (B7) of struct cpu. */
 static inline void emit_gs_zext(struct emit *e, unsigned opcode, unsigned dst, u32 off)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put8(&q, 0x65);
 	put_rex(&q, false, dst, 0, 0, false);
@@ -291,7 +316,7 @@ static inline void emit_gs_zext(struct emit *e, unsigned opcode, unsigned dst, u
 /** pext disp(%rsp), src, dst */
 static inline void emit_pext_stack(struct emit *e, unsigned dst, unsigned src, s32 disp)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put_vex3(&q, dst, 0, 0, 2, true, src, 2);
 	put8(&q, 0xf5);
@@ -301,7 +326,7 @@ static inline void emit_pext_stack(struct emit *e, unsigned dst, unsigned src, s
 /** mov disp(%rsp), reg */
 static inline void emit_load_stack(struct emit *e, unsigned reg, s32 disp)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put_rex(&q, true, reg, 0, 0, false);
 	put8(&q, 0x8b);
@@ -311,7 +336,7 @@ static inline void emit_load_stack(struct emit *e, unsigned reg, s32 disp)
 /** mov disp(%rsp,index,8), reg */
 static inline void emit_load_stack_index(struct emit *e, unsigned reg, unsigned index, s32 disp)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put_rex(&q, true, reg, index, 0, false);
 	put8(&q, 0x8b);
@@ -339,7 +364,7 @@ static inline void emit_gs_load8(struct emit *e, unsigned dst, u32 off)
 /** movl $imm, %gs:off */
 static inline void emit_gs_store32_imm(struct emit *e, u32 imm, u32 off)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put8(&q, 0x65);
 	put8(&q, 0xc7);
@@ -350,7 +375,7 @@ static inline void emit_gs_store32_imm(struct emit *e, u32 imm, u32 off)
 /** rorx $imm, src, dst */
 static inline void emit_rorx(struct emit *e, unsigned dst, unsigned src, unsigned imm)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put_vex3(&q, dst, 0, src, 3, true, 0, 3);
 	put8(&q, 0xf0);
@@ -363,9 +388,10 @@ static inline void emit_rorx(struct emit *e, unsigned dst, unsigned src, unsigne
 enum { SHIFT_SHLX = 1, SHIFT_SARX = 2, SHIFT_SHRX = 3 };
 
 /** shlx/sarx/shrx count, src, dst (64-bit) */
-static inline void emit_shiftx(struct emit *e, unsigned kind, unsigned dst, unsigned src, unsigned count)
+static inline void emit_shiftx(struct emit *e, unsigned kind, unsigned dst, unsigned src,
+			       unsigned count)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put_vex3(&q, dst, 0, src, 2, true, count, kind);
 	put8(&q, 0xf7);
@@ -386,9 +412,10 @@ static inline void emit_gs_load16(struct emit *e, unsigned dst, u32 off)
 }
 
 /** Load or store of 1, 2, 4 or 8 bytes at [base + index + disp]; loads of 1 and 2 bytes zero-extend. */
-static inline void emit_load_at(struct emit *e, unsigned size, unsigned reg, int base, int index, s32 disp)
+static inline void emit_load_at(struct emit *e, unsigned size, unsigned reg, int base, int index,
+				s32 disp)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	put_rex(&q, size == 8, reg, index < 0 ? 0 : index, base, false);
 	if (size < 4) {
@@ -405,9 +432,10 @@ static inline void emit_load(struct emit *e, unsigned size, unsigned reg, int ba
 	emit_load_at(e, size, reg, base, index, 0);
 }
 
-static inline void emit_store_at(struct emit *e, unsigned size, unsigned reg, int base, int index, s32 disp)
+static inline void emit_store_at(struct emit *e, unsigned size, unsigned reg, int base, int index,
+				 s32 disp)
 {
-	struct bytes q = { 0 };
+	struct bytes q = {0};
 
 	if (size == 2)
 		put8(&q, 0x66);
@@ -426,7 +454,7 @@ static inline void emit_rel32(struct emit *e, unsigned opcode, const u8 *target)
 {
 	u64 field = (u32)(target - (e->p + 5));
 
-	emit_bytes(e, (struct bytes){ .v = field << 8 | opcode, .n = 5 });
+	emit_bytes(e, (struct bytes){.v = field << 8 | opcode, .n = 5});
 }
 
 /** Fills in the rel32 field at `at` (writable view). */

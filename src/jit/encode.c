@@ -18,7 +18,8 @@ static bool width_by_prefix(const struct trans *t)
 	case ZYDIS_ISA_EXT_MOVBE:
 		return true;
 	default:
-		return t->in.mnemonic == ZYDIS_MNEMONIC_POPCNT || t->in.mnemonic == ZYDIS_MNEMONIC_CRC32;
+		return t->in.mnemonic == ZYDIS_MNEMONIC_POPCNT ||
+		       t->in.mnemonic == ZYDIS_MNEMONIC_CRC32;
 	}
 }
 
@@ -59,12 +60,12 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 	struct emit *e = &t->e;
 	const ZydisDecodedInstruction *in = &t->in;
 	u8 opcode = in->opcode;
-	struct bytes q = { 0 }; /* four prefixes, REX, opcode */
+	struct bytes q = {0}; /* four prefixes, REX, opcode */
 	bool opsize_mandatory = false;
 	u8 lock = 0, rep = 0; /* of several the last counts; there are only 15 bytes */
 	bool rexw = in->raw.rex.W;
-	bool moffs = w->mem && !in->raw.modrm.offset && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
-		     (opcode & 0xfc) == 0xa0;
+	bool moffs = w->mem && !in->raw.modrm.offset &&
+		     in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (opcode & 0xfc) == 0xa0;
 
 	for (unsigned i = 0; i < in->raw.prefix_count; i++) {
 		u8 p = in->raw.prefixes[i].value;
@@ -87,13 +88,14 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 		put8(&q, rep);
 	if (opsize_mandatory || (width_by_prefix(t) && in->operand_width == 16))
 		put8(&q, 0x66);
-	else if (!width_by_prefix(t) && (in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) && (t->mode & MODE_LONG))
+	else if (!width_by_prefix(t) && (in->attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) &&
+		 (t->mode & MODE_LONG))
 		put8(&q, 0x66);
 
 	unsigned r = w->reg.used ? w->reg.host : moffs ? 0 : in->raw.rex.R << 3;
 	unsigned x = 0, b;
 	bool low_byte = false; /* SPL..DIL need a REX even when it is empty */
-	const struct field *const f[] = { &w->reg, &w->rm, &w->opc };
+	const struct field *const f[] = {&w->reg, &w->rm, &w->opc};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(f); i++)
 		if (f[i]->used && f[i]->size == 1 && f[i]->host >= 4 &&
@@ -107,7 +109,8 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 	}
 	put_rex(&q, rexw, r, x, b, low_byte);
 
-	if (!(t->mode & MODE_LONG) && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (opcode & 0xf0) == 0x40) {
+	if (!(t->mode & MODE_LONG) && in->opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+	    (opcode & 0xf0) == 0x40) {
 		put8(&q, 0xff); /* INC/DEC r: the one-byte form is REX now */
 		put8(&q, 0xc0 | (opcode & 8) | (w->opc.host & 7));
 		emit_bytes(e, q);
@@ -120,7 +123,8 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 	else if (in->opcode_map == ZYDIS_OPCODE_MAP_0F3A)
 		put8(&q, 0x3a);
 	if (moffs) {
-		put8(&q, 0x88 | (opcode & 1) | (opcode & 2 ? 0 : 2)); /* A0,A1 loads; A2,A3 stores */
+		put8(&q,
+		     0x88 | (opcode & 1) | (opcode & 2 ? 0 : 2)); /* A0,A1 loads; A2,A3 stores */
 		emit_bytes(e, q);
 		emit_mem(e, H_RAX, w->base, w->index, 0, w->disp);
 		return;
@@ -185,7 +189,8 @@ static void emit_vex_xop(struct trans *t, const struct rewrite *w)
 	if (w->rm.used)
 		b1 = (u8)((b1 & ~0x20) | (w->rm.host & 8 ? 0 : 0x20));
 	if (w->mem)
-		b1 = (u8)((b1 & ~0x60) | (w->index >= 0 && (w->index & 8) ? 0 : 0x40) | (w->base & 8 ? 0 : 0x20));
+		b1 = (u8)((b1 & ~0x60) | (w->index >= 0 && (w->index & 8) ? 0 : 0x40) |
+			  (w->base & 8 ? 0 : 0x20));
 	if (w->vvvv.used)
 		b2 = (u8)((b2 & ~0x78) | (~w->vvvv.host & 15) << 3);
 	if (!(t->mode & MODE_LONG) && !w->vvvv.used)
@@ -219,7 +224,8 @@ static void emit_evex(struct trans *t, const struct rewrite *w)
 	if (w->rm.used)
 		p0 = (u8)((p0 & ~0x60) | 0x40 | (w->rm.host & 8 ? 0 : 0x20));
 	if (w->mem)
-		p0 = (u8)((p0 & ~0x60) | (w->index >= 0 && (w->index & 8) ? 0 : 0x40) | (w->base & 8 ? 0 : 0x20));
+		p0 = (u8)((p0 & ~0x60) | (w->index >= 0 && (w->index & 8) ? 0 : 0x40) |
+			  (w->base & 8 ? 0 : 0x20));
 	if (w->vvvv.used)
 		p1 = (u8)((p1 & ~0x78) | (~w->vvvv.host & 15) << 3);
 	emit8(e, 0x62);

@@ -50,8 +50,10 @@ static void side_exit(struct trans *t, u8 *from, u64 target, u32 mode)
 {
 	struct cold *c = &t->cold[t->cold_count++];
 
-	*c = (struct cold){ .from = from, .kind = COLD_LINK, .insn = (u16)(t->insn_count - 1),
-			    .target = target };
+	*c = (struct cold){.from = from,
+			   .kind = COLD_LINK,
+			   .insn = (u16)(t->insn_count - 1),
+			   .target = target};
 	if (linkable(t, target)) {
 		struct jit_link *link = jit_meta_alloc(t->jit, sizeof(*link));
 
@@ -59,10 +61,12 @@ static void side_exit(struct trans *t, u8 *from, u64 target, u32 mode)
 			t->e.full = true;
 			return;
 		}
-		*link = (struct jit_link){ .site = from, .target = t->relative ? target & ~PAGE_MASK : target,
-					   .from = t->block,
-					   .next_out = t->block->out, .mode = mode,
-					   .cross = crosses(t, target) };
+		*link = (struct jit_link){.site = from,
+					  .target = t->relative ? target & ~PAGE_MASK : target,
+					  .from = t->block,
+					  .next_out = t->block->out,
+					  .mode = mode,
+					  .cross = crosses(t, target)};
 		t->block->out = link;
 		if (mode != t->mode) {
 			link->next_mode = t->jit->mode_links;
@@ -167,7 +171,8 @@ static void emit_counter_branch(struct trans *t)
 }
 
 /* reg = the target of a computed jump or call that is in memory. */
-static void emit_load_target(struct trans *t, const ZydisDecodedOperand *op, unsigned size, unsigned reg)
+static void emit_load_target(struct trans *t, const ZydisDecodedOperand *op, unsigned size,
+			     unsigned reg)
 {
 	struct cold *c;
 	u64 desc, host;
@@ -188,7 +193,8 @@ static void emit_load_target(struct trans *t, const ZydisDecodedOperand *op, uns
  * was there is kept. Through the window a load would fault as one; there the target, in T or A, has to be
  * one of the user's half, or the instruction is translated once more, without.
  */
-static int emit_push_target(struct trans *t, unsigned target, unsigned size, s32 *disp, struct cold **c)
+static int emit_push_target(struct trans *t, unsigned target, unsigned size, s32 *disp,
+			    struct cold **c)
 {
 	struct emit *e = &t->e;
 	u64 desc;
@@ -219,7 +225,8 @@ static void emit_call(struct trans *t)
 	struct cold *c;
 
 	/* a loop of calls alone has to end, too */
-	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && branch_target(t) <= t->pc && linkable(t, branch_target(t)))
+	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE && branch_target(t) <= t->pc &&
+	    linkable(t, branch_target(t)))
 		jit_emit_poll(t);
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		emit_load_target(t, op, size, REG_T);
@@ -233,12 +240,16 @@ static void emit_call(struct trans *t)
 	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		base = jit_emit_sp_access(t, -(int)size, size, MMU_WRITE, &disp, &c);
 	} else {
-		base = emit_push_target(t, op->type == ZYDIS_OPERAND_TYPE_MEMORY ? REG_T : REG_A, size, &disp, &c);
+		base = emit_push_target(t, op->type == ZYDIS_OPERAND_TYPE_MEMORY ? REG_T : REG_A,
+					size, &disp, &c);
 	}
 	if (t->relative)
 		jit_emit_rip(t, REG_T, t->next_pc);
 	else
-		emit_mov_imm(e, REG_T, size == 8 ? t->next_pc : size == 4 ? (u32)t->next_pc : (u16)t->next_pc);
+		emit_mov_imm(e, REG_T,
+			     size == 8	 ? t->next_pc
+			     : size == 4 ? (u32)t->next_pc
+					 : (u16)t->next_pc);
 	emit_store_at(e, size, REG_T, base, REG_B, disp);
 	jit_emit_sp_add(t, -(int)size);
 	jit_access_end(t, c);
@@ -301,7 +312,8 @@ bool jit_emit_flow(struct trans *t)
 {
 	switch (t->in.meta.category) {
 	case ZYDIS_CATEGORY_COND_BR:
-		if (t->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && t->in.opcode >= 0xe0 && t->in.opcode <= 0xe3)
+		if (t->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && t->in.opcode >= 0xe0 &&
+		    t->in.opcode <= 0xe3)
 			emit_counter_branch(t);
 		else
 			emit_jcc(t);

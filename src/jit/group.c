@@ -37,11 +37,13 @@
 /* What is no general register, but is the base of operands, which the window has groups for, too. */
 #define BASE_FS A_FS
 
-bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, unsigned *reg, s32 *disp)
+bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, unsigned *reg,
+		       s32 *disp)
 {
 	ZydisRegister seg = op->mem.segment, base = op->mem.base;
 
-	if (t->in.address_width != 64 || op->mem.index != ZYDIS_REGISTER_NONE || seg == ZYDIS_REGISTER_GS)
+	if (t->in.address_width != 64 || op->mem.index != ZYDIS_REGISTER_NONE ||
+	    seg == ZYDIS_REGISTER_GS)
 		return false;
 	*disp = (s32)op->mem.disp.value;
 	if (t->window && base == ZYDIS_REGISTER_NONE && seg == ZYDIS_REGISTER_FS) {
@@ -53,7 +55,8 @@ bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, uns
 	*reg = jit_gpr_index(base);
 	if (t->window)
 		return true;
-	return jit_home[*reg] != REG_MEMORY || (op->mem.disp.value >= 0 && op->mem.disp.value + op->size / 8 - 1 <= NEAR);
+	return jit_home[*reg] != REG_MEMORY ||
+	       (op->mem.disp.value >= 0 && op->mem.disp.value + op->size / 8 - 1 <= NEAR);
 }
 
 bool jit_window_static(const struct trans *t, const ZydisDecodedOperand *op, u64 *host)
@@ -61,10 +64,11 @@ bool jit_window_static(const struct trans *t, const ZydisDecodedOperand *op, u64
 	bool here = op->mem.base == ZYDIS_REGISTER_RIP;
 	u64 lin = (here ? t->next_pc : 0) + (u64)op->mem.disp.value;
 
-	if (!t->window || op->mem.segment == ZYDIS_REGISTER_FS || op->mem.segment == ZYDIS_REGISTER_GS ||
-	    t->in.address_width != 64)
+	if (!t->window || op->mem.segment == ZYDIS_REGISTER_FS ||
+	    op->mem.segment == ZYDIS_REGISTER_GS || t->in.address_width != 64)
 		return false;
-	return (here || (op->mem.base == ZYDIS_REGISTER_NONE && op->mem.index == ZYDIS_REGISTER_NONE)) &&
+	return (here ||
+		(op->mem.base == ZYDIS_REGISTER_NONE && op->mem.index == ZYDIS_REGISTER_NONE)) &&
 	       window_host(lin, host);
 }
 
@@ -123,7 +127,7 @@ static bool window_access(struct trans *t, unsigned reg, s32 disp)
 		return true;
 	g = t->group; /* there is one B, and this one knows what is in it */
 	t->group_count = 1;
-	*g = (struct group){ .reg = reg, .open = true };
+	*g = (struct group){.reg = reg, .open = true};
 	jit_emit_window(t, jit_group_base(reg));
 	t->b_group = g;
 	return true;
@@ -167,28 +171,33 @@ static u8 *emit_address(struct trans *t, unsigned host, s32 disp)
  * Where an access looks. Bytes near the base register are mostly in its own page, which spares the
  * LEA. Not the stack's, which is used on both sides of RSP, but for CALL and RET: nothing joins them.
  */
-static struct host_address look_at(const struct trans *t, unsigned reg, s32 disp, unsigned size, bool *based)
+static struct host_address look_at(const struct trans *t, unsigned reg, s32 disp, unsigned size,
+				   bool *based)
 {
 	ZydisInstructionCategory c = t->in.meta.category;
 	bool alone = c == ZYDIS_CATEGORY_CALL || c == ZYDIS_CATEGORY_RET;
 
 	*based = reg == RSP ? alone : disp >= 0 && disp + (s32)size - 1 <= NEAR;
 	if (!*based)
-		return (struct host_address){ .reg = REG_A, .reach = (s32)size - 1 };
-	return (struct host_address){ .reg = jit_group_base(reg), .disp = disp, .based = true, .reach = disp < 0 ? disp : disp + (s32)size - 1 };
+		return (struct host_address){.reg = REG_A, .reach = (s32)size - 1};
+	return (struct host_address){.reg = jit_group_base(reg),
+				     .disp = disp,
+				     .based = true,
+				     .reach = disp < 0 ? disp : disp + (s32)size - 1};
 }
 
-bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, unsigned access, bool lock,
-		      u64 desc, struct cold **c)
+bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, unsigned access,
+		      bool lock, u64 desc, struct cold **c)
 {
 	bool write = access & MMU_WRITE;
-	struct host_address at = { .reg = REG_A };
+	struct host_address at = {.reg = REG_A};
 	struct group *g;
 
 	*c = NULL;
 	if (disp < -FAR || disp > FAR)
 		return false;
-	if (t->plain || t->shadow || (t->mode & MODE_ALIGN) || !(t->mode & MODE_LONG) || (desc & DESC_CHECK))
+	if (t->plain || t->shadow || (t->mode & MODE_ALIGN) || !(t->mode & MODE_LONG) ||
+	    (desc & DESC_CHECK))
 		return false;
 	if (t->window)
 		return window_access(t, reg, disp);
@@ -205,8 +214,13 @@ bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, un
 	if (t->group_count == JIT_GROUP_MAX)
 		return false;
 	g = &t->group[t->group_count++];
-	*g = (struct group){ .reg = reg, .lo = disp, .hi = disp + (s64)size, .write = write, .open = true,
-			     .first = t->insn_count - 1, .last = t->insn_count - 1 };
+	*g = (struct group){.reg = reg,
+			    .lo = disp,
+			    .hi = disp + (s64)size,
+			    .write = write,
+			    .open = true,
+			    .first = t->insn_count - 1,
+			    .last = t->insn_count - 1};
 	at = look_at(t, reg, disp, size, &g->based);
 	if (!g->based)
 		g->check.address = emit_address(t, jit_home[reg], disp);
@@ -235,7 +249,8 @@ static bool writes(const struct trans *t, unsigned reg)
 	for (unsigned i = 0; i < t->in.operand_count; i++) {
 		const ZydisDecodedOperand *op = &t->op[i];
 
-		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER || !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+		if (op->type != ZYDIS_OPERAND_TYPE_REGISTER ||
+		    !(op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
 			continue;
 		if (stack && reg == RSP && op->visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN)
 			continue;
@@ -254,8 +269,8 @@ static bool moves(const struct trans *t, unsigned reg)
 	const ZydisDecodedOperand *op = t->op;
 	s64 by;
 
-	if (t->in.operand_width != 64 || op[0].type != ZYDIS_OPERAND_TYPE_REGISTER || !jit_is_gpr(op[0].reg.value) ||
-	    jit_gpr_index(op[0].reg.value) != reg)
+	if (t->in.operand_width != 64 || op[0].type != ZYDIS_OPERAND_TYPE_REGISTER ||
+	    !jit_is_gpr(op[0].reg.value) || jit_gpr_index(op[0].reg.value) != reg)
 		return false;
 	switch (t->in.mnemonic) {
 	case ZYDIS_MNEMONIC_INC:
@@ -268,7 +283,8 @@ static bool moves(const struct trans *t, unsigned reg)
 		by = t->in.raw.imm[0].value.s;
 		break;
 	case ZYDIS_MNEMONIC_LEA:
-		if (t->in.address_width != 64 || op[1].mem.base != op[0].reg.value || op[1].mem.index != ZYDIS_REGISTER_NONE)
+		if (t->in.address_width != 64 || op[1].mem.base != op[0].reg.value ||
+		    op[1].mem.index != ZYDIS_REGISTER_NONE)
 			return false;
 		by = op[1].mem.disp.value;
 		break;

@@ -95,7 +95,8 @@ static bool emit_ac(struct trans *t, bool set)
 }
 
 /* dst = src shifted by n bits; count: a register for n. */
-static void emit_shift(struct emit *e, unsigned kind, unsigned dst, unsigned src, unsigned n, unsigned count)
+static void emit_shift(struct emit *e, unsigned kind, unsigned dst, unsigned src, unsigned n,
+		       unsigned count)
 {
 	emit_mov_imm(e, count, n);
 	emit_shiftx(e, kind, dst, src, count);
@@ -199,7 +200,8 @@ u64 jit_called(struct cpu *cpu, const struct jit_called *at)
 	ret = cpu_insn_table[at->insn.op](cpu, &at->insn);
 	cpu->jit_scratch[3] = (u64)ret;
 	/* everything that the dispatcher would look at; and it may have written what comes next */
-	return ret != CPU_OK || cpu->rip != next || !__atomic_load_n(&cpu->poll, __ATOMIC_RELAXED) || at->block->dead ||
+	return ret != CPU_OK || cpu->rip != next ||
+	       !__atomic_load_n(&cpu->poll, __ATOMIC_RELAXED) || at->block->dead ||
 	       cpu->pending_db || cpu->mmio.write_count || cpu->window_stale;
 }
 
@@ -210,7 +212,7 @@ static bool emit_called(struct trans *t, const struct cpu_insn *c)
 
 	if (!copy)
 		return false;
-	*copy = (struct jit_called){ *c, t->block };
+	*copy = (struct jit_called){*c, t->block};
 	jit_emit_store_rip(t, t->pc);
 	emit_mov_imm(&t->e, REG_A, (u64)copy);
 	emit_rel32(&t->e, 0xe8, t->jit->thunk.called);

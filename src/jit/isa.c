@@ -52,7 +52,8 @@ static bool never(const ZydisDecodedInstruction *in)
 /* Which register file it works on. */
 enum unit { UNIT_NONE, UNIT_X87, UNIT_MMX, UNIT_SSE, UNIT_AVX, UNIT_AVX512, UNIT_WAIT };
 
-static bool uses(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op, bool (*is)(ZydisRegister))
+static bool uses(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op,
+		 bool (*is)(ZydisRegister))
 {
 	for (unsigned i = 0; i < in->operand_count; i++)
 		if (op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && is(op[i].reg.value))
@@ -69,8 +70,8 @@ static enum unit unit_of(const ZydisDecodedInstruction *in, const ZydisDecodedOp
 		return UNIT_AVX512;
 	case ZYDIS_INSTRUCTION_ENCODING_VEX:
 	case ZYDIS_INSTRUCTION_ENCODING_XOP:
-		if (in->meta.isa_ext == ZYDIS_ISA_EXT_BMI1 || in->meta.isa_ext == ZYDIS_ISA_EXT_BMI2 ||
-		    in->meta.isa_ext == ZYDIS_ISA_EXT_TBM)
+		if (in->meta.isa_ext == ZYDIS_ISA_EXT_BMI1 ||
+		    in->meta.isa_ext == ZYDIS_ISA_EXT_BMI2 || in->meta.isa_ext == ZYDIS_ISA_EXT_TBM)
 			return UNIT_NONE;
 		return in->meta.isa_ext == ZYDIS_ISA_EXT_AVX512VEX ? UNIT_AVX512 : UNIT_AVX;
 	default:
@@ -97,7 +98,8 @@ static bool prefetch_opcode(const ZydisDecodedInstruction *in)
 bool jit_isa_always(const ZydisDecodedInstruction *in, const ZydisDecodedOperand *op)
 {
 	return !required[in->meta.isa_set] && !never(in) && in->meta.isa_ext != ZYDIS_ISA_EXT_CET &&
-	       in->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && !prefetch_opcode(in) && unit_of(in, op) == UNIT_NONE;
+	       in->encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY && !prefetch_opcode(in) &&
+	       unit_of(in, op) == UNIT_NONE;
 }
 
 unsigned jit_isa_check(const struct cpu *cpu, u32 mode, const ZydisDecodedInstruction *in,
@@ -107,8 +109,10 @@ unsigned jit_isa_check(const struct cpu *cpu, u32 mode, const ZydisDecodedInstru
 
 	/* Without CET, ENDBR and RDSSP are NOPs and the rest does not exist. */
 	if (in->meta.isa_ext == ZYDIS_ISA_EXT_CET)
-		return in->mnemonic == ZYDIS_MNEMONIC_ENDBR32 || in->mnemonic == ZYDIS_MNEMONIC_ENDBR64 ||
-				       in->mnemonic == ZYDIS_MNEMONIC_RDSSPD || in->mnemonic == ZYDIS_MNEMONIC_RDSSPQ
+		return in->mnemonic == ZYDIS_MNEMONIC_ENDBR32 ||
+				       in->mnemonic == ZYDIS_MNEMONIC_ENDBR64 ||
+				       in->mnemonic == ZYDIS_MNEMONIC_RDSSPD ||
+				       in->mnemonic == ZYDIS_MNEMONIC_RDSSPQ
 			       ? CPU_OP_NONE
 			       : CPU_OP_UD;
 	if (cpu->vendor == CPU_VENDOR_AMD && prefetch_opcode(in) && in->raw.modrm.mod == 3)

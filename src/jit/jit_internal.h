@@ -22,34 +22,34 @@
 #include "mmu/mmu.h"
 #include "mmu/mmu.h"
 
-#define REG_A H_R10
-#define REG_B H_R11
-#define REG_T H_RCX
+#define REG_A	   H_R10
+#define REG_B	   H_R11
+#define REG_T	   H_RCX
 #define REG_MEMORY 0xff
 
-#define GS(field) ((u32)offsetof(struct cpu, field))
+#define GS(field)  ((u32)offsetof(struct cpu, field))
 #define SCRATCH(n) ((u32)(offsetof(struct cpu, jit_scratch) + 8 * (n)))
-#define GS_GPR(n) ((u32)(offsetof(struct cpu, gpr) + 8 * (n)))
+#define GS_GPR(n)  ((u32)(offsetof(struct cpu, gpr) + 8 * (n)))
 
 /* Constants that enter leaves on the host's stack, where an operand is shorter than in struct cpu. */
-#define STACK_TLB_MASK 0
-#define STACK_PAGE_MASK 8
+#define STACK_TLB_MASK	  0
+#define STACK_PAGE_MASK	  8
 #define STACK_WINDOW_MASK 16
-#define STACK_UPPER_MASK 24
+#define STACK_UPPER_MASK  24
 #define STACK_WINDOW_PART 32
-#define STACK_FRAME 104
+#define STACK_FRAME	  104
 
 /* Why generated code came back to the dispatcher (value of jit_enter). */
 enum jit_stop {
-	JIT_NEXT,     /* cpu->rip says where to go on */
-	JIT_LINK,     /* jit_scratch[2] = struct jit_link: go to its target and patch it */
-	JIT_INSN,     /* jit_scratch[2] = struct cpu_insn to execute in C; cpu->rip is at it */
-	JIT_CALLED,   /* likewise, C executed it within its block and could not go on: [3] = enum cpu_ret */
-	JIT_RESOLVE,  /* jit_scratch[1] = return address into a cold stub, [3] = mmu_resolve_kind */
-	JIT_COMMIT,   /* likewise, a bounced store is done: go on behind the instruction */
-	JIT_FAULT,    /* the host raised a signal: struct jit.fault */
-	JIT_POLL,     /* jit_scratch[1] = return address: the instruction is yet to run */
-	JIT_TARGET,   /* jit_scratch[1] = return address: a computed jump to cpu->rip, its effects done */
+	JIT_NEXT, /* cpu->rip says where to go on */
+	JIT_LINK, /* jit_scratch[2] = struct jit_link: go to its target and patch it */
+	JIT_INSN, /* jit_scratch[2] = struct cpu_insn to execute in C; cpu->rip is at it */
+	JIT_CALLED, /* likewise, C executed it within its block and could not go on: [3] = enum cpu_ret */
+	JIT_RESOLVE, /* jit_scratch[1] = return address into a cold stub, [3] = mmu_resolve_kind */
+	JIT_COMMIT,  /* likewise, a bounced store is done: go on behind the instruction */
+	JIT_FAULT,   /* the host raised a signal: struct jit.fault */
+	JIT_POLL,    /* jit_scratch[1] = return address: the instruction is yet to run */
+	JIT_TARGET, /* jit_scratch[1] = return address: a computed jump to cpu->rip, its effects done */
 };
 
 struct jit_link;
@@ -65,10 +65,10 @@ struct jit_mark {
 struct jit_page {
 	struct jit_page *next;
 	u64 gfn;
-	u64 epoch;         /* in which its bytes were last compared */
-	u64 chunks;        /* those that code was read from: sum[] is known */
+	u64 epoch;  /* in which its bytes were last compared */
+	u64 chunks; /* those that code was read from: sum[] is known */
 	struct jit_block *blocks;
-	bool busy;         /* being translated from: stays tracked without blocks */
+	bool busy; /* being translated from: stays tracked without blocks */
 	u64 sum[PAGE_SIZE / 64];
 };
 
@@ -82,36 +82,36 @@ struct jit_block {
 	u64 gpa, rip;
 	struct jit_block *hash_next;
 	struct jit_page *page;
-	u8 *code;          /* entry, writable view */
-	u64 gpa2;          /* second page of a block whose only instruction crosses pages, or ~0 */
+	u8 *code; /* entry, writable view */
+	u64 gpa2; /* second page of a block whose only instruction crosses pages, or ~0 */
 	u32 mode, guest_len;
-	s32 rsp_change;    /* what the computed jump that ends the block did to RSP */
+	s32 rsp_change; /* what the computed jump that ends the block did to RSP */
 	bool dead;
-	bool relative;     /* position-independent */
-	u8 retires;        /* PMU_INSN_* of a block of one instruction */
+	bool relative; /* position-independent */
+	u8 retires;    /* PMU_INSN_* of a block of one instruction */
 
-	u8 *body;          /* entry of jumps within the page */
-	u8 *cold;          /* its stubs, in the cold half of the cache */
+	u8 *body; /* entry of jumps within the page */
+	u8 *cold; /* its stubs, in the cold half of the cache */
 	u32 host_len, cold_len;
 	u32 hot_marks, mark_count;
 	struct jit_mark *mark;
-	struct jit_link *in;        /* patched jumps that lead here */
-	struct jit_link *out;       /* this block's links */
+	struct jit_link *in;  /* patched jumps that lead here */
+	struct jit_link *out; /* this block's links */
 	struct jit_block *page_next, *cross_next;
 };
 _Static_assert(offsetof(struct jit_block, body) == 64, "one line");
 
 struct jit_link {
-	u8 *site;               /* the rel32 field, writable view */
-	u8 *stub;               /* where it leads while unpatched */
-	u64 target;             /* guest RIP; its offset in the page when position-independent */
+	u8 *site;   /* the rel32 field, writable view */
+	u8 *stub;   /* where it leads while unpatched */
+	u64 target; /* guest RIP; its offset in the page when position-independent */
 	struct jit_block *from, *to;
 	struct jit_link *next_out;
-	u32 mode;               /* of the block it leads to */
+	u32 mode;		    /* of the block it leads to */
 	struct jit_link *next_mode; /* jit.mode_links: those whose mode is not from's */
 	struct jit_link *next_in, **prev_in;
 	struct jit_link *next_cross; /* jit.cross_links of its page */
-	bool cross, listed;     /* it leads to another page (cross.c); it is on the list */
+	bool cross, listed;	     /* it leads to another page (cross.c); it is on the list */
 };
 
 /*
@@ -121,21 +121,23 @@ struct jit_link {
  * where that can match, the code is the way out.
  */
 #define JIT_JC_NOWHERE (~0ull)
-#define JIT_JC_FIRST 2
-_Static_assert(CPU_GO_ON == (JIT_JC_SIZE - 1) * sizeof(struct jit_jump), "an offset in the jump cache");
+#define JIT_JC_FIRST   2
+_Static_assert(CPU_GO_ON == (JIT_JC_SIZE - 1) * sizeof(struct jit_jump),
+	       "an offset in the jump cache");
 
 /* CR4 bits that inline.c relies on and no mode bit tells. */
 #define JIT_CR4 (CR4_SMAP | CR4_FSGSBASE)
 
-#define JIT_HASH_BITS 20
-#define JIT_HASH_SIZE (1u << JIT_HASH_BITS)
+#define JIT_HASH_BITS	   20
+#define JIT_HASH_SIZE	   (1u << JIT_HASH_BITS)
 #define JIT_PAGE_HASH_SIZE 4096u
-#define JIT_CROSS_BITS 10
+#define JIT_CROSS_BITS	   10
 
 /* Which slots of a jump cache are filled. */
 struct jit_jump_log {
 	u32 local_count, global_count;
-	u32 *local, *global; /* in struct jit_jump_log_room: flushing an empty cache touches no page of it */
+	u32 *local,
+		*global; /* in struct jit_jump_log_room: flushing an empty cache touches no page of it */
 	u8 *state;
 };
 
@@ -145,8 +147,8 @@ struct jit_jump_log_room {
 };
 
 /* What Zydis said of an instruction, for others of its kind (decode_cache.c). */
-#define JIT_DECODED_BITS 11
-#define JIT_DECODED_OPS 5
+#define JIT_DECODED_BITS  11
+#define JIT_DECODED_OPS	  5
 #define JIT_DECODED_NO_OP 7
 struct jit_decoded_op {
 	u8 type : 3, mem_type : 3, visibility : 2;
@@ -156,8 +158,8 @@ struct jit_decoded_op {
 	u16 size, element_size, element_count;
 };
 struct jit_decoded {
-	u64 head;         /* the key */
-	u32 tail;         /* 0: empty */
+	u64 head; /* the key */
+	u32 tail; /* 0: empty */
 	u16 mnemonic;
 	u8 length, opcode;
 	u64 attributes;
@@ -171,40 +173,43 @@ struct jit_decoded {
 	u8 imm_bytes[2];
 	u16 reg_op : 3, rm_op : 3, mem_op : 3; /* operands to be filled in */
 	u8 imm_op[2], imm_signed[2];
-	u8 disp_scale;    /* of EVEX's compressed displacement, else 1 */
+	u8 disp_scale;	      /* of EVEX's compressed displacement, else 1 */
 	bool allowed, copied; /* see struct trans */
 	struct jit_decoded_op op[JIT_DECODED_OPS];
 } __attribute__((aligned(64)));
 _Static_assert(sizeof(struct jit_decoded) == 128, "two cache lines");
 
 struct jit {
-	u8 *rw, *rx;           /* the cache, two views of one memfd */
+	u8 *rw, *rx; /* the cache, two views of one memfd */
 	size_t size;
-	u8 *code_start;        /* behind the thunks; what runs is together, misses and exits apart */
+	u8 *code_start; /* behind the thunks; what runs is together, misses and exits apart */
 	u8 *code_next, *code_end;
-	u8 *cold_next;         /* from code_end to the end of the cache */
-	void *tables;          /* one mapping: hash, by_address, meta */
-	u8 *meta, *meta_next, *meta_end;   /* blocks, links, marks, insns: reset with the cache */
-	struct jit_block **by_address;     /* ascending host address, for lookups by host PC */
+	u8 *cold_next;			 /* from code_end to the end of the cache */
+	void *tables;			 /* one mapping: hash, by_address, meta */
+	u8 *meta, *meta_next, *meta_end; /* blocks, links, marks, insns: reset with the cache */
+	struct jit_block **by_address;	 /* ascending host address, for lookups by host PC */
 	u32 block_count, block_max;
-	struct jit_block **hash;           /* JIT_HASH_SIZE, by gpa, rip, mode */
-	struct jit_page **page;            /* JIT_PAGE_HASH_SIZE, by gfn */
-	struct jit_block *crossing;        /* blocks that reach into a second page */
-	ZydisDecoder decoder[4];           /* 64-bit, 32-bit, 16-bit protected, real mode */
+	struct jit_block **hash;    /* JIT_HASH_SIZE, by gpa, rip, mode */
+	struct jit_page **page;	    /* JIT_PAGE_HASH_SIZE, by gfn */
+	struct jit_block *crossing; /* blocks that reach into a second page */
+	ZydisDecoder decoder[4];    /* 64-bit, 32-bit, 16-bit protected, real mode */
 	struct jit_link *mode_links;
-	struct jit_link *cross_links[1u << JIT_CROSS_BITS]; /* that were patched since all were taken back, by page */
-	bool cross_any;                    /* there are some */
-	u64 cr4;                           /* its bits JIT_CR4 that the blocks were translated for */
-	u32 jc_mode[MMU_TLB_COUNT];        /* the mode whose blocks a jump cache holds */
+	struct jit_link *cross_links
+		[1u << JIT_CROSS_BITS]; /* that were patched since all were taken back, by page */
+	bool cross_any;			/* there are some */
+	u64 cr4;			/* its bits JIT_CR4 that the blocks were translated for */
+	u32 jc_mode[MMU_TLB_COUNT];	/* the mode whose blocks a jump cache holds */
 	bool flush_wanted;
-	int perfmap;           /* descriptor + 1 of the file of perfmap.c; 0: none */
-	bool fsgsbase;         /* the host lets user mode write GS base */
-	bool entered;          /* between jit_enter() and jit_leave() */
-	u64 client_gs;         /* … GS base before */
-	bool use_loop;         /* LOOP is fast (AMD); else JRCXZ over a jump */
-	bool no_groups;        /* group.c is switched off, for comparison */
-	struct { u8 *enter, *enter_window, *next, *link, *insn, *resolve_read, *resolve_write, *commit, *fault, *poll,
-		*target, *lookup, *again, *called; } thunk;
+	int perfmap;	/* descriptor + 1 of the file of perfmap.c; 0: none */
+	bool fsgsbase;	/* the host lets user mode write GS base */
+	bool entered;	/* between jit_enter() and jit_leave() */
+	u64 client_gs;	/* … GS base before */
+	bool use_loop;	/* LOOP is fast (AMD); else JRCXZ over a jump */
+	bool no_groups; /* group.c is switched off, for comparison */
+	struct {
+		u8 *enter, *enter_window, *next, *link, *insn, *resolve_read, *resolve_write,
+			*commit, *fault, *poll, *target, *lookup, *again, *called;
+	} thunk;
 	struct {
 		int signo, trapno, code;
 		bool window; /* an access through the window: see outcome */
@@ -217,35 +222,37 @@ struct jit {
 	bool bounce_x87;  /* an x87 store, which an unmasked exception stops */
 	u64 bounce_bytes; /* those that a masked store writes, ~0: all */
 	struct jit_jump_log jc_log[MMU_TLB_COUNT];
-	u64 client_events;     /* mmu_vm.client_events that the jump caches have seen */
-	u64 stat_client_writes, stat_jc_misses, stat_links_again, stat_jc_flushes, stat_jc_local_flushes;
-	u64 stat_blocks, stat_insns, stat_flushes, stat_links, stat_dispatch, stat_cinsn[CPU_OP_COUNT];
+	u64 client_events; /* mmu_vm.client_events that the jump caches have seen */
+	u64 stat_client_writes, stat_jc_misses, stat_links_again, stat_jc_flushes,
+		stat_jc_local_flushes;
+	u64 stat_blocks, stat_insns, stat_flushes, stat_links, stat_dispatch,
+		stat_cinsn[CPU_OP_COUNT];
 	u8 *code_ready, *cold_ready; /* up to where the cache has memory already */
-	bool meta_huge;        /* the rest of meta was advised to be huge pages */
-	u64 stat_decodes;      /* those that Zydis did */
+	bool meta_huge;		     /* the rest of meta was advised to be huge pages */
+	u64 stat_decodes;	     /* those that Zydis did */
 	u32 decoded_turn;
 	struct jit_decoded decoded[1u << JIT_DECODED_BITS]; /* pairs by hash */
 	struct jit_jump_log_room jc_log_room[MMU_TLB_COUNT];
 };
 
 /* What the translator holds while it makes one block. */
-#define JIT_MARK_FLOW 0x8000u /* in jit_mark.len: a commit resumes in the block (CALL) */
+#define JIT_MARK_FLOW	0x8000u /* in jit_mark.len: a commit resumes in the block (CALL) */
 #define JIT_BLOCK_INSNS 48
 /* An instruction has at most 8: a branch to another page its poll, exit and jump, twice in a group. */
 #define JIT_COLD_MAX 512
 
 struct cold {
-	u8 *from;      /* jump field to fill in with this stub's address (rel32) */
-	u8 *hot;       /* where to continue */
-	u8 *hot_end;   /* end of the instruction's bytes to repeat on a bounced store; NULL: read */
+	u8 *from;    /* jump field to fill in with this stub's address (rel32) */
+	u8 *hot;     /* where to continue */
+	u8 *hot_end; /* end of the instruction's bytes to repeat on a bounced store; NULL: read */
 	u64 desc;
-	u16 insn;      /* index into marks */
-	bool plain;    /* belongs to a second translation */
+	u16 insn;   /* index into marks */
+	bool plain; /* belongs to a second translation */
 	enum { COLD_ACCESS, COLD_LINK, COLD_POLL, COLD_TARGET, COLD_INSN, COLD_AGAIN } kind;
 	struct jit_link *link;
-	u64 target;    /* COLD_LINK: guest RIP; COLD_INSN: struct cpu_insn */
-	u64 rip;       /* COLD_INSN */
-	u8 base;       /* COLD_ACCESS: A is this host register + disp */
+	u64 target; /* COLD_LINK: guest RIP; COLD_INSN: struct cpu_insn */
+	u64 rip;    /* COLD_INSN */
+	u8 base;    /* COLD_ACCESS: A is this host register + disp */
 	s32 disp;
 };
 
@@ -261,25 +268,25 @@ struct check {
 struct host_address {
 	unsigned reg;
 	s32 reach;
-	s32 disp;    /* of the access itself */
-	bool based;  /* reach may be a field of 8 bits */
+	s32 disp;   /* of the access itself */
+	bool based; /* reach may be a field of 8 bits */
 };
 
 /* Accesses that share one check (group.c). */
 #define JIT_GROUP_MAX 24
 struct group {
 	struct check check;
-	unsigned reg;         /* guest base register */
-	s64 lo, hi;           /* bytes touched, from the base register's value at the check */
-	s64 shift;            /* what was added to the base register since */
+	unsigned reg; /* guest base register */
+	s64 lo, hi;   /* bytes touched, from the base register's value at the check */
+	s64 shift;    /* what was added to the base register since */
 	bool write;
 	bool open, joined;    /* others may join; have joined */
-	bool based;           /* the page is the base register's own: lo >= 0 */
+	bool based;	      /* the page is the base register's own: lo >= 0 */
 	unsigned first, last; /* instructions */
 };
 
 /* What A may have a copy of: a memory-homed register, or what only group.c knows as a base. */
-#define A_FS 16u
+#define A_FS	  16u
 #define A_NOTHING 0xffu
 
 struct trans {
@@ -288,30 +295,30 @@ struct trans {
 	struct jit *jit;
 	struct jit_block *block;
 	u32 mode;
-	u64 start;                   /* guest RIP of the block */
-	u64 pc, next_pc;             /* of the current instruction */
-	bool relative;               /* the block is position-independent */
-	ZydisDecodedInstruction in;  /* only what decode_cache.c's unpack() fills in */
+	u64 start;		    /* guest RIP of the block */
+	u64 pc, next_pc;	    /* of the current instruction */
+	bool relative;		    /* the block is position-independent */
+	ZydisDecodedInstruction in; /* only what decode_cache.c's unpack() fills in */
 	ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
-	bool allowed;                /* jit_isa_check() need not be asked */
-	bool copied;                 /* nor jit_classify(): C does not execute it */
-	const u8 *bytes;             /* of the current instruction */
+	bool allowed;	 /* jit_isa_check() need not be asked */
+	bool copied;	 /* nor jit_classify(): C does not execute it */
+	const u8 *bytes; /* of the current instruction */
 	struct cold cold[JIT_COLD_MAX];
 	unsigned cold_count;
 	struct jit_mark mark[2 * JIT_BLOCK_INSNS + JIT_COLD_MAX];
 	struct group group[JIT_GROUP_MAX];
 	unsigned group_count;
-	struct group *b_group;       /* whose addend is in B; NULL: none's */
-	bool keeps_b;                /* the current instruction leaves B alone */
-	u8 a_guest;                  /* in the window: what lives in memory and A has, too (jit_emit_a()) */
-	bool keeps_a;                /* the current instruction knows what a_guest is behind it */
-	bool plain;                  /* every access has a check of its own */
-	bool window;                 /* memory is reached through the window */
-	const u8 *guest;             /* the block's bytes */
-	u8 *tail;                    /* behind the last instruction */
+	struct group *b_group; /* whose addend is in B; NULL: none's */
+	bool keeps_b;	       /* the current instruction leaves B alone */
+	u8 a_guest;	 /* in the window: what lives in memory and A has, too (jit_emit_a()) */
+	bool keeps_a;	 /* the current instruction knows what a_guest is behind it */
+	bool plain;	 /* every access has a check of its own */
+	bool window;	 /* memory is reached through the window */
+	const u8 *guest; /* the block's bytes */
+	u8 *tail;	 /* behind the last instruction */
 	unsigned insn_count, mark_count;
-	bool sti, shadow;            /* this, or the one before, was an inline STI */
-	bool ended;                  /* the last instruction left the block */
+	bool sti, shadow; /* this, or the one before, was an inline STI */
+	bool ended;	  /* the last instruction left the block */
 };
 
 /* A has been given the value of a memory-homed register. */
@@ -366,7 +373,9 @@ static inline u64 jit_exec(const struct jit *jit, const u8 *p)
  */
 static inline bool jit_is_relative(u32 mode, u64 rip)
 {
-	return (mode & (MODE_LONG | MODE_CPL | MODE_WINDOW)) == (MODE_LONG | 3u << MODE_CPL_SHIFT) && rip < 0x7fff00000000ull;
+	return (mode & (MODE_LONG | MODE_CPL | MODE_WINDOW)) ==
+		       (MODE_LONG | 3u << MODE_CPL_SHIFT) &&
+	       rip < 0x7fff00000000ull;
 }
 
 /* jump_cache.c */
@@ -397,7 +406,8 @@ void jit_signal_leave(void);
 struct cpu *jit_signal_running(void);
 
 /* translate.c: returns the block, or NULL with *ret CPU_EXC/CPU_EXIT, or cache full (*ret CPU_OK). */
-struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u64 rip, u32 mode, int *ret);
+struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u64 rip, u32 mode,
+				int *ret);
 void jit_link_cross(struct jit *jit, struct jit_link *link);
 
 /*
@@ -442,7 +452,8 @@ struct cold *jit_emit_unless_one(struct trans *t, unsigned kind);
 /** Host register that holds a guest register, or REG_MEMORY. */
 extern const u8 jit_home[16];
 /** Emits the offset of a memory operand into dst, A and B being free; 64 bits of it when `w`. */
-void jit_emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, unsigned dst, bool w);
+void jit_emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, unsigned dst,
+		     bool w);
 /** Emits the address of a memory operand into A: linear, or the offset when segments are not flat. */
 void jit_emit_address(struct trans *t, const ZydisDecodedOperand *op, s64 extra_disp, u64 *desc);
 /** The second half of jit_emit_address, for an offset already in A. */
@@ -450,7 +461,8 @@ void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc)
 /** Emits translation of A into host A+B (T destroyed); desc from jit_emit_address, size, access. */
 struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc);
 /** Likewise for an address of the caller's; *check, when not NULL, tells where it can be patched. */
-struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned size, unsigned access, bool lock, u64 desc, struct check *check);
+struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned size, unsigned access,
+			    bool lock, u64 desc, struct check *check);
 /** B = what makes of `host`, an address of the program's, one of the window. */
 void jit_emit_window(struct trans *t, unsigned host);
 /** The displacement of the TLB's tags from GS base. */
@@ -463,33 +475,34 @@ void jit_emit_reg_load(struct trans *t, unsigned host, unsigned guest);
 void jit_emit_a(struct trans *t, unsigned reg);
 void jit_emit_reg_store(struct trans *t, unsigned guest, unsigned host);
 unsigned jit_gpr_index(ZydisRegister r);
-#define DESC_SIZE 0xffffu
-#define DESC_WRITE BIT(16)
-#define DESC_LOCK BIT(17)
-#define DESC_SEG_SHIFT 18
-#define DESC_SEG (7u << DESC_SEG_SHIFT)
-#define DESC_ALIGN BIT(23) /* #GP(0) when not aligned to its size, before any translation */
-#define DESC_RMW BIT(22)
-#define DESC_X87 BIT(24)   /* a pending x87 exception comes before the access */
-#define DESC_HALVES BIT(25) /* checked as two accesses of half the size */
-#define DESC_MASK BIT64(32) /* under a mask, which the bits above describe (mask.c) */
-#define DESC_MASK_VECTOR BIT64(33)
-#define DESC_MASK_PACKED BIT64(34)
-#define DESC_MASK_REG_SHIFT 36
+#define DESC_SIZE		0xffffu
+#define DESC_WRITE		BIT(16)
+#define DESC_LOCK		BIT(17)
+#define DESC_SEG_SHIFT		18
+#define DESC_SEG		(7u << DESC_SEG_SHIFT)
+#define DESC_ALIGN		BIT(23) /* #GP(0) when not aligned to its size, before any translation */
+#define DESC_RMW		BIT(22)
+#define DESC_X87		BIT(24)	  /* a pending x87 exception comes before the access */
+#define DESC_HALVES		BIT(25)	  /* checked as two accesses of half the size */
+#define DESC_MASK		BIT64(32) /* under a mask, which the bits above describe (mask.c) */
+#define DESC_MASK_VECTOR	BIT64(33)
+#define DESC_MASK_PACKED	BIT64(34)
+#define DESC_MASK_REG_SHIFT	36
 #define DESC_MASK_ELEMENT_SHIFT 40
-#define DESC_MASK_COUNT_SHIFT 44
-#define DESC_MASK_WRAP_SHIFT 52 /* element addresses wrap: 1 at 64 KiB, 2 at 4 GiB */
-#define DESC_CHECK BIT(21) /* A is an offset: C code checks the segment */
+#define DESC_MASK_COUNT_SHIFT	44
+#define DESC_MASK_WRAP_SHIFT	52	/* element addresses wrap: 1 at 64 KiB, 2 at 4 GiB */
+#define DESC_CHECK		BIT(21) /* A is an offset: C code checks the segment */
 
 /* group.c */
 /** True when a memory operand is base + displacement as groups want it. */
-bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, unsigned *reg, s32 *disp);
+bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, unsigned *reg,
+		       s32 *disp);
 /**
  * Emits the check of an access at [reg + disp], or none when it joins a group. True: the operand is
  * [home of reg + B + disp]; *c is NULL or the stub, for jit_access_end(). False: nothing was done.
  */
-bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, unsigned access, bool lock,
-		      u64 desc, struct cold **c);
+bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, unsigned access,
+		      bool lock, u64 desc, struct cold **c);
 unsigned jit_group_base(unsigned reg);
 /** True when an operand at a fixed address is in the window: then *host is where the host has it. */
 bool jit_window_static(const struct trans *t, const ZydisDecodedOperand *op, u64 *host);
@@ -523,7 +536,8 @@ void jit_emit_jump_cache(struct trans *t);
 void jit_emit_prefetch(struct trans *t, u64 rip);
 /** A = stack pointer + disp (stack.c); and RSP += n. */
 void jit_emit_sp_address(struct trans *t, int disp, u64 *desc);
-int jit_emit_sp_access(struct trans *t, int disp, unsigned size, unsigned access, s32 *operand, struct cold **c);
+int jit_emit_sp_access(struct trans *t, int disp, unsigned size, unsigned access, s32 *operand,
+		       struct cold **c);
 void jit_emit_sp_add(struct trans *t, int n);
 void jit_emit_store_rip(struct trans *t, u64 rip);
 /** reg = a guest RIP near this block. */

@@ -72,7 +72,8 @@ u64 jit_jc_lookup(struct cpu *cpu)
 	    cpu->jit->jc_mode[view] != mode || !mmu_fetch_cached(cpu, cpu->rip, &at))
 		return 0;
 	b = jit_block_find(cpu->jit, at.gpa, cpu->rip, mode);
-	if (!b || b->gpa2 != ~0ull || b->page->epoch != __atomic_load_n(&cpu->mem->client_epoch, __ATOMIC_ACQUIRE))
+	if (!b || b->gpa2 != ~0ull ||
+	    b->page->epoch != __atomic_load_n(&cpu->mem->client_epoch, __ATOMIC_ACQUIRE))
 		return 0;
 	jit_jc_fill(cpu, view, cpu->rip, b, at.global);
 	return jit_exec(cpu->jit, b->code);
@@ -156,7 +157,8 @@ static bool in_page(const struct jit_jump *to, u64 page, unsigned shift)
 	return !((rip ^ page) >> shift) || !(((rip + CROSS) ^ page) >> shift);
 }
 
-static void drop_page(struct jit_jump_cache *jc, const u32 *list, u32 count, u64 page, unsigned shift)
+static void drop_page(struct jit_jump_cache *jc, const u32 *list, u32 count, u64 page,
+		      unsigned shift)
 {
 	for (u32 k = 0; k < count; k++)
 		if (in_page(&jc->to[list[k]], page, shift))

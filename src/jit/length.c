@@ -19,6 +19,8 @@
 #define S_TEST	256 /* immediate for /0 and /1 only */
 #define S_REL	512 /* near branch: as S_IMMZ, but only AMD heeds 66 in 64-bit mode */
 
+/* tables, in the form of case labels */
+/* clang-format off */
 static u32 shape_one(u8 op)
 {
 	static const u16 low[8] = { S_MODRM, S_MODRM, S_MODRM, S_MODRM, S_IMM8, S_IMMZ };
@@ -80,12 +82,13 @@ static u32 shape_two(u8 op, bool evex)
 		return S_MODRM;
 	}
 }
+/* clang-format on */
 
 struct length {
 	const u8 *p;
 	u32 n, at;
 	unsigned bits, addr, operand; /* sizes in bits; operand of immediates that stop at 32 */
-	bool vex, wide; /* C4, C5, 62 and 8F may begin something else; REX.W */
+	bool vex, wide;		      /* C4, C5, 62 and 8F may begin something else; REX.W */
 };
 
 /* The byte at `at`; what is beyond the end is never decisive, as the length is too large then. */
@@ -164,8 +167,12 @@ static void modrm(struct length *l)
 
 u32 jit_insn_length(const struct cpu *cpu, u32 mode, const u8 *p, u32 n)
 {
-	struct length l = { .p = p, .n = n, .bits = mode & MODE_LONG ? 64 : mode & MODE_CS32 ? 32 : 16,
-			    .vex = mode & MODE_PE };
+	struct length l = {.p = p,
+			   .n = n,
+			   .bits = mode & MODE_LONG   ? 64
+				   : mode & MODE_CS32 ? 32
+						      : 16,
+			   .vex = mode & MODE_PE};
 	u32 s;
 
 	prefixes(&l);
@@ -179,7 +186,8 @@ u32 jit_insn_length(const struct cpu *cpu, u32 mode, const u8 *p, u32 n)
 	l.at += s & (S_IMM16 | S_FAR) ? 2 : 0;
 	l.at += s & (S_IMMZ | S_FAR) ? (l.wide ? 4 : l.operand / 8) : 0;
 	if (s & S_REL)
-		l.at += (l.bits == 64 && cpu->vendor != CPU_VENDOR_AMD) || l.wide ? 4 : l.operand / 8;
+		l.at += (l.bits == 64 && cpu->vendor != CPU_VENDOR_AMD) || l.wide ? 4
+										  : l.operand / 8;
 	l.at += s & S_IMMV ? (l.wide ? 8 : l.operand / 8) : 0;
 	l.at += s & S_MOFFS ? l.addr / 8 : 0;
 	return l.at;

@@ -73,21 +73,28 @@ u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem)
 	case ZYDIS_MNEMONIC_VPMASKMOVD:
 	case ZYDIS_MNEMONIC_VMASKMOVPD:
 	case ZYDIS_MNEMONIC_VPMASKMOVQ:
-		bytes = in->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPS || in->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVD ? 4 : 8;
+		bytes = in->mnemonic == ZYDIS_MNEMONIC_VMASKMOVPS ||
+					in->mnemonic == ZYDIS_MNEMONIC_VPMASKMOVD
+				? 4
+				: 8;
 		d |= DESC_MASK_VECTOR;
 		for (unsigned i = 0; i < in->operand_count; i++)
 			if (t->op[i].encoding == ZYDIS_OPERAND_ENCODING_NDSNDD)
-				d |= (u64)(ZydisRegisterGetId(t->op[i].reg.value) & 15) << DESC_MASK_REG_SHIFT;
+				d |= (u64)(ZydisRegisterGetId(t->op[i].reg.value) & 15)
+				     << DESC_MASK_REG_SHIFT;
 		count = size / bytes;
 		/* elements have addresses of their own, each of the address size */
 		if (mem->mem.segment != ZYDIS_REGISTER_FS && mem->mem.segment != ZYDIS_REGISTER_GS)
-			d |= (u64)(in->address_width == 16 ? 1 : in->address_width == 32 ? 2 : 0)
+			d |= (u64)(in->address_width == 16   ? 1
+				   : in->address_width == 32 ? 2
+							     : 0)
 			     << DESC_MASK_WRAP_SHIFT;
 		break;
 	default:
 		if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || !suppresses(in))
 			return 0;
-		if (in->avx.mask.reg != ZYDIS_REGISTER_NONE && in->avx.mask.reg != ZYDIS_REGISTER_K0)
+		if (in->avx.mask.reg != ZYDIS_REGISTER_NONE &&
+		    in->avx.mask.reg != ZYDIS_REGISTER_K0)
 			d |= (u64)ZydisRegisterGetId(in->avx.mask.reg) << DESC_MASK_REG_SHIFT;
 		else if (in->meta.category != ZYDIS_CATEGORY_COMPRESS)
 			return 0; /* compressing stores go by the element without a mask too */
@@ -101,22 +108,27 @@ u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem)
 		/* as many mask bits as the vector operand has elements */
 		for (unsigned i = 0; i < in->operand_count; i++)
 			if (t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && &t->op[i] != mem &&
-			    t->op[i].encoding != ZYDIS_OPERAND_ENCODING_MASK && t->op[i].element_count > count)
+			    t->op[i].encoding != ZYDIS_OPERAND_ENCODING_MASK &&
+			    t->op[i].element_count > count)
 				count = t->op[i].element_count;
-		if (in->meta.category == ZYDIS_CATEGORY_COMPRESS || in->meta.category == ZYDIS_CATEGORY_EXPAND)
+		if (in->meta.category == ZYDIS_CATEGORY_COMPRESS ||
+		    in->meta.category == ZYDIS_CATEGORY_EXPAND)
 			d |= DESC_MASK_PACKED;
 		if (!count || count > 64)
 			return 0;
 		if (size / bytes > count)
-			bytes = size / count; /* a mask bit stands for several of the operand's elements */
-		else if (size / bytes < count && in->avx.broadcast.mode == ZYDIS_BROADCAST_MODE_INVALID &&
+			bytes = size /
+				count; /* a mask bit stands for several of the operand's elements */
+		else if (size / bytes < count &&
+			 in->avx.broadcast.mode == ZYDIS_BROADCAST_MODE_INVALID &&
 			 in->meta.category != ZYDIS_CATEGORY_BROADCAST)
 			count = size / bytes; /* scalars, and registers wider than the operation */
 		if (bytes > 8 || (bytes & (bytes - 1)))
 			return 0;
 		break;
 	}
-	return d | (u64)log2_of(bytes) << DESC_MASK_ELEMENT_SHIFT | (u64)count << DESC_MASK_COUNT_SHIFT;
+	return d | (u64)log2_of(bytes) << DESC_MASK_ELEMENT_SHIFT |
+	       (u64)count << DESC_MASK_COUNT_SHIFT;
 }
 
 static u64 opmask(unsigned n)
@@ -126,9 +138,9 @@ static u64 opmask(unsigned n)
 	switch (n) {
 	case 0:
 		return ~0ull; /* no mask */
-#define K(i)                                                            \
-	case i:                                                         \
-		__asm__ volatile("kmovq %%k" #i ", %0" : "=r"(v));      \
+#define K(i)                                                       \
+	case i:                                                    \
+		__asm__ volatile("kmovq %%k" #i ", %0" : "=r"(v)); \
 		break;
 		K(1) K(2) K(3) K(4) K(5) K(6) K(7)
 #undef K
@@ -141,14 +153,15 @@ static u64 sign_mask(unsigned n, bool wide)
 	u64 v = 0;
 
 	switch (n) {
-#define V(i)                                                                            \
-	case i:                                                                         \
-		if (wide)                                                               \
-			__asm__ volatile("vmovmskpd %%ymm" #i ", %0" : "=r"(v));        \
-		else                                                                    \
-			__asm__ volatile("vmovmskps %%ymm" #i ", %0" : "=r"(v));        \
+#define V(i)                                                                     \
+	case i:                                                                  \
+		if (wide)                                                        \
+			__asm__ volatile("vmovmskpd %%ymm" #i ", %0" : "=r"(v)); \
+		else                                                             \
+			__asm__ volatile("vmovmskps %%ymm" #i ", %0" : "=r"(v)); \
 		break;
-		V(0) V(1) V(2) V(3) V(4) V(5) V(6) V(7) V(8) V(9) V(10) V(11) V(12) V(13) V(14) V(15)
+		V(0)
+		V(1) V(2) V(3) V(4) V(5) V(6) V(7) V(8) V(9) V(10) V(11) V(12) V(13) V(14) V(15)
 #undef V
 	}
 	return v;
@@ -157,7 +170,8 @@ static u64 sign_mask(unsigned n, bool wide)
 /** The elements of 1 << *shift bytes that the mask lets through, from the live registers. */
 u64 jit_mask_active(u64 desc, unsigned size, unsigned *shift)
 {
-	unsigned reg = desc >> DESC_MASK_REG_SHIFT & 15, count = desc >> DESC_MASK_COUNT_SHIFT & 127, elements;
+	unsigned reg = desc >> DESC_MASK_REG_SHIFT & 15,
+		 count = desc >> DESC_MASK_COUNT_SHIFT & 127, elements;
 	u64 bits, active = 0;
 
 	*shift = desc >> DESC_MASK_ELEMENT_SHIFT & 3;

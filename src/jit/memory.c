@@ -12,9 +12,10 @@
 #include "mmu/mmu.h"
 
 const u8 jit_home[16] = {
-	[RAX] = H_RAX, [RCX] = H_R15, [RDX] = H_RDX, [RBX] = H_RBX, [RSP] = H_R14, [RBP] = H_RBP,
-	[RSI] = H_RSI, [RDI] = H_RDI, [R8] = H_R8,   [R9] = H_R9,   [R10] = REG_MEMORY,
-	[R11] = REG_MEMORY, [R12] = H_R12, [R13] = H_R13, [R14] = REG_MEMORY, [R15] = REG_MEMORY,
+	[RAX] = H_RAX, [RCX] = H_R15, [RDX] = H_RDX,	  [RBX] = H_RBX,
+	[RSP] = H_R14, [RBP] = H_RBP, [RSI] = H_RSI,	  [RDI] = H_RDI,
+	[R8] = H_R8,   [R9] = H_R9,   [R10] = REG_MEMORY, [R11] = REG_MEMORY,
+	[R12] = H_R12, [R13] = H_R13, [R14] = REG_MEMORY, [R15] = REG_MEMORY,
 };
 
 /** Number of the general register that r is a part of; AH..BH give 4..7 (see callers). */
@@ -58,7 +59,8 @@ void jit_emit_a(struct trans *t, unsigned reg)
 	if (t->a_guest == reg)
 		return;
 	if (reg == A_FS)
-		emit_gs_load(&t->e, REG_A, (u32)(offsetof(struct cpu, seg) + SEG_FS * sizeof(struct cpu_seg)));
+		emit_gs_load(&t->e, REG_A,
+			     (u32)(offsetof(struct cpu, seg) + SEG_FS * sizeof(struct cpu_seg)));
 	else
 		emit_gs_load(&t->e, REG_A, GS_GPR(reg));
 	jit_a_has(t, reg);
@@ -113,7 +115,9 @@ void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc)
 	bool special = seg == SEG_FS || seg == SEG_GS;
 
 	*desc = seg << DESC_SEG_SHIFT;
-	if (!(t->mode & (seg == SEG_FS ? MODE_FS_FLAT : seg == SEG_GS ? MODE_GS_FLAT : MODE_FLAT))) {
+	if (!(t->mode & (seg == SEG_FS	 ? MODE_FS_FLAT
+			 : seg == SEG_GS ? MODE_GS_FLAT
+					 : MODE_FLAT))) {
 		*desc |= DESC_CHECK;
 	} else if (special) {
 		bool lng = t->mode & MODE_LONG;
@@ -122,21 +126,26 @@ void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc)
 			*desc |= DESC_CHECK;
 			return;
 		}
-		emit_gs_load(&t->e, REG_B, (u32)(offsetof(struct cpu, seg) + seg * sizeof(struct cpu_seg)));
+		emit_gs_load(&t->e, REG_B,
+			     (u32)(offsetof(struct cpu, seg) + seg * sizeof(struct cpu_seg)));
 		emit_lea(&t->e, lng, REG_A, REG_A, REG_B, 0, 0);
 		if (!lng)
 			emit_lea(&t->e, true, REG_A, REG_A, REG_T, 0, 0);
 	}
 }
 
-static void emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, unsigned dst, bool w)
+static void emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, unsigned dst,
+			bool w)
 {
 	struct emit *e = &t->e;
 	unsigned width = t->in.address_width;
 	s64 disp = op->mem.disp.value + extra;
 	s64 rest = fits_s32(disp) ? 0 : extra; /* of what one LEA can add */
 	int base = -1, index = -1;
-	unsigned scale = op->mem.scale == 8 ? 3 : op->mem.scale == 4 ? 2 : op->mem.scale == 2 ? 1 : 0;
+	unsigned scale = op->mem.scale == 8   ? 3
+			 : op->mem.scale == 4 ? 2
+			 : op->mem.scale == 2 ? 1
+					      : 0;
 
 	if (op->mem.base == ZYDIS_REGISTER_RIP || op->mem.base == ZYDIS_REGISTER_EIP) {
 		jit_emit_rip(t, dst, t->next_pc + (u64)disp);
@@ -178,7 +187,8 @@ static void emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extr
 		emit_zext16(e, dst, dst);
 }
 
-void jit_emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, unsigned dst, bool w)
+void jit_emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extra, unsigned dst,
+		     bool w)
 {
 	emit_offset(t, op, extra, dst, w);
 	if (dst == REG_A)
@@ -228,8 +238,8 @@ struct cold *jit_cold_add(struct trans *t, u8 *from, unsigned kind)
 {
 	struct cold *c = &t->cold[t->cold_count++];
 
-	*c = (struct cold){ .from = from, .kind = kind, .insn = (u16)(t->insn_count - 1),
-			    .plain = t->plain };
+	*c = (struct cold){
+		.from = from, .kind = kind, .insn = (u16)(t->insn_count - 1), .plain = t->plain};
 	return c;
 }
 
@@ -254,8 +264,8 @@ void jit_emit_window(struct trans *t, unsigned host)
 	emit_load_stack_index(&t->e, REG_B, REG_B, STACK_WINDOW_PART);
 }
 
-struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned size, unsigned access, bool lock,
-			    u64 desc, struct check *check)
+struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned size, unsigned access,
+			    bool lock, u64 desc, struct check *check)
 {
 	struct emit *e = &t->e;
 	s32 reach = at.reach - (t->jit->use_loop ? 0 : (s32)PAGE_SIZE);
@@ -293,15 +303,16 @@ struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned si
 	c->hot = e->p;
 	c->base = (u8)at.reg;
 	c->disp = at.disp;
-	c->desc = desc | size | (u64)(write ? DESC_WRITE : 0) | (access & MMU_RMW ? DESC_RMW : 0) | (lock ? DESC_LOCK : 0);
+	c->desc = desc | size | (u64)(write ? DESC_WRITE : 0) | (access & MMU_RMW ? DESC_RMW : 0) |
+		  (lock ? DESC_LOCK : 0);
 	return c;
 }
 
 struct cold *jit_emit_access(struct trans *t, unsigned size, unsigned access, bool lock, u64 desc)
 {
 	t->b_group = NULL;
-	return jit_emit_check(t, (struct host_address){ .reg = REG_A, .reach = (s32)size - 1 }, size, access, lock, desc,
-			      NULL);
+	return jit_emit_check(t, (struct host_address){.reg = REG_A, .reach = (s32)size - 1}, size,
+			      access, lock, desc, NULL);
 }
 
 void jit_access_end(struct trans *t, struct cold *c)
@@ -328,7 +339,8 @@ void jit_emit_prefetch(struct trans *t, u64 rip)
 	emit8(&t->e, 0x0f);
 	emit8(&t->e, 0x18);
 	emit_mem(&t->e, 1, -1, -1, 0,
-		 (s32)(offsetof(struct cpu, jc) + view * sizeof(struct jit_jump_cache) + rip % JIT_JC_SIZE * sizeof(struct jit_jump)));
+		 (s32)(offsetof(struct cpu, jc) + view * sizeof(struct jit_jump_cache) +
+		       rip % JIT_JC_SIZE * sizeof(struct jit_jump)));
 }
 
 /**

@@ -31,22 +31,24 @@ static bool aligned_operand(const struct trans *t, unsigned size)
 		return true;
 	default:
 		/* legacy encodings of 16-byte SSE operands; SHA differs by vendor: the host decides */
-		return size == 16 && t->in.meta.isa_ext != ZYDIS_ISA_EXT_SHA && t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+		return size == 16 && t->in.meta.isa_ext != ZYDIS_ISA_EXT_SHA &&
+		       t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
 	}
 }
 
 /** CLFLUSH and its kin: the check of the access is all that can be seen of them. */
 bool jit_cache_line_op(const struct trans *t)
 {
-	return t->in.mnemonic == ZYDIS_MNEMONIC_CLFLUSHOPT || t->in.mnemonic == ZYDIS_MNEMONIC_CLFLUSH ||
-	       t->in.mnemonic == ZYDIS_MNEMONIC_CLWB;
+	return t->in.mnemonic == ZYDIS_MNEMONIC_CLFLUSHOPT ||
+	       t->in.mnemonic == ZYDIS_MNEMONIC_CLFLUSH || t->in.mnemonic == ZYDIS_MNEMONIC_CLWB;
 }
 
 /* x87 and MMX instructions report a pending x87 exception before they touch memory. */
 static bool waits_for_x87(const struct trans *t)
 {
 	if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_X87 || t->in.mnemonic == ZYDIS_MNEMONIC_FISTTP)
-		return t->in.mnemonic != ZYDIS_MNEMONIC_FNSTSW && t->in.mnemonic != ZYDIS_MNEMONIC_FNSTCW;
+		return t->in.mnemonic != ZYDIS_MNEMONIC_FNSTSW &&
+		       t->in.mnemonic != ZYDIS_MNEMONIC_FNSTCW;
 	for (unsigned i = 0; i < t->in.operand_count; i++)
 		if (t->op[i].type == ZYDIS_OPERAND_TYPE_REGISTER && jit_is_mmx(t->op[i].reg.value))
 			return true;

@@ -35,21 +35,30 @@ static inline __attribute__((always_inline)) bool chunk_sum(const void *chunk, u
 	u32 err = 0;
 	u64 s;
 
-#define PRODUCT(at, label0, label1)                                                       \
-	"movq " #at "(%[k]), %%rax\n" #label0 ": xorq " #at "(%[p]), %%rax\n"             \
-	"movq 8+" #at "(%[k]), %%rdx\n" #label1 ": xorq 8+" #at "(%[p]), %%rdx\n"         \
-	"mulq %%rdx\n"                                                                    \
+#define PRODUCT(at, label0, label1)                                               \
+	"movq " #at "(%[k]), %%rax\n" #label0 ": xorq " #at "(%[p]), %%rax\n"     \
+	"movq 8+" #at "(%[k]), %%rdx\n" #label1 ": xorq 8+" #at "(%[p]), %%rdx\n" \
+	"mulq %%rdx\n"                                                            \
 	"xorq %%rdx, %%rax\n"
-	__asm__ volatile(PRODUCT(0, 10, 11) "movq %%rax, %[s]\n"
-			 PRODUCT(16, 12, 13) "addq %%rax, %[s]\n"
-			 PRODUCT(32, 14, 15) "addq %%rax, %[s]\n"
-			 PRODUCT(48, 16, 1) "addq %%rax, %[s]\n"
-			 "2:\n" HOSTMEM_FIXUP HOSTMEM_ROW("10b", "3b") HOSTMEM_ROW("11b", "3b")
-			 HOSTMEM_ROW("12b", "3b") HOSTMEM_ROW("13b", "3b") HOSTMEM_ROW("14b", "3b")
-			 HOSTMEM_ROW("15b", "3b") HOSTMEM_ROW("16b", "3b")
-			 : [s] "=&r"(s), [err] "+&r"(err)
-			 : [p] "r"(chunk), [k] "r"(keys)
-			 : "rax", "rdx", "cc", "memory");
+	__asm__ volatile(
+		PRODUCT(0, 10, 11) "movq %%rax, %[s]\n" PRODUCT(16, 12, 13) "addq %%rax, %[s]\n" PRODUCT(
+			32, 14,
+			15) "addq %%rax, %[s]\n" PRODUCT(48, 16,
+							 1) "addq %%rax, %[s]\n"
+							    "2:\n" HOSTMEM_FIXUP HOSTMEM_ROW(
+								    "10b", "3b") HOSTMEM_ROW("11b",
+											     "3b")
+								    HOSTMEM_ROW("12b", "3b") HOSTMEM_ROW(
+									    "13b",
+									    "3b") HOSTMEM_ROW("14b",
+											      "3b")
+									    HOSTMEM_ROW("15b", "3b")
+										    HOSTMEM_ROW(
+											    "16b",
+											    "3b")
+		: [s] "=&r"(s), [err] "+&r"(err)
+		: [p] "r"(chunk), [k] "r"(keys)
+		: "rax", "rdx", "cc", "memory");
 #undef PRODUCT
 	*sum = s;
 	return LIKELY(!err);

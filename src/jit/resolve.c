@@ -55,7 +55,8 @@ static int address_check(struct cpu *cpu, const struct part *p, u64 at, unsigned
 	*lin = at;
 	if (cpu->mode & MODE_LONG) {
 		if (UNLIKELY(!cpu_is_canonical(cpu, at) || !cpu_is_canonical(cpu, at + n - 1) ||
-			     (p->seg >= SEG_FS && !cpu_offset_ok(cpu, at - cpu->seg[p->seg].base, n))))
+			     (p->seg >= SEG_FS &&
+			      !cpu_offset_ok(cpu, at - cpu->seg[p->seg].base, n))))
 			return bad_address(cpu, p->seg);
 	} else if (UNLIKELY(at + n - 1 > 0xffffffff)) {
 		return bad_address(cpu, p->seg); /* flat segments end at 4 GiB */
@@ -95,7 +96,8 @@ static int masked_fault(struct cpu *cpu, const struct part *p, u64 at)
 		cpu->exc.pending = false;
 		ret = address_check(cpu, p, element_address(p, at + i * n), n, &lin);
 		/* as below: by the size of an element, and not at all by VMASKMOV */
-		if (!ret && UNLIKELY(cpu->mode & MODE_ALIGN) && !(p->desc & DESC_MASK_VECTOR) && (lin & (n - 1)))
+		if (!ret && UNLIKELY(cpu->mode & MODE_ALIGN) && !(p->desc & DESC_MASK_VECTOR) &&
+		    (lin & (n - 1)))
 			ret = cpu_raise_err(cpu, EXC_AC, 0);
 		if (!ret)
 			ret = mmu_probe(cpu, lin, n, p->access | MMU_AS_VIEW | MMU_UNALIGNED);
@@ -112,8 +114,8 @@ static int masked_fault(struct cpu *cpu, const struct part *p, u64 at)
  */
 static int beyond_limit(struct cpu *cpu, const struct part *p, u64 at)
 {
-	unsigned first = p->size == 10		? 8
-			 : p->desc & DESC_HALVES ? p->size / 2
+	unsigned first = p->size == 10				    ? 8
+			 : p->desc & DESC_HALVES		    ? p->size / 2
 			 : p->size == 64 && (p->access & MMU_WRITE) ? 32
 								    : 0;
 	struct cpu_exc whole = cpu->exc;

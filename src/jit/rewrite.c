@@ -33,7 +33,8 @@ static bool collect(struct trans *t, struct rewrite *w)
 			w->mem_size = op->size / 8;
 			if (op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
 				w->access = MMU_WRITE;
-			if (w->access && (op->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE)))
+			if (w->access && (op->actions & (ZYDIS_OPERAND_ACTION_MASK_READ |
+							 ZYDIS_OPERAND_ACTION_CONDWRITE)))
 				w->access |= MMU_RMW;
 			continue;
 		}
@@ -96,7 +97,7 @@ static void assign(struct trans *t, struct rewrite *w, struct field *f)
 	if (!f->used || f->high || f->host != REG_MEMORY)
 		return;
 	/* the same register twice: one scratch for both */
-	struct field *const all[] = { &w->reg, &w->rm, &w->vvvv, &w->opc };
+	struct field *const all[] = {&w->reg, &w->rm, &w->vvvv, &w->opc};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(all); i++) {
 		if (all[i] != f && all[i]->used && !all[i]->high && all[i]->guest == f->guest &&
@@ -109,7 +110,8 @@ static void assign(struct trans *t, struct rewrite *w, struct field *f)
 		f->host = REG_A;
 		take_this(w, REG_A);
 	} else {
-		f->host = t->window && t->a_guest == A_NOTHING && take_this(w, REG_A) ? REG_A : (u8)take(w);
+		f->host = t->window && t->a_guest == A_NOTHING && take_this(w, REG_A) ? REG_A
+										      : (u8)take(w);
 	}
 	if (f->host == REG_A)
 		jit_emit_a(t, f->guest);
@@ -129,8 +131,9 @@ static bool has_memory_form(const ZydisDecodedInstruction *in)
 		       (op & 0xf6) == 0xb6; /* CMOVcc, SETcc, IMUL, BT imm, MOVZX and MOVSX */
 	if (in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
 		return false;
-	return (op < 0x40 && (op & 7) < 4) || op == 0x63 || op == 0x69 || op == 0x6b || op == 0x80 || op == 0x81 ||
-	       (op >= 0x83 && op <= 0x85) || (op >= 0x88 && op <= 0x8b) || (op & 0xfe) == 0xc0 || (op & 0xfe) == 0xc6 ||
+	return (op < 0x40 && (op & 7) < 4) || op == 0x63 || op == 0x69 || op == 0x6b ||
+	       op == 0x80 || op == 0x81 || (op >= 0x83 && op <= 0x85) ||
+	       (op >= 0x88 && op <= 0x8b) || (op & 0xfe) == 0xc0 || (op & 0xfe) == 0xc6 ||
 	       (op & 0xfc) == 0xd0 || (op & 0xfe) == 0xf6 || (op & 0xfe) == 0xfe;
 }
 
@@ -156,7 +159,8 @@ static void use_home(const struct trans *t, struct rewrite *w)
 	    (w->reg.used && w->reg.guest == w->rm.guest))
 		return;
 	if (w->rm.host != REG_MEMORY && w->reg.used && fits_home(&w->reg) &&
-	    t->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && (op < 0x40 || (op >= 0x84 && op <= 0x8b))) {
+	    t->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
+	    (op < 0x40 || (op >= 0x84 && op <= 0x8b))) {
 		struct field reg = w->reg;
 
 		w->reg = w->rm;
@@ -213,9 +217,9 @@ static void high_store(struct trans *t, const struct field *f)
 static void assign_high(struct trans *t, struct rewrite *w)
 {
 	bool rex = w->mem || (w->reg.used && !w->reg.high && (w->reg.host >= 8)) ||
-		   (w->rm.used && !w->rm.high && w->rm.host >= 8) || (w->reg.high && w->reg.guest == RCX) ||
-		   (w->rm.high && w->rm.guest == RCX);
-	struct field *const f[] = { &w->reg, &w->rm, &w->opc };
+		   (w->rm.used && !w->rm.high && w->rm.host >= 8) ||
+		   (w->reg.high && w->reg.guest == RCX) || (w->rm.high && w->rm.guest == RCX);
+	struct field *const f[] = {&w->reg, &w->rm, &w->opc};
 
 	rex |= w->opc.high && w->opc.guest == RCX;
 	if (w->rcx_in && !w->mem && w->rm.high && w->rm.guest == RCX) {
@@ -244,11 +248,13 @@ static void assign_high(struct trans *t, struct rewrite *w)
 /* LEA: no access; the result may be truncated. */
 static void emit_lea_insn(struct trans *t)
 {
-	unsigned g = jit_gpr_index(t->op[0].reg.value), size = t->in.operand_width, home = jit_home[g];
+	unsigned g = jit_gpr_index(t->op[0].reg.value), size = t->in.operand_width,
+		 home = jit_home[g];
 	bool direct = size != 16 && home != REG_MEMORY;
 
 	/* a 32-bit result is its zero extension, whatever made it */
-	jit_emit_offset(t, &t->op[1], 0, direct ? home : REG_A, t->in.address_width == 64 && size == 64);
+	jit_emit_offset(t, &t->op[1], 0, direct ? home : REG_A,
+			t->in.address_width == 64 && size == 64);
 	if (direct)
 		return;
 	if (home == REG_MEMORY && size != 16)
@@ -265,7 +271,8 @@ static void emit_lea_insn(struct trans *t)
 static void emit_bit_string_address(struct trans *t)
 {
 	struct emit *e = &t->e;
-	unsigned g = jit_gpr_index(t->op[1].reg.value), size = t->in.operand_width, src = jit_home[g];
+	unsigned g = jit_gpr_index(t->op[1].reg.value), size = t->in.operand_width,
+		 src = jit_home[g];
 
 	/* the segment is added with the whole: do the offset first, keep it in T while A is made */
 	if (src == REG_MEMORY) {
@@ -291,7 +298,11 @@ static void emit_bit_string_address(struct trans *t)
 
 	jit_emit_offset(t, &t->op[0], 0, REG_A, t->in.address_width == 64);
 	emit_gs_load(e, REG_B, (u32)(offsetof(struct cpu, jit_scratch) + 8 * 9));
-	emit_lea(e, t->in.address_width == 64, REG_A, REG_A, REG_B, size == 64 ? 3 : size == 32 ? 2 : 1, 0);
+	emit_lea(e, t->in.address_width == 64, REG_A, REG_A, REG_B,
+		 size == 64   ? 3
+		 : size == 32 ? 2
+			      : 1,
+		 0);
 	if (t->in.address_width == 16)
 		emit_zext16(e, REG_A, REG_A);
 }
@@ -312,19 +323,22 @@ static void emit_vzero(struct trans *t, bool all)
 /* Forms that W makes undefined outside 64-bit mode, rather than being ignored there. */
 static bool width_undefined(const struct trans *t)
 {
-	return !(t->mode & MODE_LONG) && t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX && t->in.raw.vex.W &&
-	       (t->in.mnemonic == ZYDIS_MNEMONIC_VPINSRD || t->in.mnemonic == ZYDIS_MNEMONIC_VPEXTRD);
+	return !(t->mode & MODE_LONG) && t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_VEX &&
+	       t->in.raw.vex.W &&
+	       (t->in.mnemonic == ZYDIS_MNEMONIC_VPINSRD ||
+		t->in.mnemonic == ZYDIS_MNEMONIC_VPEXTRD);
 }
 
 /* One scratch register beside the memory operand is not enough: the instruction takes B, too. */
 static bool wants_b(const struct rewrite *w)
 {
-	const struct field *const f[] = { &w->reg, &w->rm, &w->vvvv, &w->opc };
+	const struct field *const f[] = {&w->reg, &w->rm, &w->vvvv, &w->opc};
 	unsigned homeless = 0;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(f); i++)
 		homeless += f[i]->used && !f[i]->high && f[i]->host == REG_MEMORY;
-	return w->bit_string || w->rcx_in || homeless > 1 || (homeless && (w->reg.high || w->rm.high));
+	return w->bit_string || w->rcx_in || homeless > 1 ||
+	       (homeless && (w->reg.high || w->rm.high));
 }
 
 /*
@@ -355,7 +369,8 @@ static bool group_access(struct trans *t, struct rewrite *w, bool lock, struct c
 		return true;
 	}
 
-	if ((encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && encoding != ZYDIS_INSTRUCTION_ENCODING_VEX && !evex) ||
+	if ((encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
+	     encoding != ZYDIS_INSTRUCTION_ENCODING_VEX && !evex) ||
 	    wants_b(w) || jit_cache_line_op(t) || !jit_group_operand(t, op, &reg, &disp))
 		return false;
 	there = disp;
@@ -382,7 +397,7 @@ static void finish_access(struct trans *t, struct cold *c)
 /* Plain copy: no memory, and every register is where the encoding says. */
 static bool verbatim(const struct trans *t, const struct rewrite *w)
 {
-	const struct field *const f[] = { &w->reg, &w->rm, &w->vvvv, &w->opc };
+	const struct field *const f[] = {&w->reg, &w->rm, &w->vvvv, &w->opc};
 
 	if (!(t->mode & MODE_LONG) || w->mem || w->rdi_mem || w->rcx_in || w->bit_string)
 		return false;
@@ -398,14 +413,18 @@ static bool verbatim(const struct trans *t, const struct rewrite *w)
 
 bool jit_emit_ordinary(struct trans *t)
 {
-	struct rewrite w = { .free = { REG_B, REG_A, REG_T }, .free_count = 3, .base = REG_A, .index = REG_B };
+	struct rewrite w = {
+		.free = {REG_B, REG_A, REG_T}, .free_count = 3, .base = REG_A, .index = REG_B};
 	struct emit *e = &t->e;
 	struct cold *c = NULL;
 	bool grouped;
 	u64 desc;
 
-	if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_CET || t->in.meta.category == ZYDIS_CATEGORY_PREFETCH || t->in.meta.category == ZYDIS_CATEGORY_WIDENOP ||
-	    t->in.meta.category == ZYDIS_CATEGORY_PREFETCHWT1 || t->in.meta.category == ZYDIS_CATEGORY_NOP) {
+	if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_CET ||
+	    t->in.meta.category == ZYDIS_CATEGORY_PREFETCH ||
+	    t->in.meta.category == ZYDIS_CATEGORY_WIDENOP ||
+	    t->in.meta.category == ZYDIS_CATEGORY_PREFETCHWT1 ||
+	    t->in.meta.category == ZYDIS_CATEGORY_NOP) {
 		t->keeps_b = t->keeps_a = true;
 		return true;
 	}
@@ -420,8 +439,8 @@ bool jit_emit_ordinary(struct trans *t)
 			     jit_home[jit_gpr_index(t->op[1].mem.index)] != REG_MEMORY;
 		return true;
 	}
-	if (!(t->mode & MODE_LONG) &&
-	    (t->in.mnemonic == ZYDIS_MNEMONIC_VZEROALL || t->in.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER)) {
+	if (!(t->mode & MODE_LONG) && (t->in.mnemonic == ZYDIS_MNEMONIC_VZEROALL ||
+				       t->in.mnemonic == ZYDIS_MNEMONIC_VZEROUPPER)) {
 		emit_vzero(t, t->in.mnemonic == ZYDIS_MNEMONIC_VZEROALL);
 		return true;
 	}
@@ -445,7 +464,8 @@ bool jit_emit_ordinary(struct trans *t)
 		t->window = false;
 		jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
 		c = jit_emit_access(t, t->op[w.mem_op].size / 8, MMU_WRITE | MMU_RMW, false,
-				    t->in.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ? desc : desc | DESC_HALVES);
+				    t->in.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ? desc
+									      : desc | DESC_HALVES);
 		t->window = t->mode & MODE_WINDOW;
 		emit_lea(e, true, REG_A, REG_A, REG_B, 0, 0);
 		emit8(e, 0x49);
@@ -459,10 +479,13 @@ bool jit_emit_ordinary(struct trans *t)
 		return true;
 	}
 	if (w.mem) {
-		bool lock = (t->in.attributes & ZYDIS_ATTRIB_HAS_LOCK) || t->in.mnemonic == ZYDIS_MNEMONIC_XCHG;
+		bool lock = (t->in.attributes & ZYDIS_ATTRIB_HAS_LOCK) ||
+			    t->in.mnemonic == ZYDIS_MNEMONIC_XCHG;
 		bool bits = t->in.meta.isa_ext == ZYDIS_ISA_EXT_BASE &&
-			    (t->in.mnemonic == ZYDIS_MNEMONIC_BT || t->in.mnemonic == ZYDIS_MNEMONIC_BTS ||
-			     t->in.mnemonic == ZYDIS_MNEMONIC_BTR || t->in.mnemonic == ZYDIS_MNEMONIC_BTC);
+			    (t->in.mnemonic == ZYDIS_MNEMONIC_BT ||
+			     t->in.mnemonic == ZYDIS_MNEMONIC_BTS ||
+			     t->in.mnemonic == ZYDIS_MNEMONIC_BTR ||
+			     t->in.mnemonic == ZYDIS_MNEMONIC_BTC);
 
 		w.bit_string = bits && w.reg.used;
 		grouped = group_access(t, &w, lock, &c);
@@ -507,7 +530,10 @@ bool jit_emit_ordinary(struct trans *t)
 			emit_gs_load(e, REG_T, GS_GPR(w.reg.guest));
 			src = REG_T;
 		}
-		emit_mov_imm(e, REG_B, t->in.operand_width == 64 ? 58 : t->in.operand_width == 32 ? 59 : 60);
+		emit_mov_imm(e, REG_B,
+			     t->in.operand_width == 64	 ? 58
+			     : t->in.operand_width == 32 ? 59
+							 : 60);
 		emit_shiftx(e, SHIFT_SHLX, REG_T, src, REG_B);
 		emit_shiftx(e, SHIFT_SHRX, REG_T, REG_T, REG_B);
 		w.reg.host = REG_T;
@@ -521,11 +547,13 @@ bool jit_emit_ordinary(struct trans *t)
 	jit_emit_rewritten(t, &w);
 	t->keeps_a = true;
 	if (!w.mem && !w.bit_string && !w.rcx_in)
-		t->keeps_b = w.reg.host != REG_B && w.rm.host != REG_B && w.vvvv.host != REG_B && w.opc.host != REG_B;
+		t->keeps_b = w.reg.host != REG_B && w.rm.host != REG_B && w.vvvv.host != REG_B &&
+			     w.opc.host != REG_B;
 	/* RM first: it is the one in T, through which the other goes */
 	if (w.rm.used && w.rm.high && w.rm.write)
 		high_store(t, &w.rm);
-	if (w.reg.used && w.reg.high && w.reg.write && !(w.rm.used && w.rm.high && w.rm.write && w.rm.guest == w.reg.guest))
+	if (w.reg.used && w.reg.high && w.reg.write &&
+	    !(w.rm.used && w.rm.high && w.rm.write && w.rm.guest == w.reg.guest))
 		high_store(t, &w.reg);
 	if (w.opc.used && w.opc.high && w.opc.write)
 		high_store(t, &w.opc);

@@ -17,7 +17,7 @@
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
-static const int signals[] = { SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP };
+static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP};
 static struct sigaction previous[ARRAY_SIZE(signals)];
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static int install_error;
@@ -52,7 +52,7 @@ static void pass_on(int signo, siginfo_t *info, void *context)
 		return;
 	} else if (old->sa_handler == SIG_DFL || old->sa_handler == SIG_IGN) {
 		/* Fault again, without us: the default action with the right core. */
-		struct sigaction dfl = { .sa_handler = SIG_DFL };
+		struct sigaction dfl = {.sa_handler = SIG_DFL};
 
 		sigaction(signo, &dfl, NULL);
 		if (info->si_code <= 0)
@@ -82,12 +82,14 @@ static void handler(int signo, siginfo_t *info, void *context)
 			if (pc >= jit_exec(jit, jit->code_start) && pc < (u64)jit->rx + jit->size) {
 				/* an address that is not canonical gives no si_addr; so does misalignment */
 				bool window = (cpu->mode & MODE_WINDOW) && !cpu->mmu_stepping &&
-					      (regs[REG_TRAPNO] == EXC_PF ? mmu_window_has(cpu, (u64)info->si_addr)
-									  : regs[REG_TRAPNO] == EXC_GP ||
-										    regs[REG_TRAPNO] == EXC_SS);
+					      (regs[REG_TRAPNO] == EXC_PF
+						       ? mmu_window_has(cpu, (u64)info->si_addr)
+						       : regs[REG_TRAPNO] == EXC_GP ||
+								 regs[REG_TRAPNO] == EXC_SS);
 
 				if (window)
-					jit->fault.outcome = mmu_window_fault(cpu, (u64)info->si_addr, regs[REG_ERR] & 2);
+					jit->fault.outcome = mmu_window_fault(
+						cpu, (u64)info->si_addr, regs[REG_ERR] & 2);
 				if (window && jit->fault.outcome == MMU_WINDOW_MAPPED)
 					return;
 				jit->fault.window = window;
@@ -107,7 +109,8 @@ static void handler(int signo, siginfo_t *info, void *context)
 
 static void install(void)
 {
-	struct sigaction sa = { .sa_sigaction = handler, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
+	struct sigaction sa = {.sa_sigaction = handler,
+			       .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
 
 	sigemptyset(&sa.sa_mask);
 	for (unsigned i = 0; i < ARRAY_SIZE(signals); i++)

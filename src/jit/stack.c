@@ -26,7 +26,8 @@ void jit_emit_sp_address(struct trans *t, int disp, u64 *desc)
  * The check of a stack access at RSP + disp; the operand is then [returned register + B + *operand].
  * *c for jit_access_end().
  */
-int jit_emit_sp_access(struct trans *t, int disp, unsigned size, unsigned access, s32 *operand, struct cold **c)
+int jit_emit_sp_access(struct trans *t, int disp, unsigned size, unsigned access, s32 *operand,
+		       struct cold **c)
 {
 	u64 desc = (u64)SEG_SS << DESC_SEG_SHIFT;
 
@@ -106,7 +107,8 @@ static void pop_to_reg(struct trans *t, unsigned g, unsigned size)
 	if (size == 8) {
 		jit_emit_reg_store(t, g, REG_T);
 	} else if (size == 4) {
-		emit_mov(e, false, jit_home[g], REG_T); /* never memory-homed: no REX in 32-bit code */
+		emit_mov(e, false, jit_home[g],
+			 REG_T); /* never memory-homed: no REX in 32-bit code */
 	} else {
 		unsigned host = jit_home[g];
 
@@ -129,14 +131,17 @@ static void emit_pop(struct trans *t)
 	u64 desc;
 	s32 disp;
 	int base = jit_emit_sp_access(t, 0, size, MMU_READ, &disp, &c);
-	bool direct = size == 8 && op->type == ZYDIS_OPERAND_TYPE_REGISTER && jit_gpr_index(op->reg.value) != RSP &&
+	bool direct = size == 8 && op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
+		      jit_gpr_index(op->reg.value) != RSP &&
 		      jit_home[jit_gpr_index(op->reg.value)] != REG_MEMORY;
 
-	emit_load_at(e, size, direct ? jit_home[jit_gpr_index(op->reg.value)] : REG_T, base, REG_B, disp);
+	emit_load_at(e, size, direct ? jit_home[jit_gpr_index(op->reg.value)] : REG_T, base, REG_B,
+		     disp);
 	jit_access_end(t, c);
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-		bool by_sp = op->mem.base != ZYDIS_REGISTER_NONE && op->mem.base != ZYDIS_REGISTER_RIP &&
-			     op->mem.base != ZYDIS_REGISTER_EIP && jit_gpr_index(op->mem.base) == RSP;
+		bool by_sp =
+			op->mem.base != ZYDIS_REGISTER_NONE && op->mem.base != ZYDIS_REGISTER_RIP &&
+			op->mem.base != ZYDIS_REGISTER_EIP && jit_gpr_index(op->mem.base) == RSP;
 
 		emit_gs_store(e, REG_T, SCRATCH(8));
 		jit_emit_address(t, op, by_sp ? (s64)size : 0, &desc);

@@ -8,8 +8,8 @@
 #include "jit/jit_internal.h"
 #include "mmu/window.h"
 
-static const u8 identity[] = { RDX, RBX, RBP, RSI, RDI, R8, R9, R12, R13 };
-static const u8 caller_saved[] = { RDX, RSI, RDI, R8, R9 };
+static const u8 identity[] = {RDX, RBX, RBP, RSI, RDI, R8, R9, R12, R13};
+static const u8 caller_saved[] = {RDX, RSI, RDI, R8, R9};
 
 static void bytes(struct emit *e, const char *s, unsigned n)
 {
@@ -22,16 +22,16 @@ static void bytes(struct emit *e, const char *s, unsigned n)
 static void save_flags(struct emit *e)
 {
 	emit_gs_store(e, H_RAX, GS_GPR(RAX));
-	BYTES(e, "\x9f\x0f\x90\xc0");        /* lahf; seto %al */
-	BYTES(e, "\x66\x65\x89");            /* mov %ax, %gs:hflags */
+	BYTES(e, "\x9f\x0f\x90\xc0"); /* lahf; seto %al */
+	BYTES(e, "\x66\x65\x89");     /* mov %ax, %gs:hflags */
 	emit_mem(e, H_RAX, -1, -1, 0, (s32)GS(hflags));
 }
 
 static void restore_flags(struct emit *e)
 {
-	BYTES(e, "\x65\x0f\xb7");            /* movzwl %gs:hflags, %eax */
+	BYTES(e, "\x65\x0f\xb7"); /* movzwl %gs:hflags, %eax */
 	emit_mem(e, H_RAX, -1, -1, 0, (s32)GS(hflags));
-	BYTES(e, "\x04\x7f\x9e");            /* add $0x7f, %al; sahf */
+	BYTES(e, "\x04\x7f\x9e"); /* add $0x7f, %al; sahf */
 	emit_gs_load(e, H_RAX, GS_GPR(RAX));
 }
 
@@ -57,9 +57,9 @@ static void leave_saved(struct emit *e, unsigned reason)
 {
 	emit_gs_load(e, H_RSP, GS(host_rsp));
 	emit_mov_imm(e, H_RAX, reason);
-	BYTES(e, "\x48\x83\xc4");                                     /* add $STACK_FRAME, %rsp */
+	BYTES(e, "\x48\x83\xc4"); /* add $STACK_FRAME, %rsp */
 	emit8(e, STACK_FRAME);
-	BYTES(e, "\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3");     /* pop r15..r12 rbp rbx; ret */
+	BYTES(e, "\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3"); /* pop r15..r12 rbp rbx; ret */
 }
 
 /* Everything into struct cpu and back to the caller of enter with a reason. */
@@ -75,40 +75,40 @@ static void leave(struct emit *e, unsigned reason, bool flags_saved)
 static void set_window(struct emit *e)
 {
 	emit_mov_imm(e, H_RAX, (WINDOW_PARTS - 1) * WINDOW_PART);
-	BYTES(e, "\x48\x89\x44\x24\x10");                             /* mov %rax, STACK_WINDOW_MASK(%rsp) */
+	BYTES(e, "\x48\x89\x44\x24\x10"); /* mov %rax, STACK_WINDOW_MASK(%rsp) */
 	emit_mov_imm(e, H_RAX, ~(WINDOW_PARTS * WINDOW_PART - 1));
-	BYTES(e, "\x48\x89\x44\x24\x18");                             /* mov %rax, STACK_UPPER_MASK(%rsp) */
+	BYTES(e, "\x48\x89\x44\x24\x18"); /* mov %rax, STACK_UPPER_MASK(%rsp) */
 	for (unsigned i = 0; i < WINDOW_PARTS; i++) {
 		emit_mov_imm(e, H_RAX, window_addend(i));
-		BYTES(e, "\x48\x89\x44\x24");                         /* mov %rax, STACK_WINDOW_PART+8*i(%rsp) */
+		BYTES(e, "\x48\x89\x44\x24"); /* mov %rax, STACK_WINDOW_PART+8*i(%rsp) */
 		emit8(e, (u8)(STACK_WINDOW_PART + 8 * i));
 	}
 }
 
 static void emit_enter(struct emit *e, bool window)
 {
-	BYTES(e, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57");         /* push rbx rbp r12..r15 */
-	BYTES(e, "\x48\x83\xec");                                     /* sub $STACK_FRAME, %rsp */
+	BYTES(e, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57"); /* push rbx rbp r12..r15 */
+	BYTES(e, "\x48\x83\xec");			      /* sub $STACK_FRAME, %rsp */
 	emit8(e, STACK_FRAME);
 	emit_gs_store(e, H_RSP, GS(host_rsp));
 	emit_gs_load(e, H_RAX, GS(tlb_mask));
-	BYTES(e, "\x48\x89\x04\x24");                                 /* mov %rax, STACK_TLB_MASK(%rsp) */
+	BYTES(e, "\x48\x89\x04\x24"); /* mov %rax, STACK_TLB_MASK(%rsp) */
 	emit_gs_load(e, H_RAX, GS(page_mask));
-	BYTES(e, "\x48\x89\x44\x24\x08");                             /* mov %rax, STACK_PAGE_MASK(%rsp) */
+	BYTES(e, "\x48\x89\x44\x24\x08"); /* mov %rax, STACK_PAGE_MASK(%rsp) */
 	if (window)
 		set_window(e);
 	emit_gs_store(e, H_RSI, SCRATCH(4));
 	load_registers(e);
 	restore_flags(e);
 	emit_gs_load(e, REG_A, GS(rip)); /* as a computed jump would come */
-	BYTES(e, "\x65\xff");                                         /* jmp *%gs:scratch4 */
+	BYTES(e, "\x65\xff");		 /* jmp *%gs:scratch4 */
 	emit_mem(e, 4, -1, -1, 0, (s32)SCRATCH(4));
 }
 
 static void emit_call_c(struct emit *e, u64 function)
 {
 	emit_mov_imm(e, H_RAX, function);
-	BYTES(e, "\x48\x83\xec\x08\xff\xd0\x48\x83\xc4\x08");         /* sub 8; call *%rax; add 8 */
+	BYTES(e, "\x48\x83\xec\x08\xff\xd0\x48\x83\xc4\x08"); /* sub 8; call *%rax; add 8 */
 }
 
 /*
@@ -117,9 +117,9 @@ static void emit_call_c(struct emit *e, u64 function)
  */
 static void take_return_address(struct emit *e)
 {
-	BYTES(e, "\x4c\x8b\x14\x24");                                 /* mov (%rsp), %r10 */
-	BYTES(e, "\x4c\x8d\x1d\x05\x00\x00\x00");                     /* lea 5(%rip), %r11 */
-	BYTES(e, "\x4c\x89\x1c\x24\xc3");                             /* mov %r11, (%rsp); ret */
+	BYTES(e, "\x4c\x8b\x14\x24");		  /* mov (%rsp), %r10 */
+	BYTES(e, "\x4c\x8d\x1d\x05\x00\x00\x00"); /* lea 5(%rip), %r11 */
+	BYTES(e, "\x4c\x89\x1c\x24\xc3");	  /* mov %r11, (%rsp); ret */
 }
 
 /* Pops the return address into scratch 1 and leaves; flags and caller-saved are saved. */
@@ -147,18 +147,19 @@ static void emit_resolve(struct emit *e, const struct cpu *cpu, bool write)
 	emit_mov(e, true, H_RSI, REG_A);
 	emit_mov(e, true, H_RDX, H_RCX);
 	emit_call_c(e, (u64)jit_resolve);
-	BYTES(e, "\x83\xf8\x01\x0f\x87");                             /* cmp $1, %eax; ja */
+	BYTES(e, "\x83\xf8\x01\x0f\x87"); /* cmp $1, %eax; ja */
 	stop = e->p;
 	emit32(e, 0);
 	if (write) {
 		/* direct: 0, bounced: 1 → the return address moves over the 5-byte JMP */
-		BYTES(e, "\x8d\x04\x80\x48\x01\x04\x24");             /* lea (%rax,%rax,4), %eax; add %rax, (%rsp) */
+		BYTES(e,
+		      "\x8d\x04\x80\x48\x01\x04\x24"); /* lea (%rax,%rax,4), %eax; add %rax, (%rsp) */
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
 		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
 	emit_gs_load(e, REG_A, SCRATCH(5));
 	emit_gs_load(e, REG_B, SCRATCH(0));
-	BYTES(e, "\x4d\x29\xd3");                                     /* sub %r10, %r11 */
+	BYTES(e, "\x4d\x29\xd3"); /* sub %r10, %r11 */
 	restore_flags(e);
 	emit8(e, 0xc3);
 	emit_patch_rel32(stop, e->p);
@@ -175,7 +176,7 @@ static void emit_commit(struct emit *e, const struct cpu *cpu)
 		emit_gs_store(e, caller_saved[i], GS_GPR(caller_saved[i]));
 	emit_mov_imm(e, H_RDI, (u64)cpu);
 	emit_call_c(e, (u64)jit_commit);
-	BYTES(e, "\x85\xc0\x0f\x85");                                 /* test %eax, %eax; jne */
+	BYTES(e, "\x85\xc0\x0f\x85"); /* test %eax, %eax; jne */
 	stop = e->p;
 	emit32(e, 0);
 	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
@@ -198,16 +199,16 @@ static void emit_lookup(struct emit *e, const struct cpu *cpu)
 	emit_gs_store(e, REG_A, GS(rip));
 	emit_mov_imm(e, H_RDI, (u64)cpu);
 	emit_call_c(e, (u64)jit_jc_lookup);
-	BYTES(e, "\x48\x85\xc0\x0f\x84");                             /* test %rax, %rax; je */
+	BYTES(e, "\x48\x85\xc0\x0f\x84"); /* test %rax, %rax; je */
 	stop = e->p;
 	emit32(e, 0);
 	emit_gs_store(e, H_RAX, SCRATCH(6));
 	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
 		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
-	BYTES(e, "\x48\x83\xc4\x08");                                 /* add $8, %rsp: no return */
+	BYTES(e, "\x48\x83\xc4\x08"); /* add $8, %rsp: no return */
 	emit_gs_load(e, REG_A, GS(rip));
 	restore_flags(e);
-	BYTES(e, "\x65\xff");                                         /* jmp *%gs:scratch6 */
+	BYTES(e, "\x65\xff"); /* jmp *%gs:scratch6 */
 	emit_mem(e, 4, -1, -1, 0, (s32)SCRATCH(6));
 	emit_patch_rel32(stop, e->p);
 	stop_from_call(e, JIT_TARGET);
@@ -224,17 +225,17 @@ static void emit_again(struct emit *e, const struct cpu *cpu)
 	emit_gs_store(e, REG_A, SCRATCH(2));
 	emit_mov_imm(e, H_RDI, (u64)cpu);
 	emit_mov(e, true, H_RSI, REG_A);
-	BYTES(e, "\x48\x83\xec\x08");                             /* sub $8, %rsp: as if called */
+	BYTES(e, "\x48\x83\xec\x08"); /* sub $8, %rsp: as if called */
 	emit_call_c(e, (u64)jit_link_again);
-	BYTES(e, "\x48\x83\xc4\x08");                             /* add $8, %rsp */
+	BYTES(e, "\x48\x83\xc4\x08"); /* add $8, %rsp */
 	emit_gs_store(e, H_RAX, SCRATCH(6));
-	BYTES(e, "\x48\x85\xc0\x0f\x84");                         /* test %rax, %rax; je */
+	BYTES(e, "\x48\x85\xc0\x0f\x84"); /* test %rax, %rax; je */
 	stop = e->p;
 	emit32(e, 0);
 	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
 		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
 	restore_flags(e);
-	BYTES(e, "\x65\xff");                                     /* jmp *%gs:scratch6 */
+	BYTES(e, "\x65\xff"); /* jmp *%gs:scratch6 */
 	emit_mem(e, 4, -1, -1, 0, (s32)SCRATCH(6));
 	emit_patch_rel32(stop, e->p);
 	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
@@ -252,7 +253,7 @@ static void emit_called(struct emit *e, const struct cpu *cpu)
 	emit_mov_imm(e, H_RDI, (u64)cpu);
 	emit_mov(e, true, H_RSI, REG_A);
 	emit_call_c(e, (u64)jit_called);
-	BYTES(e, "\x48\x85\xc0\x0f\x85");                             /* test %rax, %rax; jne */
+	BYTES(e, "\x48\x85\xc0\x0f\x85"); /* test %rax, %rax; jne */
 	stop = e->p;
 	emit32(e, 0);
 	load_registers(e);
@@ -267,7 +268,7 @@ static void emit_called(struct emit *e, const struct cpu *cpu)
 void jit_thunks_emit(struct cpu *cpu)
 {
 	struct jit *jit = cpu->jit;
-	struct emit e = { .p = jit->rw, .end = jit->rw + 16384 };
+	struct emit e = {.p = jit->rw, .end = jit->rw + 16384};
 
 	jit->thunk.enter = e.p;
 	emit_enter(&e, false);

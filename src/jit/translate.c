@@ -20,10 +20,11 @@
 /* Code bytes as they are read, a chunk at a time. */
 struct fetch {
 	struct cpu *cpu;
-	const u8 *host; /* of the first byte of the page */
+	const u8 *host;			   /* of the first byte of the page */
 	struct jit_page *record, *record2; /* record2: of an instruction that crosses */
-	u32 end;        /* page[] is filled from the block's first chunk up to here */
-	u8 page[PAGE_SIZE + 16]; /* what is behind the page: of an instruction that crosses; jit_decode() looks at 16 bytes */
+	u32 end; /* page[] is filled from the block's first chunk up to here */
+	u8 page[PAGE_SIZE +
+		16]; /* what is behind the page: of an instruction that crosses; jit_decode() looks at 16 bytes */
 };
 
 static int fetch_more(struct fetch *f)
@@ -53,7 +54,7 @@ static void emit_c_insn(struct trans *t, const struct cpu_insn *in)
 
 static void emit_raise(struct trans *t, unsigned op, unsigned len)
 {
-	struct cpu_insn in = { .op = (u16)op, .len = (u8)len, .base = -1, .index = -1 };
+	struct cpu_insn in = {.op = (u16)op, .len = (u8)len, .base = -1, .index = -1};
 
 	emit_c_insn(t, &in);
 }
@@ -121,7 +122,8 @@ static void cold_region(struct trans *t, unsigned from, unsigned last, u8 **at)
 		emit_one(t);
 	}
 	if (!t->ended)
-		emit_rel32(&t->e, 0xe9, last + 1 < count ? t->block->code + t->mark[last + 1].host : t->tail);
+		emit_rel32(&t->e, 0xe9,
+			   last + 1 < count ? t->block->code + t->mark[last + 1].host : t->tail);
 	t->insn_count = count;
 	t->ended = ended;
 }
@@ -143,7 +145,8 @@ static void cold_access(struct trans *t, const struct cold *c)
 		emit_rel32(e, 0xe9, c->hot);
 		return;
 	}
-	emit_rel32(e, 0xe9, c->hot); /* the thunk returns behind these 5 bytes when the store is bounced */
+	emit_rel32(e, 0xe9,
+		   c->hot); /* the thunk returns behind these 5 bytes when the store is bounced */
 	direct = e->p - 4;
 	if (restore)
 		emit_lea(e, true, REG_A, REG_A, -1, 0, -c->disp);
@@ -160,8 +163,8 @@ static void cold_access(struct trans *t, const struct cold *c)
 static void emit_cold(struct trans *t)
 {
 	struct emit *e = &t->e;
-	s16 region[JIT_BLOCK_INSNS];          /* the last instruction of the region that one is in */
-	u8 *again[JIT_BLOCK_INSNS];           /* where its second translation is */
+	s16 region[JIT_BLOCK_INSNS]; /* the last instruction of the region that one is in */
+	u8 *again[JIT_BLOCK_INSNS];  /* where its second translation is */
 
 	t->plain = true;
 	for (unsigned i = 0; i < t->insn_count; i++)
@@ -170,7 +173,8 @@ static void emit_cold(struct trans *t)
 	for (unsigned i = 0; i < t->cold_count && !e->full; i++) {
 		struct cold *c = &t->cold[i];
 
-		if (c->kind == COLD_AGAIN || (c->kind == COLD_ACCESS && !c->plain && region[c->insn] >= 0)) {
+		if (c->kind == COLD_AGAIN ||
+		    (c->kind == COLD_ACCESS && !c->plain && region[c->insn] >= 0)) {
 			u8 *from = c->from;
 			unsigned insn = c->insn;
 
@@ -223,7 +227,8 @@ static int decode(struct trans *t, struct fetch *f, u32 off, ZyanStatus *status)
 {
 	for (;;) {
 		*status = jit_decode(t, f->page + off, MIN(f->end - off, 15u));
-		if (*status != ZYDIS_STATUS_NO_MORE_DATA || f->end - off >= 15 || f->end == PAGE_SIZE)
+		if (*status != ZYDIS_STATUS_NO_MORE_DATA || f->end - off >= 15 ||
+		    f->end == PAGE_SIZE)
 			return CPU_OK;
 		int ret = fetch_more(f);
 
@@ -291,7 +296,8 @@ static int translate_insn(struct trans *t, struct fetch *f, u32 off, bool *stop)
 		.host = (u32)(t->e.p - t->block->code),
 		.guest = (u16)t->block->guest_len,
 		.len = (u16)(t->in.length |
-			     (good && t->in.meta.category == ZYDIS_CATEGORY_CALL ? JIT_MARK_FLOW : 0)),
+			     (good && t->in.meta.category == ZYDIS_CATEGORY_CALL ? JIT_MARK_FLOW
+										 : 0)),
 	};
 	t->shadow = t->sti;
 	t->sti = false;
@@ -299,7 +305,8 @@ static int translate_insn(struct trans *t, struct fetch *f, u32 off, bool *stop)
 		emit_one(t);
 		jit_group_next(t);
 	} else {
-		emit_raise(t, status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? CPU_OP_GP : CPU_OP_UD, 1);
+		emit_raise(t, status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG ? CPU_OP_GP : CPU_OP_UD,
+			   1);
 	}
 	t->block->guest_len += t->in.length;
 	return CPU_OK;
@@ -330,7 +337,7 @@ void jit_link_cross(struct jit *jit, struct jit_link *link)
 {
 	struct trans t;
 
-	t.e = (struct emit){ .p = jit->cold_next, .end = jit->rw + jit->size };
+	t.e = (struct emit){.p = jit->cold_next, .end = jit->rw + jit->size};
 	t.jit = jit;
 	t.mode = link->mode;
 	t.relative = link->from->relative;
@@ -361,7 +368,8 @@ static void emit_entry(struct trans *t, u32 off)
 	t->block->body = t->e.p;
 }
 
-struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u64 rip, u32 mode, int *ret)
+struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u64 rip, u32 mode,
+				int *ret)
 {
 	struct jit *jit = cpu->jit;
 	struct jit_block *b = jit_meta_alloc_line(jit, sizeof(*b));
@@ -380,7 +388,7 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	f.end = off & ~63u;
 	if (!f.record)
 		return NULL;
-	t.e = (struct emit){ .p = jit->code_next, .end = jit->code_end };
+	t.e = (struct emit){.p = jit->code_next, .end = jit->code_end};
 	t.cpu = cpu;
 	t.jit = jit;
 	t.block = b;
@@ -395,8 +403,14 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	t.plain = (mode & MODE_STEP) || jit->no_groups;
 	t.window = mode & MODE_WINDOW;
 	t.guest = f.page + off;
-	*b = (struct jit_block){ .gpa = at->gpa, .rip = t.relative ? 0 : rip, .mode = mode, .relative = t.relative,
-				 .code = jit->code_next, .cold = jit->cold_next, .page = f.record, .gpa2 = ~0ull };
+	*b = (struct jit_block){.gpa = at->gpa,
+				.rip = t.relative ? 0 : rip,
+				.mode = mode,
+				.relative = t.relative,
+				.code = jit->code_next,
+				.cold = jit->cold_next,
+				.page = f.record,
+				.gpa2 = ~0ull};
 	emit_entry(&t, off);
 	f.record->busy = true;
 	translate_insns(&t, &f, off, ret);

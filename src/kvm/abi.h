@@ -32,7 +32,7 @@ struct kvm_memory_attributes {
 	__u64 attributes;
 	__u64 flags;
 };
-#define KVM_SET_MEMORY_ATTRIBUTES _IOW(KVMIO, 0xd2, struct kvm_memory_attributes)
+#define KVM_SET_MEMORY_ATTRIBUTES    _IOW(KVMIO, 0xd2, struct kvm_memory_attributes)
 #define KVM_MEMORY_ATTRIBUTE_PRIVATE (1ull << 3)
 
 struct kvm_create_guest_memfd {
@@ -64,20 +64,20 @@ struct kvm_pre_fault_memory {
 #define KVM_EXIT_HYPERCALL_LONG_MODE 1ull
 #endif
 #ifndef KVM_X86_DEFAULT_VM
-#define KVM_X86_DEFAULT_VM 0
+#define KVM_X86_DEFAULT_VM	0
 #define KVM_X86_SW_PROTECTED_VM 1
 #endif
 
 #ifndef KVM_CAP_USER_MEMORY2
 #define KVM_CAP_PMU_EVENT_MASKED_EVENTS 226
-#define KVM_CAP_USER_MEMORY2 231
-#define KVM_CAP_MEMORY_FAULT_INFO 232
-#define KVM_CAP_MEMORY_ATTRIBUTES 233
-#define KVM_CAP_GUEST_MEMFD 234
-#define KVM_CAP_VM_TYPES 235
-#define KVM_CAP_PRE_FAULT_MEMORY 236
-#define KVM_CAP_X86_APIC_BUS_CYCLES_NS 237
-#define KVM_CAP_X86_GUEST_MODE 238
+#define KVM_CAP_USER_MEMORY2		231
+#define KVM_CAP_MEMORY_FAULT_INFO	232
+#define KVM_CAP_MEMORY_ATTRIBUTES	233
+#define KVM_CAP_GUEST_MEMFD		234
+#define KVM_CAP_VM_TYPES		235
+#define KVM_CAP_PRE_FAULT_MEMORY	236
+#define KVM_CAP_X86_APIC_BUS_CYCLES_NS	237
+#define KVM_CAP_X86_GUEST_MODE		238
 #endif
 #ifndef KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP
 #define KVM_CAP_DIRTY_LOG_RING_WITH_BITMAP 225
@@ -98,19 +98,19 @@ struct kvm_pre_fault_memory {
 #endif
 
 /* Limits of the kernel's x86 KVM. */
-#define KVM_ABI_MAX_VCPUS 1024u
-#define KVM_ABI_MAX_VCPU_IDS 4096u
-#define KVM_ABI_USER_SLOTS 32764u /* slots 32764…32766 are KVM's own */
-#define KVM_ABI_MAX_CPUID 256u
+#define KVM_ABI_MAX_VCPUS      1024u
+#define KVM_ABI_MAX_VCPU_IDS   4096u
+#define KVM_ABI_USER_SLOTS     32764u /* slots 32764…32766 are KVM's own */
+#define KVM_ABI_MAX_CPUID      256u
 #define KVM_ABI_MAX_IRQ_ROUTES 4096u
 #define KVM_ABI_MAX_SLOT_PAGES ((1ull << 31) - 1)
-#define KVM_ABI_MAX_GPA_BITS 52u
+#define KVM_ABI_MAX_GPA_BITS   52u
 
 /* Results of hypercalls. */
-#define KVM_HC_RET_ENOSYS (-1000ll)
-#define KVM_HC_RET_EFAULT (-14ll)
-#define KVM_HC_RET_EINVAL (-22ll)
-#define KVM_HC_RET_EPERM (-1ll)
+#define KVM_HC_RET_ENOSYS     (-1000ll)
+#define KVM_HC_RET_EFAULT     (-14ll)
+#define KVM_HC_RET_EINVAL     (-22ll)
+#define KVM_HC_RET_EPERM      (-1ll)
 #define KVM_HC_RET_EOPNOTSUPP (-95ll)
 
 #endif

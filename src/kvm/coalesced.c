@@ -9,7 +9,7 @@
 #include <stdlib.h>
 
 #define ZONES_MAX 1000u
-#define RING_ENTRIES                                                   \
+#define RING_ENTRIES                                                  \
 	((u32)((PAGE_SIZE - sizeof(struct kvm_coalesced_mmio_ring)) / \
 	       sizeof(struct kvm_coalesced_mmio)))
 

@@ -142,9 +142,9 @@ static int cpuid_apply(struct vcpu *vcpu, struct kvm_cpuid_entry2 *entries, u32 
 		list[i] = (struct cpu_cpuid){
 			.leaf = entries[i].function,
 			.index = entries[i].index,
-			.flags = entries[i].flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX ?
-					 CPUID_FLAG_INDEX :
-					 0,
+			.flags = entries[i].flags & KVM_CPUID_FLAG_SIGNIFCANT_INDEX
+					 ? CPUID_FLAG_INDEX
+					 : 0,
 			.eax = entries[i].eax,
 			.ebx = entries[i].ebx,
 			.ecx = entries[i].ecx,
@@ -216,7 +216,8 @@ static void hide_pv_unhalt(struct vcpu *vcpu, struct kvm_cpuid_entry2 *e, u32 n)
 		return;
 	for (u32 i = 0; i < n && !base; i++)
 		if ((e[i].function & 0xffff00ff) == KVM_CPUID_SIGNATURE &&
-		    !memcmp(&e[i].ebx, KVM_SIGNATURE, 4) && !memcmp(&e[i].ecx, &KVM_SIGNATURE[4], 4) &&
+		    !memcmp(&e[i].ebx, KVM_SIGNATURE, 4) &&
+		    !memcmp(&e[i].ecx, &KVM_SIGNATURE[4], 4) &&
 		    !memcmp(&e[i].edx, &KVM_SIGNATURE[8], 4))
 			base = e[i].function;
 	for (u32 i = 0; i < n; i++)
@@ -248,8 +249,8 @@ int vcpu_set_cpuid2(struct vcpu *vcpu, void *data, unsigned long arg)
 
 	if (user_copy_in(&head, arg, CPUID_HEAD))
 		return -EFAULT;
-	ret = user_array_in(&entries, arg + CPUID_HEAD, head.nent,
-			    sizeof(struct kvm_cpuid_entry2), KVM_ABI_MAX_CPUID);
+	ret = user_array_in(&entries, arg + CPUID_HEAD, head.nent, sizeof(struct kvm_cpuid_entry2),
+			    KVM_ABI_MAX_CPUID);
 	return ret ? ret : cpuid_set(vcpu, entries, head.nent);
 }
 

@@ -7,8 +7,7 @@
 /** MCG_CAP bits that KVM_X86_SETUP_MCE accepts: CTL_P, SER_P, and on Intel CMCI_P, LMCE_P. */
 static inline u64 mce_cap_supported(const struct system *sys)
 {
-	return BIT64(8) | BIT64(24) |
-	       (sys->vendor == CPU_VENDOR_INTEL ? BIT64(10) | BIT64(27) : 0);
+	return BIT64(8) | BIT64(24) | (sys->vendor == CPU_VENDOR_INTEL ? BIT64(10) | BIT64(27) : 0);
 }
 
 /** What KVM_GET_SUPPORTED_CPUID answers, computed once. 0 or -errno. */

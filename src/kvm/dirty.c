@@ -61,9 +61,9 @@ int dirty_log_get(struct vm *vm, const struct kvm_dirty_log *log)
 	if (!copy)
 		goto out;
 	for (u64 i = 0; i < words; i++) {
-		copy[i] = vm->manual_dirty || !__atomic_load_n(&slot->dirty[i], __ATOMIC_RELAXED) ?
-				  __atomic_load_n(&slot->dirty[i], __ATOMIC_RELAXED) :
-				  __atomic_exchange_n(&slot->dirty[i], 0, __ATOMIC_SEQ_CST);
+		copy[i] = vm->manual_dirty || !__atomic_load_n(&slot->dirty[i], __ATOMIC_RELAXED)
+				  ? __atomic_load_n(&slot->dirty[i], __ATOMIC_RELAXED)
+				  : __atomic_exchange_n(&slot->dirty[i], 0, __ATOMIC_SEQ_CST);
 		any |= copy[i];
 	}
 	if (any && !vm->manual_dirty)
@@ -116,10 +116,10 @@ int dirty_log_clear(struct vm *vm, const struct kvm_clear_dirty_log *log)
 	if (ret)
 		goto out;
 	for (u64 i = 0; i < words; i++) {
-		u64 cleared = !clear[i] ? 0 :
-			      __atomic_fetch_and(&slot->dirty[log->first_page / 64 + i], ~clear[i],
-						 __ATOMIC_SEQ_CST) &
-				      clear[i];
+		u64 cleared = !clear[i] ? 0
+					: __atomic_fetch_and(&slot->dirty[log->first_page / 64 + i],
+							     ~clear[i], __ATOMIC_SEQ_CST) &
+						  clear[i];
 
 		if (!cleared)
 			continue;

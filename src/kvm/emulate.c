@@ -24,7 +24,7 @@ unsigned emulate_fetch(struct vcpu *vcpu, u8 *bytes)
 }
 
 /* Mandatory prefixes, as sets. */
-#define NP 1u /* none */
+#define NP  1u /* none */
 #define P66 2u
 #define PF3 4u
 #define PF2 8u
@@ -34,7 +34,9 @@ unsigned emulate_fetch(struct vcpu *vcpu, u8 *bytes)
 static unsigned known_0f(u8 op, unsigned reg)
 {
 	switch (op) {
-	case 0x00: case 0x01: case 0x0d:
+	case 0x00:
+	case 0x01:
+	case 0x0d:
 	case 0x18 ... 0x1f:
 	case 0x40 ... 0x4f:
 	case 0x90 ... 0x9f:
@@ -44,11 +46,14 @@ static unsigned known_0f(u8 op, unsigned reg)
 	case 0xba ... 0xc1:
 	case 0xc3:
 		return ANY;
-	case 0x10: case 0x11: /* MOVUPS, MOVUPD; not the scalar moves */
-	case 0x28: case 0x29: /* MOVAPS, MOVAPD */
-	case 0x2b:	      /* MOVNTPS, MOVNTPD */
+	case 0x10:
+	case 0x11: /* MOVUPS, MOVUPD; not the scalar moves */
+	case 0x28:
+	case 0x29: /* MOVAPS, MOVAPD */
+	case 0x2b: /* MOVNTPS, MOVNTPD */
 		return NP | P66;
-	case 0x6f: case 0x7f: /* MOVQ (MMX), MOVDQA, MOVDQU */
+	case 0x6f:
+	case 0x7f: /* MOVQ (MMX), MOVDQA, MOVDQU */
 		return NP | P66 | PF3;
 	case 0xe7: /* MOVNTDQ; not MOVNTQ */
 		return P66;
@@ -95,7 +100,8 @@ bool emulate_known(const struct vcpu *vcpu, const u8 *b, unsigned n)
 		return known_x87(op, reg);
 	case 0x62: /* BOUND, EVEX */
 		return false;
-	case 0xc4: case 0xc5: /* VEX; in other modes LES, LDS as well */
+	case 0xc4:
+	case 0xc5: /* VEX; in other modes LES, LDS as well */
 		return !wide && b[i] < 0xc0;
 	case 0x8f: /* POP, XOP */
 		return !reg;

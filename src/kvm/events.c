@@ -48,11 +48,13 @@ void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *e)
 	e->nmi.masked = cpu->nmi_masked;
 	e->sipi_vector = 0;
 	e->smi.smm = cpu->smm;
-	e->smi.pending = cpu->smi_pending ||
-			 (__atomic_load_n(&vcpu->latch.requests, __ATOMIC_ACQUIRE) & BIT64(REQ_SMI));
+	e->smi.pending =
+		cpu->smi_pending ||
+		(__atomic_load_n(&vcpu->latch.requests, __ATOMIC_ACQUIRE) & BIT64(REQ_SMI));
 	e->smi.smm_inside_nmi = cpu->smm && cpu->smm_nmi_masked;
-	e->smi.latched_init = vcpu->apic && (__atomic_load_n(&vcpu->latch.init_sipi,
-							     __ATOMIC_ACQUIRE) & LATCH_INIT);
+	e->smi.latched_init =
+		vcpu->apic &&
+		(__atomic_load_n(&vcpu->latch.init_sipi, __ATOMIC_ACQUIRE) & LATCH_INIT);
 	e->flags = KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SHADOW |
 		   KVM_VCPUEVENT_VALID_SMM;
 	if (vcpu->vm->exception_payload)
@@ -63,10 +65,10 @@ void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *e)
 	}
 }
 
-#define EVENTS_FLAGS                                                                      \
-	(KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |              \
-	 KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM |                           \
-	 KVM_VCPUEVENT_VALID_PAYLOAD | KVM_VCPUEVENT_VALID_TRIPLE_FAULT)
+#define EVENTS_FLAGS                                                                          \
+	(KVM_VCPUEVENT_VALID_NMI_PENDING | KVM_VCPUEVENT_VALID_SIPI_VECTOR |                  \
+	 KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD | \
+	 KVM_VCPUEVENT_VALID_TRIPLE_FAULT)
 
 static int events_check(const struct vcpu *vcpu, const struct kvm_vcpu_events *e)
 {
@@ -145,12 +147,11 @@ int events_set(struct vcpu *vcpu, const struct kvm_vcpu_events *e)
 	vcpu->interrupt_vector = e->interrupt.nr;
 	vcpu->interrupt_soft = e->interrupt.soft;
 	if (e->flags & KVM_VCPUEVENT_VALID_SHADOW)
-		cpu->shadow = (e->interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS ?
-				       CPU_SHADOW_MOV_SS : 0) |
-			      (e->interrupt.shadow & KVM_X86_SHADOW_INT_STI ? CPU_SHADOW_STI : 0);
+		cpu->shadow =
+			(e->interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS ? CPU_SHADOW_MOV_SS : 0) |
+			(e->interrupt.shadow & KVM_X86_SHADOW_INT_STI ? CPU_SHADOW_STI : 0);
 	if (e->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
-		__atomic_store_n(&vcpu->latch.nmi_queued, e->nmi.pending ? 1 : 0,
-				 __ATOMIC_SEQ_CST);
+		__atomic_store_n(&vcpu->latch.nmi_queued, e->nmi.pending ? 1 : 0, __ATOMIC_SEQ_CST);
 	if (e->nmi.injected && !cpu->exc.pending)
 		cpu->exc = (struct cpu_exc){.pending = true, .kind = EVENT_NMI, .vector = EXC_NMI};
 	cpu->nmi_masked = e->nmi.masked;

@@ -144,9 +144,9 @@ static int exit_memory(struct vcpu *vcpu)
 	} *fault = (void *)&run->hw; /* the union's start; older headers lack the name */
 
 	run->exit_reason = KVM_EXIT_MEMORY_FAULT;
-	fault->flags = memattr_is_private(vcpu->vm, vcpu->cpu.exit.mem.gpa) ?
-			       KVM_MEMORY_EXIT_FLAG_PRIVATE :
-			       0;
+	fault->flags = memattr_is_private(vcpu->vm, vcpu->cpu.exit.mem.gpa)
+			       ? KVM_MEMORY_EXIT_FLAG_PRIVATE
+			       : 0;
 	fault->gpa = align_down(vcpu->cpu.exit.mem.gpa, PAGE_SIZE);
 	fault->size = PAGE_SIZE;
 	return -EFAULT;
@@ -174,10 +174,10 @@ int exit_emulation_failure(struct vcpu *vcpu, const u8 *bytes, unsigned n)
 	run->exit_reason = KVM_EXIT_INTERNAL_ERROR;
 	run->emulation_failure.suberror = KVM_INTERNAL_ERROR_EMULATION;
 	run->emulation_failure.ndata = 3;
-	run->emulation_failure.flags = len ? KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES : 0;
+	run->emulation_failure.flags =
+		len ? KVM_INTERNAL_ERROR_EMULATION_FLAG_INSTRUCTION_BYTES : 0;
 	run->emulation_failure.insn_size = len;
-	mem_set(run->emulation_failure.insn_bytes, 0x90,
-		sizeof(run->emulation_failure.insn_bytes));
+	mem_set(run->emulation_failure.insn_bytes, 0x90, sizeof(run->emulation_failure.insn_bytes));
 	if (len)
 		mem_copy(run->emulation_failure.insn_bytes, bytes, len);
 	return RUN_USER;

@@ -66,7 +66,8 @@ static int punch_hole(struct gmem *gmem, u64 offset, u64 length)
 		if (s->gmem_offset >= offset + length || s->gmem_offset + size <= offset)
 			continue;
 		from = MAX(offset, s->gmem_offset) - s->gmem_offset;
-		pages_forget(s->given, s->gpa + from, MIN(offset + length - s->gmem_offset, size) - from);
+		pages_forget(s->given, s->gpa + from,
+			     MIN(offset + length - s->gmem_offset, size) - from);
 		requests |= BIT64(REQ_TLB_FLUSH);
 		if (mmu_code_present(&vm->mem, s->gpa, size))
 			requests |= BIT64(REQ_CODE_FLUSH);
@@ -91,13 +92,12 @@ static long gmem_fallocate(struct fd_file *file, int mode, u64 offset, u64 lengt
 {
 	struct gmem *gmem = file->object;
 
-	if (!(mode & FALLOC_FL_KEEP_SIZE) ||
-	    (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)))
+	if (!(mode & FALLOC_FL_KEEP_SIZE) || (mode & ~(FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE)))
 		return -EOPNOTSUPP;
 	if ((offset & ~PAGE_MASK) || (length & ~PAGE_MASK))
 		return -EINVAL;
-	return mode & FALLOC_FL_PUNCH_HOLE ? punch_hole(gmem, offset, length) :
-					     allocate(gmem, offset, length);
+	return mode & FALLOC_FL_PUNCH_HOLE ? punch_hole(gmem, offset, length)
+					   : allocate(gmem, offset, length);
 }
 
 static const struct fd_ops fd_gmem_ops = {

@@ -27,8 +27,7 @@ static s64 call_kick(struct vcpu *vcpu, const struct call *c)
 		return KVM_HC_RET_ENOSYS;
 	index = chip ? irqchip_find_vcpu(chip, (u32)c->a[1]) : -1;
 	if (index >= 0) {
-		struct vcpu *to =
-			__atomic_load_n(&vcpu->vm->vcpus[index], __ATOMIC_ACQUIRE);
+		struct vcpu *to = __atomic_load_n(&vcpu->vm->vcpus[index], __ATOMIC_ACQUIRE);
 
 		if (!to)
 			return 0;

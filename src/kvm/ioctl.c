@@ -25,9 +25,9 @@ struct row {
 };
 
 #define SIZE_OF_VALUE(type) 0
-#define SIZE_OF_USER(type) 0
-#define SIZE_OF_IN(type) sizeof(type)
-#define SIZE_OF_OUT(type) sizeof(type)
+#define SIZE_OF_USER(type)  0
+#define SIZE_OF_IN(type)    sizeof(type)
+#define SIZE_OF_OUT(type)   sizeof(type)
 #define SIZE_OF_INOUT(type) sizeof(type)
 /* The handlers differ only in the type of their first pointer. */
 #define ROW(request, how, type, handler) \
@@ -60,9 +60,9 @@ enum {
 #include "kvm/ioctl.def"
 };
 
-#define IOCTL_SYS(request, how, type, handler)                                            \
+#define IOCTL_SYS(request, how, type, handler) \
 	_Static_assert(SIZE_OF_##how(type) <= ARG_MAX_SIZE, "argument too large");
-#define IOCTL_VM IOCTL_SYS
+#define IOCTL_VM   IOCTL_SYS
 #define IOCTL_VCPU IOCTL_SYS
 #include "kvm/ioctl.def"
 
@@ -101,10 +101,10 @@ static const struct row *find_vcpu(u32 req)
 
 const char *ioctl_name(enum anykvm_kind kind, u32 req)
 {
-	const struct row *row = kind == ANYKVM_SYSTEM ? find_sys(req) :
-				kind == ANYKVM_VM     ? find_vm(req) :
-				kind == ANYKVM_VCPU   ? find_vcpu(req) :
-							NULL;
+	const struct row *row = kind == ANYKVM_SYSTEM ? find_sys(req)
+				: kind == ANYKVM_VM   ? find_vm(req)
+				: kind == ANYKVM_VCPU ? find_vcpu(req)
+						      : NULL;
 
 	return row ? row->name : NULL;
 }

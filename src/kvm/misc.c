@@ -7,16 +7,16 @@
 #include <errno.h>
 #include <string.h>
 
-#define MCI_STATUS_VAL BIT64(63)
-#define MCI_STATUS_OVER BIT64(62)
-#define MCI_STATUS_UC BIT64(61)
-#define MCI_STATUS_PCC BIT64(57)
-#define MCI_STATUS_S BIT64(56)
-#define MCI_STATUS_AR BIT64(55)
+#define MCI_STATUS_VAL	 BIT64(63)
+#define MCI_STATUS_OVER	 BIT64(62)
+#define MCI_STATUS_UC	 BIT64(61)
+#define MCI_STATUS_PCC	 BIT64(57)
+#define MCI_STATUS_S	 BIT64(56)
+#define MCI_STATUS_AR	 BIT64(55)
 #define MCI_CTL2_CMCI_EN BIT64(30)
-#define MCG_STATUS_MCIP BIT64(2)
-#define MCG_CTL_P BIT64(8)
-#define MCG_BANKS 0xffu
+#define MCG_STATUS_MCIP	 BIT64(2)
+#define MCG_CTL_P	 BIT64(8)
+#define MCG_BANKS	 0xffu
 
 static void signal_timer_fire(void *arg)
 {
@@ -54,7 +54,8 @@ int vcpu_setup_mce(struct vcpu *vcpu, void *data, unsigned long arg)
 {
 	u64 cap = *(u64 *)data, banks = cap & MCG_BANKS;
 
-	if (!banks || banks > 32 || (cap & ~(mce_cap_supported(vcpu->vm->sys) | MCG_BANKS | 0xff0000u)))
+	if (!banks || banks > 32 ||
+	    (cap & ~(mce_cap_supported(vcpu->vm->sys) | MCG_BANKS | 0xff0000u)))
 		return -EINVAL;
 	vcpu->cpu.mcg_cap = cap;
 	vcpu->cpu.mcg_ctl = cap & MCG_CTL_P ? ~0ull : 0;

@@ -13,11 +13,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define MSR_TSC_ADJUST 0x3bu
-#define MSR_PLATFORM_INFO 0xceu
+#define MSR_TSC_ADJUST	      0x3bu
+#define MSR_PLATFORM_INFO     0xceu
 #define MSR_PERF_CAPABILITIES 0x345u
-#define MSR_X2APIC_LAST 0x8ffu
-#define MSR_LIST_MAX 1024u
+#define MSR_X2APIC_LAST	      0x8ffu
+#define MSR_LIST_MAX	      1024u
 
 /* Results of the functions here; beyond 1 only inside this file. */
 enum { MSR_OK, MSR_REFUSED, MSR_NOT_OURS };
@@ -75,12 +75,13 @@ static int own_get(struct vcpu *vcpu, u32 index, u64 *value, bool host)
 		*value = vcpu->cpu.platform_info;
 		return MSR_OK;
 	case MSR_IA32_TSC:
-		*value = host ? clock_guest_tsc(vcpu, clock_host_tsc()) : cpu_tsc_visible(&vcpu->cpu);
+		*value = host ? clock_guest_tsc(vcpu, clock_host_tsc())
+			      : cpu_tsc_visible(&vcpu->cpu);
 		return MSR_OK;
 	}
 	if (is_x2apic(index))
-		return vcpu->apic && !lapic_msr_read(vcpu->apic, index, value) ? MSR_OK :
-										MSR_REFUSED;
+		return vcpu->apic && !lapic_msr_read(vcpu->apic, index, value) ? MSR_OK
+									       : MSR_REFUSED;
 	if (is_pv(index))
 		return pv_msr_get(vcpu, index, value, host);
 	return MSR_NOT_OURS;
@@ -121,8 +122,8 @@ static int own_set(struct vcpu *vcpu, u32 index, u64 value, bool host)
 		return ret;
 	}
 	if (is_x2apic(index))
-		return vcpu->apic && !lapic_msr_write(vcpu->apic, index, value) ? MSR_OK :
-										 MSR_REFUSED;
+		return vcpu->apic && !lapic_msr_write(vcpu->apic, index, value) ? MSR_OK
+										: MSR_REFUSED;
 	if (is_pv(index))
 		return pv_msr_set(vcpu, index, value, host);
 	return MSR_NOT_OURS;
@@ -160,8 +161,8 @@ static int refuse(struct vcpu *vcpu, u32 index, u64 value, bool write, u64 reaso
 
 static u64 refuse_reason(struct vcpu *vcpu, u32 index)
 {
-	return cpu_msr_known(&vcpu->cpu, index) ? KVM_MSR_EXIT_REASON_INVAL :
-						  KVM_MSR_EXIT_REASON_UNKNOWN;
+	return cpu_msr_known(&vcpu->cpu, index) ? KVM_MSR_EXIT_REASON_INVAL
+						: KVM_MSR_EXIT_REASON_UNKNOWN;
 }
 
 int msr_ops_read(struct cpu *cpu, u32 index, u64 *value, bool *handled)

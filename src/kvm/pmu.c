@@ -18,15 +18,15 @@
 #endif
 
 #define FILTER_EVENTS_MAX 300u
-#define EVENT_SELECT (0xffull | 0xfull << 32)
-#define EVENT_UMASK 0xff00ull
+#define EVENT_SELECT	  (0xffull | 0xfull << 32)
+#define EVENT_UMASK	  0xff00ull
 /* An entry under KVM_PMU_EVENT_FLAG_MASKED_EVENTS. */
-#define ENTRY_MATCH 0xff00ull
-#define ENTRY_EXCLUDE BIT64(55)
+#define ENTRY_MATCH	 0xff00ull
+#define ENTRY_EXCLUDE	 BIT64(55)
 #define ENTRY_MASK_SHIFT 56
-#define ENTRY_VALID (EVENT_SELECT | ENTRY_MATCH | ENTRY_EXCLUDE | 0xffull << ENTRY_MASK_SHIFT)
+#define ENTRY_VALID	 (EVENT_SELECT | ENTRY_MATCH | ENTRY_EXCLUDE | 0xffull << ENTRY_MASK_SHIFT)
 
-#define OVERFLOW_NS_MIN 20000ull	/* a storm of interrupts must leave time for the guest */
+#define OVERFLOW_NS_MIN 20000ull	 /* a storm of interrupts must leave time for the guest */
 #define OVERFLOW_NS_MAX 3600000000000ull /* then it is looked again */
 
 struct pmu_filter {

@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define PVCLOCK_TSC_STABLE 1u
+#define PVCLOCK_TSC_STABLE    1u
 #define PVCLOCK_GUEST_STOPPED 2u
 
 /* struct pvclock_vcpu_time_info and pvclock_wall_clock of the guest interface. */
@@ -79,7 +79,7 @@ void pv_clock_update(struct vcpu *vcpu)
 
 /* The host is asked for the run delay this often while the vCPU runs, and after every absence of
  * this many TSC ticks; a question costs a microsecond or two. */
-#define STEAL_PERIOD_US 1000u
+#define STEAL_PERIOD_US	 1000u
 #define STEAL_ABSENCE_US 20u
 
 static void steal_file_close(struct vcpu *vcpu)
@@ -201,8 +201,7 @@ void pv_eoi_offer(struct vcpu *vcpu)
 	u8 flag;
 
 	if (LIKELY(!(vcpu->pv.eoi & KVM_MSR_ENABLED)) || !vcpu->apic ||
-	    !lapic_pv_eoi_eligible(vcpu->apic) ||
-	    guest_read(vcpu, vcpu->pv.eoi & ~3ull, &flag, 1))
+	    !lapic_pv_eoi_eligible(vcpu->apic) || guest_read(vcpu, vcpu->pv.eoi & ~3ull, &flag, 1))
 		return;
 	flag |= KVM_PV_EOI_ENABLED;
 	if (!guest_write(vcpu, vcpu->pv.eoi & ~3ull, &flag, 1))

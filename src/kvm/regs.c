@@ -10,7 +10,7 @@
 
 #include <errno.h>
 
-#define DR_FIXED_1 0xffff0ff0ull /* DR6 */
+#define DR_FIXED_1  0xffff0ff0ull /* DR6 */
 #define DR7_FIXED_1 0x400ull
 
 void regs_get(struct vcpu *vcpu, struct kvm_regs *r)
@@ -18,10 +18,22 @@ void regs_get(struct vcpu *vcpu, struct kvm_regs *r)
 	const u64 *g = vcpu->cpu.gpr;
 
 	*r = (struct kvm_regs){
-		.rax = g[RAX], .rbx = g[RBX], .rcx = g[RCX], .rdx = g[RDX],
-		.rsi = g[RSI], .rdi = g[RDI], .rsp = g[RSP], .rbp = g[RBP],
-		.r8 = g[R8],   .r9 = g[R9],   .r10 = g[R10], .r11 = g[R11],
-		.r12 = g[R12], .r13 = g[R13], .r14 = g[R14], .r15 = g[R15],
+		.rax = g[RAX],
+		.rbx = g[RBX],
+		.rcx = g[RCX],
+		.rdx = g[RDX],
+		.rsi = g[RSI],
+		.rdi = g[RDI],
+		.rsp = g[RSP],
+		.rbp = g[RBP],
+		.r8 = g[R8],
+		.r9 = g[R9],
+		.r10 = g[R10],
+		.r11 = g[R11],
+		.r12 = g[R12],
+		.r13 = g[R13],
+		.r14 = g[R14],
+		.r15 = g[R15],
 		.rip = vcpu->cpu.rip,
 		.rflags = cpu_rflags(&vcpu->cpu),
 	};

@@ -63,8 +63,8 @@ void vm_request_all(struct vm *vm, u64 mask, bool wait)
 	if (!wait)
 		return;
 	for (u32 i = 0; i < count; i++)
-		section_wait(vm->vcpus[i], __atomic_load_n(&vm->vcpus[i]->latch.sync_wanted,
-							   __ATOMIC_SEQ_CST));
+		section_wait(vm->vcpus[i],
+			     __atomic_load_n(&vm->vcpus[i]->latch.sync_wanted, __ATOMIC_SEQ_CST));
 }
 
 void vcpu_handle_memory_requests(struct vcpu *vcpu)

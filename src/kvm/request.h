@@ -26,17 +26,17 @@ static inline u64 vcpu_thread_self(void)
 }
 
 enum vcpu_request_bit {
-	REQ_EVENT,	  /* an interrupt or event may be deliverable */
-	REQ_TLB_FLUSH,	  /* drop all translations */
-	REQ_WRITE_FLUSH,  /* drop cached write permissions (dirty log) */
-	REQ_MEMORY,	  /* memslots changed: drop translations and translated code */
-	REQ_CODE_FLUSH,	  /* drop translated code */
+	REQ_EVENT,	 /* an interrupt or event may be deliverable */
+	REQ_TLB_FLUSH,	 /* drop all translations */
+	REQ_WRITE_FLUSH, /* drop cached write permissions (dirty log) */
+	REQ_MEMORY,	 /* memslots changed: drop translations and translated code */
+	REQ_CODE_FLUSH,	 /* drop translated code */
 	REQ_SMI,
-	REQ_CLOCK,	  /* update the kvmclock page */
-	REQ_STEAL,	  /* update the steal-time record */
+	REQ_CLOCK, /* update the kvmclock page */
+	REQ_STEAL, /* update the steal-time record */
 	REQ_TRIPLE_FAULT,
-	REQ_PMU,	  /* a performance counter's time, or another event filter */
-	REQ_PUBLISH,	  /* nothing to do but to notice */
+	REQ_PMU,     /* a performance counter's time, or another event filter */
+	REQ_PUBLISH, /* nothing to do but to notice */
 	REQ_COUNT,
 };
 
@@ -60,8 +60,8 @@ void vcpu_section_enter(struct vcpu *vcpu);
 /** … and has no such pointer any more. */
 void vcpu_section_leave(struct vcpu *vcpu);
 
-#define REQ_MEMORY_MASK                                                                \
-	(BIT64(REQ_TLB_FLUSH) | BIT64(REQ_WRITE_FLUSH) | BIT64(REQ_MEMORY) |           \
+#define REQ_MEMORY_MASK                                                      \
+	(BIT64(REQ_TLB_FLUSH) | BIT64(REQ_WRITE_FLUSH) | BIT64(REQ_MEMORY) | \
 	 BIT64(REQ_CODE_FLUSH) | BIT64(REQ_PUBLISH))
 
 /** Takes the memory requests and performs them; waiters go on. vCPU thread, inside a section,

@@ -29,7 +29,7 @@
 
 /* How often a vCPU whose client uses KVM_SET_SIGNAL_MASK looks for signals. */
 #define SIGNAL_POLL_NS 1000000ull
-#define FOREVER_NS 3600000000000ull
+#define FOREVER_NS     3600000000000ull
 
 bool run_signal_pending(struct vcpu *vcpu)
 {
@@ -137,15 +137,16 @@ void vcpu_accept_apic_events(struct vcpu *vcpu)
 	if (UNLIKELY(vcpu->cpu.guest_mode)) {
 		/* an INIT leaves the nested guest, a SIPI is lost there */
 		if (got & LATCH_INIT) {
-			vmx_leave(&vcpu->cpu, VMX_EVENT_INIT, -1, vcpu->mp_state == KVM_MP_STATE_HALTED);
+			vmx_leave(&vcpu->cpu, VMX_EVENT_INIT, -1,
+				  vcpu->mp_state == KVM_MP_STATE_HALTED);
 			vcpu->mp_state = KVM_MP_STATE_RUNNABLE;
 		}
 		return;
 	}
 	if (got & LATCH_INIT) {
 		vcpu_reset(vcpu, true);
-		vcpu->mp_state = vcpu->id == vcpu->vm->bsp_id ? KVM_MP_STATE_RUNNABLE :
-								KVM_MP_STATE_INIT_RECEIVED;
+		vcpu->mp_state = vcpu->id == vcpu->vm->bsp_id ? KVM_MP_STATE_RUNNABLE
+							      : KVM_MP_STATE_INIT_RECEIVED;
 	}
 	if ((got & LATCH_SIPI) && vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED) {
 		struct cpu_seg *cs = &vcpu->cpu.seg[SEG_CS];
@@ -173,8 +174,7 @@ static bool wait_disturbed(struct vcpu *vcpu)
 {
 	return __atomic_load_n(&vcpu->latch.kicked, __ATOMIC_SEQ_CST) ||
 	       __atomic_load_n(&vcpu->latch.requests, __ATOMIC_SEQ_CST) ||
-	       __atomic_load_n(&vcpu->latch.sync_wanted, __ATOMIC_SEQ_CST) !=
-		       vcpu->latch.sync_done;
+	       __atomic_load_n(&vcpu->latch.sync_wanted, __ATOMIC_SEQ_CST) != vcpu->latch.sync_done;
 }
 
 /* KVM_CAP_HALT_POLL: waking up costs more than looking around for a moment. */
@@ -251,8 +251,7 @@ static bool attention(struct vcpu *vcpu)
 	const struct vcpu_latch *l = &vcpu->latch;
 
 	return __atomic_load_n(&l->requests, __ATOMIC_SEQ_CST) ||
-	       __atomic_load_n(&l->kicked, __ATOMIC_SEQ_CST) ||
-	       apic_events_due(vcpu) ||
+	       __atomic_load_n(&l->kicked, __ATOMIC_SEQ_CST) || apic_events_due(vcpu) ||
 	       __atomic_load_n(&l->sync_wanted, __ATOMIC_SEQ_CST) != l->sync_done;
 }
 
@@ -301,8 +300,8 @@ static int run_loop(struct vcpu *vcpu)
 		return end_interrupted(vcpu);
 	do {
 		vcpu_accept_apic_events(vcpu);
-		ret = LIKELY(vcpu->mp_state == KVM_MP_STATE_RUNNABLE) ? enter_guest(vcpu) :
-									vcpu_block(vcpu);
+		ret = LIKELY(vcpu->mp_state == KVM_MP_STATE_RUNNABLE) ? enter_guest(vcpu)
+								      : vcpu_block(vcpu);
 		if (ret == RUN_GUEST && UNLIKELY(interrupted(vcpu)))
 			ret = end_interrupted(vcpu);
 	} while (ret == RUN_GUEST);
@@ -324,8 +323,8 @@ static int sync_regs_in(struct vcpu *vcpu)
 	u64 dirty = __atomic_load_n(&run->kvm_dirty_regs, __ATOMIC_RELAXED);
 	struct kvm_sync_regs regs;
 
-	if ((__atomic_load_n(&run->kvm_valid_regs, __ATOMIC_RELAXED) |
-	     dirty) & ~(u64)KVM_SYNC_X86_VALID_FIELDS)
+	if ((__atomic_load_n(&run->kvm_valid_regs, __ATOMIC_RELAXED) | dirty) &
+	    ~(u64)KVM_SYNC_X86_VALID_FIELDS)
 		return -EINVAL;
 	if (LIKELY(!dirty))
 		return 0;

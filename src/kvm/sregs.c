@@ -95,8 +95,8 @@ static u64 cr4_allowed(const struct vcpu *vcpu)
 
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++)
 		/* Before the client sets CPUID everything that could be set in it counts. */
-		if (vcpu->cpuid_count ? cpu_has(&vcpu->cpu, rows[i].feature) :
-					cpuid_supports(vcpu->vm->sys, rows[i].feature))
+		if (vcpu->cpuid_count ? cpu_has(&vcpu->cpu, rows[i].feature)
+				      : cpuid_supports(vcpu->vm->sys, rows[i].feature))
 			mask |= rows[i].bit;
 	return mask;
 }
@@ -152,9 +152,10 @@ static int common_set(struct vcpu *vcpu, const struct kvm_sregs *s)
 	seg_set(&cpu->seg[SEG_TR], &s->tr);
 	seg_set(&cpu->seg[SEG_LDTR], &s->ldt);
 	/* CPL is SS.DPL, as in the VMCS. */
-	cpu->cpl = cpu->cr0 & CR0_PE && !(cpu->rflags & FLAG_VM) ?
-			   (cpu->seg[SEG_SS].attr & SEG_ATTR_DPL) >> SEG_ATTR_DPL_SHIFT :
-			   (cpu->rflags & FLAG_VM) && (cpu->cr0 & CR0_PE) ? 3 : 0;
+	cpu->cpl = cpu->cr0 & CR0_PE && !(cpu->rflags & FLAG_VM)
+			   ? (cpu->seg[SEG_SS].attr & SEG_ATTR_DPL) >> SEG_ATTR_DPL_SHIFT
+		   : (cpu->rflags & FLAG_VM) && (cpu->cr0 & CR0_PE) ? 3
+								    : 0;
 	/* Old clients put the boot CPU into this state instead of setting its MP state. */
 	if (vcpu->id == vcpu->vm->bsp_id && vcpu->cpu.rip == 0xfff0 && s->cs.selector == 0xf000 &&
 	    s->cs.base == 0xffff0000 && !(s->cr0 & CR0_PE))

@@ -19,7 +19,7 @@
 #define KVM_STATS_UNIT_BOOLEAN (0x4 << KVM_STATS_UNIT_SHIFT)
 #endif
 
-#define ID_BYTES 48u /* room for a name, as in the kernel */
+#define ID_BYTES   48u /* room for a name, as in the kernel */
 #define DESC_BYTES (sizeof(struct kvm_stats_desc) + ID_BYTES)
 
 struct stat_row {
@@ -28,8 +28,8 @@ struct stat_row {
 	u32 flags;
 };
 
-#define ROW(name, type, field, kind, unit)                                                \
-	{name, offsetof(struct type, field),                                              \
+#define ROW(name, type, field, kind, unit)   \
+	{name, offsetof(struct type, field), \
 	 KVM_STATS_TYPE_##kind | KVM_STATS_UNIT_##unit | KVM_STATS_BASE_POW10},
 
 static const struct stat_row vm_rows[] = {
@@ -108,8 +108,9 @@ static size_t image_make(const struct stats_file *f, u8 **out)
 			  stat_read((const u64 *)(values + rows[i].at)));
 	for (unsigned k = 0; f->vcpu && k < ARRAY_SIZE(sets); k++)
 		for (unsigned i = 0; i < sets[k]->count; i++)
-			image_add(&im, KVM_STATS_TYPE_CUMULATIVE | KVM_STATS_UNIT_NONE, sets[k]->prefix,
-				  sets[k]->name(i), sets[k]->value(&f->vcpu->cpu, i));
+			image_add(&im, KVM_STATS_TYPE_CUMULATIVE | KVM_STATS_UNIT_NONE,
+				  sets[k]->prefix, sets[k]->name(i),
+				  sets[k]->value(&f->vcpu->cpu, i));
 	*out = p;
 	return size;
 }

@@ -78,7 +78,8 @@ static int vcpu_init_pages(struct vcpu *vcpu)
 	void *p = vcpu->vm->run_pages;
 
 	if (vcpu->index)
-		p = mmap(NULL, RUN_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+		p = mmap(NULL, RUN_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1,
+			 0);
 	else if (vcpu->vm->run_pages_used)
 		memset(p, 0, RUN_BYTES); /* by one that could not be made */
 	if (p == MAP_FAILED)
@@ -284,8 +285,8 @@ long vcpu_mmap(struct fd_file *file, size_t length, int prot, int flags, u64 off
 	at = mmap(NULL, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 	if (at == MAP_FAILED)
 		return -ENOMEM;
-	ret = is_ring ? page_share(vcpu->dirty_ring, length, at, prot) :
-			share_run(vcpu, at, length, prot);
+	ret = is_ring ? page_share(vcpu->dirty_ring, length, at, prot)
+		      : share_run(vcpu, at, length, prot);
 	if (ret) {
 		munmap(at, length);
 		return ret;

@@ -38,13 +38,13 @@ struct vcpu_stats {
 
 /* State that any thread may write. */
 struct vcpu_latch {
-	u64 requests;  /* REQ_* bits */
-	u32 kicked;    /* KVM_RUN must return -EINTR */
-	u32 waiting;   /* futex: 1 while the vCPU sleeps in HLT */
-	u32 section;   /* futex: odd while the vCPU may hold published pointers */
+	u64 requests; /* REQ_* bits */
+	u32 kicked;   /* KVM_RUN must return -EINTR */
+	u32 waiting;  /* futex: 1 while the vCPU sleeps in HLT */
+	u32 section;  /* futex: odd while the vCPU may hold published pointers */
 	u32 section_waiters;
 	u32 sync_wanted, sync_done; /* generations of vm_sync() */
-	u64 thread;    /* thread inside KVM_RUN (its thread pointer), 0: none */
+	u64 thread;		    /* thread inside KVM_RUN (its thread pointer), 0: none */
 	u32 nmi_queued;
 	u32 init_sipi; /* LATCH_INIT, LATCH_SIPI */
 	u32 sipi_vector;
@@ -63,11 +63,11 @@ struct vcpu_pv {
 	u64 async_pf_en, async_pf_int;
 	u64 migration_control;
 	u32 clock_version;
-	bool guest_stopped; /* KVM_KVMCLOCK_CTRL */
-	u64 steal_last;	    /* run delay at the last update, ns; 0: none yet */
+	bool guest_stopped;	    /* KVM_KVMCLOCK_CTRL */
+	u64 steal_last;		    /* run delay at the last update, ns; 0: none yet */
 	u64 steal_read, steal_left; /* host TSC of the last question, of the last suspension */
-	u64 steal_thread;   /* whose delay it is */
-	int steal_fd;	    /* its schedstat file; 0: none */
+	u64 steal_thread;	    /* whose delay it is */
+	int steal_fd;		    /* its schedstat file; 0: none */
 	bool eoi_offered;
 };
 
@@ -99,7 +99,7 @@ struct vcpu {
 	struct timer pmu_timer;	   /* a counter of cycles overflows */
 	struct timer nested_timer; /* VMX preemption timer of a nested guest */
 	bool pmu_filter_changed;   /* atomic */
-	bool interrupt_injected; /* user space's controller: KVM_INTERRUPT */
+	bool interrupt_injected;   /* user space's controller: KVM_INTERRUPT */
 	bool interrupt_soft;
 	u8 interrupt_vector;
 	u64 cr8; /* without a local APIC */
@@ -107,7 +107,7 @@ struct vcpu {
 	u64 smi_count;
 	bool smm_inside_nmi;
 	bool triple_fault;
-	bool l2_halted; /* a nested guest was in HLT, and has not run since */
+	bool l2_halted;	     /* a nested guest was in HLT, and has not run since */
 	bool request_window; /* what run->request_interrupt_window asked */
 	bool eoi_exit_pending;
 	u8 eoi_exit_vector;
@@ -122,7 +122,7 @@ struct vcpu {
 	u32 cpuid_count;
 
 	/* Time. */
-	u64 tsc_khz;	 /* the guest's, 0: the host's; clock_vcpu_khz() */
+	u64 tsc_khz; /* the guest's, 0: the host's; clock_vcpu_khz() */
 	bool tsc_scaled;
 
 	struct vcpu_pv pv;

@@ -54,9 +54,9 @@ void system_put(struct system *sys);
 /* kvm/clock.c */
 struct vm_clock {
 	struct futex_lock lock;
-	u64 tsc_base;	   /* host TSC at ns_base */
-	u64 ns_base;	   /* host time (CLOCK_MONOTONIC) at tsc_base */
-	s64 offset;	   /* kvmclock = host time + offset */
+	u64 tsc_base; /* host TSC at ns_base */
+	u64 ns_base;  /* host time (CLOCK_MONOTONIC) at tsc_base */
+	s64 offset;   /* kvmclock = host time + offset */
 	/* Synchronisation of the vCPUs' TSCs (KVM_SET_MSRS of IA32_TSC). */
 	u64 tsc_write_host; /* host TSC of the last write */
 	u64 tsc_write;	    /* its value */
@@ -90,10 +90,10 @@ struct vm {
 	struct memslot **slots[2];
 	u32 slot_count[2];
 	u64 slot_pages;
-	bool private_mem;	   /* KVM_X86_SW_PROTECTED_VM */
-	struct memattr *attrs;	   /* atomic; NULL: all is shared */
-	u64 manual_dirty;	   /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2's flags */
-	u32 dirty_ring_bytes;	   /* KVM_CAP_DIRTY_LOG_RING; 0: bitmap */
+	bool private_mem;      /* KVM_X86_SW_PROTECTED_VM */
+	struct memattr *attrs; /* atomic; NULL: all is shared */
+	u64 manual_dirty;      /* KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2's flags */
+	u32 dirty_ring_bytes;  /* KVM_CAP_DIRTY_LOG_RING; 0: bitmap */
 	bool dirty_ring_bitmap;
 	struct anykvm_parameters parameters;
 	bool nx_disabled; /* KVM_CAP_VM_DISABLE_NX_HUGE_PAGES; atomic, lock to write */
@@ -118,13 +118,13 @@ struct vm {
 
 	/* Settings. */
 	u64 disabled_quirks;
-	u64 user_msr_mask;		/* KVM_CAP_X86_USER_SPACE_MSR */
-	struct msr_filter *msr_filter;	/* atomic; lock to write */
-	struct pmu_filter *pmu_filter;	/* likewise */
-	bool pmu_disabled;		/* KVM_CAP_PMU_CAPABILITY */
-	u64 hypercall_exits;		/* KVM_CAP_EXIT_HYPERCALL */
-	u64 disabled_exits;		/* KVM_CAP_X86_DISABLE_EXITS */
-	u64 halt_poll_ns;  /* a halted vCPU looks around for so long before it sleeps */
+	u64 user_msr_mask;	       /* KVM_CAP_X86_USER_SPACE_MSR */
+	struct msr_filter *msr_filter; /* atomic; lock to write */
+	struct pmu_filter *pmu_filter; /* likewise */
+	bool pmu_disabled;	       /* KVM_CAP_PMU_CAPABILITY */
+	u64 hypercall_exits;	       /* KVM_CAP_EXIT_HYPERCALL */
+	u64 disabled_exits;	       /* KVM_CAP_X86_DISABLE_EXITS */
+	u64 halt_poll_ns;	       /* a halted vCPU looks around for so long before it sleeps */
 	bool exception_payload, triple_fault_event;
 	bool platform_info_hidden;
 	u64 tss_addr, identity_map_addr;

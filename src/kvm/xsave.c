@@ -7,7 +7,7 @@
 #include <errno.h>
 #include <string.h>
 
-#define XSAVE_BYTES sizeof(struct kvm_xsave) /* 4096, the size before XSAVE2 */
+#define XSAVE_BYTES  sizeof(struct kvm_xsave) /* 4096, the size before XSAVE2 */
 #define XSAVE_LEGACY 576
 
 /*

@@ -115,7 +115,8 @@ static int access_checks(struct cpu *cpu, u64 lin, unsigned n, unsigned access)
 
 static u64 tlb_gpa(const struct cpu *cpu, unsigned view, u64 lin)
 {
-	return (cpu->mmu->log[view].info[tlb_index(lin)] >> 8) << PAGE_SHIFT | (lin & (PAGE_SIZE - 1));
+	return (cpu->mmu->log[view].info[tlb_index(lin)] >> 8) << PAGE_SHIFT |
+	       (lin & (PAGE_SIZE - 1));
 }
 
 static NOINLINE int read_slow(struct cpu *cpu, u64 lin, u8 *buf, unsigned n, unsigned access,
@@ -221,7 +222,8 @@ int mmu_probe(struct cpu *cpu, u64 lin, unsigned n, unsigned access)
 
 	lin = lin_wrap(cpu, lin);
 	i = tlb_index(lin);
-	if (LIKELY((((access & MMU_WRITE) ? t->wtag[i] : t->rtag[i]) + lin + n - 1) >> PAGE_SHIFT == 1 &&
+	if (LIKELY((((access & MMU_WRITE) ? t->wtag[i] : t->rtag[i]) + lin + n - 1) >> PAGE_SHIFT ==
+			   1 &&
 		   !(cpu->mode & MODE_ALIGN)))
 		return CPU_OK;
 	if (align_first(cpu, lin, n, access))
@@ -269,7 +271,8 @@ static int cmpxchg_parts(struct cpu *cpu, const struct pend_part *part, unsigned
 
 		if (!part[i].host || part[i].rom)
 			mmio_write(cpu, part[i].gpa, from, part[i].len);
-		else if (!ram_store(cpu, part[i].slot, part[i].gpa, part[i].host, from, part[i].len))
+		else if (!ram_store(cpu, part[i].slot, part[i].gpa, part[i].host, from,
+				    part[i].len))
 			ret = memfault(cpu, part[i].gpa, part[i].len, MMU_WRITE);
 	}
 out:
@@ -278,7 +281,8 @@ out:
 	return ret;
 }
 
-int mmu_cmpxchg(struct cpu *cpu, u64 lin, u64 *old, u64 new, unsigned n, bool *done, unsigned access)
+int mmu_cmpxchg(struct cpu *cpu, u64 lin, u64 *old, u64 new, unsigned n, bool *done,
+		unsigned access)
 {
 	unsigned view = access_view(cpu, access |= MMU_WRITE);
 	struct pend_part part[PEND_PARTS];

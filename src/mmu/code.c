@@ -242,8 +242,9 @@ static void msg_send(struct cpu *cpu, enum code_msg_kind kind, u64 gfn, u64 chun
 
 		if (to == cpu)
 			continue;
-		if (page && !(__atomic_load_n(&page->vcpus[(to->index >> 6) & 3], __ATOMIC_SEQ_CST) &
-			      BIT64(to->index & 63)))
+		if (page &&
+		    !(__atomic_load_n(&page->vcpus[(to->index >> 6) & 3], __ATOMIC_SEQ_CST) &
+		      BIT64(to->index & 63)))
 			continue;
 		msg_post(to, kind, gfn, chunks);
 	}

@@ -83,7 +83,8 @@ void fetch_flush_page(struct cpu *cpu, u64 page)
 	for (unsigned user = 0; user < 4; user++)
 		for (unsigned i = 0; i < ITLB_SIZE; i++) {
 			/* a small page has one place */
-			struct itlb_entry *e = &mc->itlb[user][shift > PAGE_SHIFT ? i : itlb_index(page)];
+			struct itlb_entry *e =
+				&mc->itlb[user][shift > PAGE_SHIFT ? i : itlb_index(page)];
 
 			if (!((e->page ^ page) >> shift))
 				e->gen = 0;
@@ -116,7 +117,8 @@ int mmu_fetch(struct cpu *cpu, u64 lin, struct mmu_fetched *out)
 		if (!slot) {
 			if (gpa_blocked(cpu, w.gpa, 1, MMU_EXEC))
 				return CPU_EXIT;
-			return mmu_internal(cpu, "instruction fetch from an address without memory");
+			return mmu_internal(cpu,
+					    "instruction fetch from an address without memory");
 		}
 		pages_note(cpu, slot, w.gpa, MMU_EXEC);
 		e->page = page;
@@ -138,7 +140,8 @@ bool mmu_fetch_cached(struct cpu *cpu, u64 lin, struct mmu_fetched *out)
 	const struct itlb_entry *e = &mc->itlb[itlb_of(cpu_mode_view(cpu))][itlb_index(lin)];
 	u64 off = lin & (PAGE_SIZE - 1);
 
-	if (e->page != (lin & PAGE_MASK) || e->gen != (e->global ? mc->itlb_global_gen : mc->itlb_gen))
+	if (e->page != (lin & PAGE_MASK) ||
+	    e->gen != (e->global ? mc->itlb_global_gen : mc->itlb_gen))
 		return false;
 	out->gpa = e->gpa + off;
 	out->host = e->host + off;

@@ -159,14 +159,14 @@ int hostmem_copy(void *dst, const void *src, size_t n)
 	return err ? -EFAULT : 0;
 }
 
-#define CMPXCHG(type, suffix)                                                              \
-	({                                                                                 \
-		type o_ = (type)*old;                                                      \
+#define CMPXCHG(type, suffix)                                                                 \
+	({                                                                                    \
+		type o_ = (type)*old;                                                         \
 		__asm__ volatile("1: lock cmpxchg" suffix " %[v], %[mem]\n2:\n" HOSTMEM_FIXUP \
-				 : [mem] "+m"(*(type *)p), "+&a"(o_), [err] "+&r"(err)     \
-				 : [v] "q"((type)new)                                      \
-				 : "memory", "cc");                                        \
-		o_;                                                                        \
+				 : [mem] "+m"(*(type *)p), "+&a"(o_), [err] "+&r"(err)        \
+				 : [v] "q"((type) new)                                        \
+				 : "memory", "cc");                                           \
+		o_;                                                                           \
 	})
 
 int hostmem_cmpxchg(void *p, u64 *old, u64 new, unsigned n, bool *done)

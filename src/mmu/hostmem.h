@@ -13,42 +13,41 @@
 
 #include "base/types.h"
 
-#define HOSTMEM_ROW(insn, fixup)                      \
-	".pushsection anykvm_extable, \"a\"\n"        \
-	".balign 4\n"                                 \
-	".long " insn " - .\n"                        \
-	".long " fixup " - .\n"                       \
+#define HOSTMEM_ROW(insn, fixup)               \
+	".pushsection anykvm_extable, \"a\"\n" \
+	".balign 4\n"                          \
+	".long " insn " - .\n"                 \
+	".long " fixup " - .\n"                \
 	".popsection\n"
 
 /* Label 1 faulted: set the error register, go on at label 2. */
-#define HOSTMEM_FIXUP                                 \
-	".pushsection .text.hostmem_fixup, \"ax\"\n"  \
-	"3: movl $1, %[err]\n"                        \
-	"jmp 2b\n"                                    \
-	".popsection\n"                               \
-	HOSTMEM_ROW("1b", "3b")
+#define HOSTMEM_FIXUP                                \
+	".pushsection .text.hostmem_fixup, \"ax\"\n" \
+	"3: movl $1, %[err]\n"                       \
+	"jmp 2b\n"                                   \
+	".popsection\n" HOSTMEM_ROW("1b", "3b")
 
-#define HOSTMEM_LOAD(name, type, insn, reg)                                           \
-	static inline bool name(const void *p, type *out)                             \
-	{                                                                             \
-		type v_;                                                              \
-		u32 err = 0;                                                          \
+#define HOSTMEM_LOAD(name, type, insn, reg)                                            \
+	static inline bool name(const void *p, type *out)                              \
+	{                                                                              \
+		type v_;                                                               \
+		u32 err = 0;                                                           \
 		__asm__ volatile("1: " insn " %[mem], %" reg "[v]\n2:\n" HOSTMEM_FIXUP \
-				 : [v] "=&q"(v_), [err] "+&r"(err)                    \
-				 : [mem] "m"(*(const type *)p)                        \
-				 : "memory");                                         \
-		*out = v_;                                                            \
-		return LIKELY(!err);                                                  \
+				 : [v] "=&q"(v_), [err] "+&r"(err)                     \
+				 : [mem] "m"(*(const type *)p)                         \
+				 : "memory");                                          \
+		*out = v_;                                                             \
+		return LIKELY(!err);                                                   \
 	}
-#define HOSTMEM_STORE(name, type, insn, reg)                                          \
-	static inline bool name(void *p, type v_)                                     \
-	{                                                                             \
-		u32 err = 0;                                                          \
+#define HOSTMEM_STORE(name, type, insn, reg)                                           \
+	static inline bool name(void *p, type v_)                                      \
+	{                                                                              \
+		u32 err = 0;                                                           \
 		__asm__ volatile("1: " insn " %" reg "[v], %[mem]\n2:\n" HOSTMEM_FIXUP \
-				 : [mem] "=m"(*(type *)p), [err] "+&r"(err)           \
-				 : [v] "q"(v_)                                        \
-				 : "memory");                                         \
-		return LIKELY(!err);                                                  \
+				 : [mem] "=m"(*(type *)p), [err] "+&r"(err)            \
+				 : [v] "q"(v_)                                         \
+				 : "memory");                                          \
+		return LIKELY(!err);                                                   \
 	}
 
 /* One load or store of 1, 2, 4 or 8 bytes, atomic when the host makes it so. False: it faulted

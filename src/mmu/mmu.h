@@ -15,15 +15,17 @@
 #include "cpu/cpu.h"
 
 /* Kinds of access, or-ed. */
-#define MMU_READ 0x0u
+#define MMU_READ  0x0u
 #define MMU_WRITE 0x1u
-#define MMU_EXEC 0x2u
-#define MMU_SYSTEM 0x4u  /* implicit supervisor access (descriptor tables, TSS): CPL and AC ignored */
-#define MMU_AS_USER 0x8u /* checked as CPL 3, whatever CPL is */
-#define MMU_AS_VIEW 0x10u /* by cpu->mode's view: the default for ordinary data */
-#define MMU_STACK 0x20u  /* through SS: a non-canonical address is #SS(0) rather than #GP(0) */
+#define MMU_EXEC  0x2u
+#define MMU_SYSTEM \
+	0x4u /* implicit supervisor access (descriptor tables, TSS): CPL and AC ignored */
+#define MMU_AS_USER   0x8u  /* checked as CPL 3, whatever CPL is */
+#define MMU_AS_VIEW   0x10u /* by cpu->mode's view: the default for ordinary data */
+#define MMU_STACK     0x20u /* through SS: a non-canonical address is #SS(0) rather than #GP(0) */
 #define MMU_UNALIGNED 0x80u /* #AC does not apply, or was checked already */
-#define MMU_RMW 0x40u    /* with MMU_WRITE: the old value is needed. A plain store to MMIO must not
+#define MMU_RMW \
+	0x40u /* with MMU_WRITE: the old value is needed. A plain store to MMIO must not
 			    read the device first, so generated code must tell the two apart */
 
 /* One page fault, from the walk to the exception or the exit (mission row 14). */
@@ -39,14 +41,14 @@ struct mmu_fault {
 		/* A nested guest's second stage; gpa is the nested guest's. error: EPT's qualification. */
 		MMU_FAULT_STAGE2,
 		MMU_FAULT_STAGE2_BAD, /* misconfigured */
-		MMU_FAULT_APIC,       /* error: access type; of the APIC-access page */
+		MMU_FAULT_APIC,	      /* error: access type; of the APIC-access page */
 	} kind;
 };
 
 /* The result of a successful walk. */
 struct mmu_walk {
-	u64 gpa;       /* of the address */
-	u64 page_size; /* 4K, 2M, 4M, 1G */
+	u64 gpa;						  /* of the address */
+	u64 page_size;						  /* 4K, 2M, 4M, 1G */
 	bool writable, user, executable, global, dirty, accessed; /* effective */
 	bool uncached; /* not for the TLB: a part of the page is elsewhere */
 	u8 pkey;
@@ -59,7 +61,8 @@ struct mmu_slot {
 	u64 *dirty;    /* bitmap, one bit a page, or NULL: no dirty log */
 	void *priv;    /* the API layer's memslot; of an inner node's entry: struct mmu_map */
 	u64 first;     /* of the bitmap: the bit of the slot's first page */
-	struct mmu_pages *pages; /* what of it has been given to vCPUs (pages.h), or NULL: no record */
+	struct mmu_pages
+		*pages; /* what of it has been given to vCPUs (pages.h), or NULL: no record */
 };
 
 /*
@@ -68,7 +71,7 @@ struct mmu_slot {
  */
 struct mmu_map {
 	unsigned count;
-	bool inner; /* each entry covers the slots of a node below */
+	bool inner;	  /* each entry covers the slots of a node below */
 	bool fresh, dead; /* of an edit that is not over */
 	struct mmu_map *link;
 	struct mmu_slot slot[]; /* sorted by gpa, disjoint */
@@ -82,7 +85,7 @@ struct mmu_vm {
 	struct futex_lock cpu_lock; /* protects cpus[]; a vCPU's message lock may be taken inside */
 	struct cpu **cpus;
 	unsigned cpu_count, cpu_room;
-	u64 client_epoch;  /* moved whenever the client may have changed code (jit/page.c) */
+	u64 client_epoch; /* moved whenever the client may have changed code (jit/page.c) */
 	u64 client_events; /* … and another thread told so: vCPUs look before they enter the guest */
 	struct futex_lock split_lock; /* held by a locked access that crosses a page */
 	/* Called on the vCPU's thread for each first write to a page of a slot with a dirty log. */
@@ -109,8 +112,8 @@ struct mmu_map *mmu_vm_set_map(struct mmu_vm *vm, unsigned as, struct mmu_map *m
 
 /* A change of a map. Readers of the old root see nothing of it. */
 struct mmu_map_edit {
-	struct mmu_map *root;    /* the new map; NULL: without slots */
-	struct mmu_map *fresh;   /* nodes made */
+	struct mmu_map *root;	 /* the new map; NULL: without slots */
+	struct mmu_map *fresh;	 /* nodes made */
 	struct mmu_map *retired; /* nodes of the old map that the new one does not have */
 };
 
@@ -176,7 +179,8 @@ int mmu_probe(struct cpu *cpu, u64 lin, unsigned n, unsigned access);
  * Atomic compare-and-exchange of 1, 2, 4 or 8 bytes within one page of RAM.
  * *old is compared, and updated when it differs; *done says whether the store happened.
  */
-int mmu_cmpxchg(struct cpu *cpu, u64 lin, u64 *old, u64 new, unsigned n, bool *done, unsigned access);
+int mmu_cmpxchg(struct cpu *cpu, u64 lin, u64 *old, u64 new, unsigned n, bool *done,
+		unsigned access);
 /**
  * Host address for a plain access that lies within one page of RAM, for block operations such as
  * REP MOVS. *host is NULL when the page wants the slow path (MMIO, code, watchpoints).
@@ -192,11 +196,11 @@ int mmu_phys_write(struct cpu *cpu, u64 gpa, const void *buf, unsigned n);
 
 /** Outcome of mmu_resolve(). */
 enum mmu_resolve_kind {
-	MMU_DIRECT,   /* access host memory at cpu->jit_scratch[0] = host address */
-	MMU_BOUNCED,  /* access cpu->bounce; a write then calls mmu_bounce_commit() */
-	MMU_STOP_EXC, /* an exception is recorded */
-	MMU_STOP_EXIT,/* cpu->exit is set */
-	MMU_STOP_STEP /* the store would change the running block: run this instruction alone */
+	MMU_DIRECT,    /* access host memory at cpu->jit_scratch[0] = host address */
+	MMU_BOUNCED,   /* access cpu->bounce; a write then calls mmu_bounce_commit() */
+	MMU_STOP_EXC,  /* an exception is recorded */
+	MMU_STOP_EXIT, /* cpu->exit is set */
+	MMU_STOP_STEP  /* the store would change the running block: run this instruction alone */
 };
 /**
  * Resolves a data access of generated code that missed the TLB, and fills the TLB when it may.
@@ -204,7 +208,8 @@ enum mmu_resolve_kind {
  * read-modify-write is MMU_WRITE and is bounced with its old value). `lock`: the instruction is
  * locked and must not be bounced within RAM (a crossing one is done under a VM-wide lock).
  */
-enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsigned access, bool lock);
+enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsigned access,
+				  bool lock);
 /**
  * Where client memory at a host address is in guest-physical space, for the signal handler's
  * report of a fault in generated code. False: in no slot.

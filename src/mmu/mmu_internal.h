@@ -14,7 +14,7 @@
 #include "mmu/window.h"
 
 #define ALWAYS_INLINE static inline __attribute__((always_inline))
-#define NOINLINE __attribute__((noinline))
+#define NOINLINE      __attribute__((noinline))
 
 /* Orders all earlier stores before all later loads. (A bare instruction: ThreadSanitizer does not
  * know fences, and it is cheaper than MFENCE.) */
@@ -57,16 +57,16 @@ ALWAYS_INLINE bool region_may_have(struct region_set *s, u64 lin, unsigned shift
 	return *word & bit;
 }
 #define REGION_LARGE 22 /* 2 MiB and 4 MiB pages are not told apart */
-#define REGION_HUGE 30
+#define REGION_HUGE  30
 
 /* info[] of a TLB slot: gfn << 8 | these. */
-#define TLB_VALID 0x01u
-#define TLB_GLOBAL 0x02u
-#define TLB_LARGE 0x04u    /* fragment of a 2M or 4M page */
-#define TLB_HUGE 0x08u     /* fragment of a 1G page */
-#define TLB_IN_LOCAL 0x10u /* the index is in the log of non-global fills */
+#define TLB_VALID     0x01u
+#define TLB_GLOBAL    0x02u
+#define TLB_LARGE     0x04u /* fragment of a 2M or 4M page */
+#define TLB_HUGE      0x08u /* fragment of a 1G page */
+#define TLB_IN_LOCAL  0x10u /* the index is in the log of non-global fills */
 #define TLB_IN_GLOBAL 0x20u
-#define TLB_LOGGED (TLB_IN_LOCAL | TLB_IN_GLOBAL)
+#define TLB_LOGGED    (TLB_IN_LOCAL | TLB_IN_GLOBAL)
 
 /*
  * Which slots of one view were filled since the last flush, so that a flush costs what was
@@ -88,7 +88,7 @@ struct tlb_log_room {
 
 /* --- stashed address spaces (pcid.c) ------------------------------------------------------------ */
 
-#define STASH_COUNT 8
+#define STASH_COUNT   8
 #define STASH_ENTRIES 1024u
 
 struct stash_entry {
@@ -154,9 +154,9 @@ struct stage2_entry {
 };
 
 /* What an access asks of the second stage. */
-#define STAGE2_READ 1u
+#define STAGE2_READ  1u
 #define STAGE2_WRITE 2u
-#define STAGE2_EXEC 4u
+#define STAGE2_EXEC  4u
 
 struct stage2_req {
 	u64 gpa, lin;
@@ -168,15 +168,15 @@ struct stage2_req {
 /* --- code tracking (code.c) ------------------------------------------------------------------------ */
 
 #define CODE_CHUNK_SHIFT 6
-#define CODE_BUCKETS 16384u
+#define CODE_BUCKETS	 16384u
 #define CODE_FILTER_BITS (1u << 18) /* by the low bits of the gfn: exact within 1 GiB */
 
 /* A guest page that holds, or held, translated code. Never freed while the VM lives. */
 struct code_page {
 	struct code_page *next;
 	u64 gfn;
-	u64 chunks;   /* read without a lock: bit n, 64-byte chunk n holds somebody's code */
-	u64 vcpus[4]; /* bit (index & 255): these vCPUs have code here */
+	u64 chunks;    /* read without a lock: bit n, 64-byte chunk n holds somebody's code */
+	u64 vcpus[4];  /* bit (index & 255): these vCPUs have code here */
 	u16 users[64]; /* vCPUs that have code in chunk n; under mmu_code.lock */
 };
 
@@ -184,8 +184,8 @@ struct code_page {
 
 struct mmu_code {
 	struct futex_lock lock; /* counts, insertion, the slab. Outside mmu_vm.cpu_lock */
-	u8 *slab, *slab_end;    /* room for code_page structures */
-	u64 pages, bytes;       /* statistics */
+	u8 *slab, *slab_end;	/* room for code_page structures */
+	u64 pages, bytes;	/* statistics */
 	u64 filter[CODE_FILTER_BITS / 64]; /* a page of this kind was ever tracked */
 	struct code_page *bucket[CODE_BUCKETS];
 	u8 first_slab[CODE_SLAB_BYTES] __attribute__((aligned(64)));
@@ -216,8 +216,8 @@ struct pend_part {
 	u64 gpa;
 	u32 len;
 	struct mmu_slot *slot; /* NULL: MMIO */
-	u8 *host;              /* NULL: MMIO */
-	bool rom;              /* RAM for reads, MMIO for writes */
+	u8 *host;	       /* NULL: MMIO */
+	bool rom;	       /* RAM for reads, MMIO for writes */
 };
 
 struct mmu_cpu {
@@ -225,11 +225,12 @@ struct mmu_cpu {
 	struct mmu_map *slot_map;
 	struct mmu_slot *slot_last[2];
 
-	u64 wgen;      /* moved when every cached write permission is dropped */
+	u64 wgen;		       /* moved when every cached write permission is dropped */
 	u64 itlb_gen, itlb_global_gen; /* entries of other generations are dead */
 	u64 psc_gen;
 	u64 stage2_gen;
-	struct fetch_log fetched[2]; /* by local and by global translations, since each was flushed */
+	struct fetch_log
+		fetched[2]; /* by local and by global translations, since each was flushed */
 
 	bool mmio_asked, mmio_allowed; /* mmu_vm.mmio_ask */
 
@@ -253,14 +254,14 @@ struct mmu_cpu {
 	unsigned own_count, own_size; /* own_size: a power of two, or 0 */
 
 	/* What mmu_window_tick() has seen. */
-	u64 window_hot_cr3;        /* of the last interrupts that met user code */
-	unsigned window_hot_ticks; /* how many */
-	u64 window_user_faults;    /* user_faults then */
-	u64 window_cold_cr3;       /* has lost the window */
+	u64 window_hot_cr3;	    /* of the last interrupts that met user code */
+	unsigned window_hot_ticks;  /* how many */
+	u64 window_user_faults;	    /* user_faults then */
+	u64 window_cold_cr3;	    /* has lost the window */
 	unsigned window_cold_ticks; /* … for so many interrupts from now */
-	unsigned window_away;      /* interrupts that met another address space than the window's */
+	unsigned window_away; /* interrupts that met another address space than the window's */
 	struct mmu_fault window_fault; /* the last of the guest's that the window found */
-	u64 window_next;           /* its page */
+	u64 window_next;	       /* its page */
 
 	u64 user_faults; /* #PFs at CPL 3 */
 	u64 stat[MMU_STAT_COUNT];
@@ -295,7 +296,8 @@ void tlb_flush_local(struct cpu *cpu);
 /** Copies the live non-global entries, at most `max`. Their number. */
 unsigned tlb_copy_local(struct cpu *cpu, struct stash_entry *to, unsigned max);
 /** Puts them back where the slots are free; `writes`: with their write permissions. */
-void tlb_restore_local(struct cpu *cpu, const struct stash_entry *from, unsigned count, bool writes);
+void tlb_restore_local(struct cpu *cpu, const struct stash_entry *from, unsigned count,
+		       bool writes);
 /** Drops cached write permission to a guest page; true when there was one. */
 bool tlb_drop_write(struct cpu *cpu, u64 gfn);
 
@@ -343,7 +345,8 @@ ALWAYS_INLINE void slot_dirty(struct cpu *cpu, struct mmu_slot *slot, u64 gpa)
 
 /* pages.c */
 /** A vCPU is about to reach a page of a slot, by a read, a write or a fetch. */
-ALWAYS_INLINE void pages_note(struct cpu *cpu, const struct mmu_slot *slot, u64 gpa, unsigned access)
+ALWAYS_INLINE void pages_note(struct cpu *cpu, const struct mmu_slot *slot, u64 gpa,
+			      unsigned access)
 {
 	const struct mmu_pages *p = slot->pages;
 	u8 need = PAGES_ALL, *block;
@@ -355,8 +358,9 @@ ALWAYS_INLINE void pages_note(struct cpu *cpu, const struct mmu_slot *slot, u64 
 	else if (access & MMU_WRITE)
 		need |= PAGES_WRITE;
 	block = __atomic_load_n(&p->block, __ATOMIC_ACQUIRE);
-	if (UNLIKELY(!block || (need & ~__atomic_load_n(&block[(gpa >> PAGES_BLOCK_SHIFT) - p->first],
-							__ATOMIC_RELAXED))))
+	if (UNLIKELY(!block ||
+		     (need & ~__atomic_load_n(&block[(gpa >> PAGES_BLOCK_SHIFT) - p->first],
+					      __ATOMIC_RELAXED))))
 		pages_give(cpu, slot, gpa, need);
 }
 
@@ -380,7 +384,8 @@ ALWAYS_INLINE unsigned view_bank(const struct cpu *cpu)
 ALWAYS_INLINE unsigned access_view(const struct cpu *cpu, unsigned access)
 {
 	if (access & MMU_SYSTEM)
-		return view_bank(cpu) | ((cpu->cr4 & CR4_SMAP) ? MMU_TLB_KERNEL : MMU_TLB_KERNEL_AC);
+		return view_bank(cpu) |
+		       ((cpu->cr4 & CR4_SMAP) ? MMU_TLB_KERNEL : MMU_TLB_KERNEL_AC);
 	if (access & MMU_AS_USER)
 		return view_bank(cpu) | MMU_TLB_USER;
 	return cpu_mode_view(cpu);
@@ -407,7 +412,8 @@ ALWAYS_INLINE u64 code_tracked(struct mmu_vm *vm, u64 gpa)
 	u64 gfn = gpa >> PAGE_SHIFT, bit = gfn & (CODE_FILTER_BITS - 1);
 	struct code_page *p;
 
-	if (LIKELY(!(__atomic_load_n(&vm->code->filter[bit >> 6], __ATOMIC_ACQUIRE) >> (bit & 63) & 1)))
+	if (LIKELY(!(__atomic_load_n(&vm->code->filter[bit >> 6], __ATOMIC_ACQUIRE) >> (bit & 63) &
+		     1)))
 		return 0;
 	p = code_find(vm, gfn);
 	return p ? __atomic_load_n(&p->chunks, __ATOMIC_ACQUIRE) : 0;

@@ -73,7 +73,7 @@ void stash_drop_page(struct cpu *cpu, u64 lin, unsigned pcid)
 
 	for (unsigned i = 0; s && i < s->count;) {
 		u64 differ = (PAGE_SIZE - s->entry[i].tag) ^ lin, info = s->entry[i].info;
-		unsigned shift = (info & TLB_HUGE)  ? REGION_HUGE
+		unsigned shift = (info & TLB_HUGE)    ? REGION_HUGE
 				 : (info & TLB_LARGE) ? REGION_LARGE
 						      : PAGE_SHIFT;
 

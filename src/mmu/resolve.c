@@ -226,7 +226,8 @@ static NOINLINE enum mmu_resolve_kind resolve_watched(struct cpu *cpu, u64 lin, 
 	return kind;
 }
 
-enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsigned access, bool lock)
+enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsigned access,
+				  bool lock)
 {
 	lin = lin_wrap(cpu, lin);
 	if (UNLIKELY(cpu->mmu->late_len))
@@ -270,7 +271,8 @@ int mmu_bounce_commit_bytes(struct cpu *cpu, u64 bytes)
 
 		if (!p->host || p->rom) {
 			leave |= device_store(cpu, p->gpa, from, p->len, bytes);
-		} else if (UNLIKELY(!ram_store(cpu, p->slot, p->gpa, p->host, cpu->bounce + from, p->len))) {
+		} else if (UNLIKELY(!ram_store(cpu, p->slot, p->gpa, p->host, cpu->bounce + from,
+					       p->len))) {
 			memfault(cpu, p->gpa, p->len, MMU_WRITE);
 			leave = true;
 		}

@@ -148,7 +148,8 @@ int mmu_phys_write(struct cpu *cpu, u64 gpa, const void *buf, unsigned n)
 
 void *pages_map(size_t bytes)
 {
-	long ret = sys_call(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, ~0ull);
+	long ret = sys_call(SYS_mmap, 0, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS,
+			    ~0ull);
 
 	return ret < 0 && ret > -4096 ? NULL : (void *)ret;
 }

@@ -349,7 +349,8 @@ int mmu_cpu_init(struct cpu *cpu, struct mmu_vm *vm)
 		return -ENOMEM;
 	cpu->mem = vm;
 	cpu->window_cr3 = WINDOW_NONE;
-	cpu->mmu->itlb_gen = cpu->mmu->itlb_global_gen = cpu->mmu->psc_gen = cpu->mmu->stage2_gen = 1;
+	cpu->mmu->itlb_gen = cpu->mmu->itlb_global_gen = cpu->mmu->psc_gen = cpu->mmu->stage2_gen =
+		1;
 	cpu->tlb_mask = (MMU_TLB_SIZE - 1ull) << PAGE_SHIFT;
 	cpu->page_mask = PAGE_MASK;
 	for (unsigned v = 0; v < MMU_TLB_COUNT; v++) {

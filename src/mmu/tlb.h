@@ -21,10 +21,10 @@
 
 /* Views: which one a block uses is part of its key. */
 enum {
-	MMU_TLB_KERNEL,    /* CPL < 3, user pages not accessible (SMAP with AC clear) */
+	MMU_TLB_KERNEL,	   /* CPL < 3, user pages not accessible (SMAP with AC clear) */
 	MMU_TLB_KERNEL_AC, /* CPL < 3, SMAP off or overridden by AC */
-	MMU_TLB_USER,      /* CPL 3 */
-	MMU_TLB_OWN,       /* so many, of a processor without nested guests */
+	MMU_TLB_USER,	   /* CPL 3 */
+	MMU_TLB_OWN,	   /* so many, of a processor without nested guests */
 	/* The same of a nested guest: its translations and its hypervisor's outlive changes between them. */
 	MMU_TLB_GUEST = 4,
 	MMU_TLB_COUNT = MMU_TLB_GUEST + MMU_TLB_OWN,
@@ -33,7 +33,7 @@ enum {
 
 #define MMU_TLB_BITS 14
 #define MMU_TLB_SIZE (1u << MMU_TLB_BITS)
-#define JIT_JC_SIZE 131072u
+#define JIT_JC_SIZE  131072u
 
 struct mmu_tlb {
 	u64 rtag[MMU_TLB_SIZE];

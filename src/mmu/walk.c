@@ -21,23 +21,23 @@
 #include "cpu/feature.h"
 #include "mmu/mmu_internal.h"
 
-#define PTE_P 0x1ull
-#define PTE_W 0x2ull
-#define PTE_U 0x4ull
-#define PTE_A 0x20ull
-#define PTE_D 0x40ull
+#define PTE_P  0x1ull
+#define PTE_W  0x2ull
+#define PTE_U  0x4ull
+#define PTE_A  0x20ull
+#define PTE_D  0x40ull
 #define PTE_PS 0x80ull
-#define PTE_G 0x100ull
+#define PTE_G  0x100ull
 #define PTE_NX BIT64(63)
 
 #define ADDR_MASK 0x000ffffffffff000ull /* bits 51..12 */
 
-#define PF_P 0x1u
-#define PF_W 0x2u
-#define PF_U 0x4u
+#define PF_P	0x1u
+#define PF_W	0x2u
+#define PF_U	0x4u
 #define PF_RSVD 0x8u
-#define PF_I 0x10u
-#define PF_PK 0x20u
+#define PF_I	0x10u
+#define PF_PK	0x20u
 
 enum walk_format { WALK_32, WALK_PAE, WALK_LONG };
 
@@ -151,7 +151,10 @@ ALWAYS_INLINE bool walk_large(const struct cpu *cpu, enum walk_format f, unsigne
 static NOINLINE int walk_stage2(struct cpu *cpu, const struct walk_req *rq, u64 *gpa, bool write,
 				struct mmu_fault *fault)
 {
-	struct stage2_req s = {.gpa = *gpa, .lin = rq->lin, .need = STAGE2_READ, .table = true,
+	struct stage2_req s = {.gpa = *gpa,
+			       .lin = rq->lin,
+			       .need = STAGE2_READ,
+			       .table = true,
 			       .debug = rq->debug};
 	struct stage2_entry e;
 
@@ -175,7 +178,8 @@ ALWAYS_INLINE int walk_tables(struct cpu *cpu, const struct walk_req *rq, enum w
 	const u64 nonleaf_g = f == WALK_LONG && cpu->vendor == CPU_VENDOR_AMD ? PTE_G : 0;
 	u64 gpa[6], gpa2[6], entry[6];
 	struct mmu_cpu *mc = cpu->mmu;
-	struct psc_entry *psc = f == WALK_LONG && !nested ? &mc->psc[(rq->lin >> 21) & (PSC_SIZE - 1)] : NULL;
+	struct psc_entry *psc =
+		f == WALK_LONG && !nested ? &mc->psc[(rq->lin >> 21) & (PSC_SIZE - 1)] : NULL;
 	u64 all, none, pte, table, leaf_reserved, page_size;
 	unsigned level, shift, first;
 	bool user, fail, write = rq->access & MMU_WRITE;
@@ -212,8 +216,11 @@ again:
 				return walk_fail(cpu, rq, gpa[level], 0, fault);
 			host = s->hva + (gpa[level] - s->gpa);
 			if (psc && level == 1 && (all & PTE_A)) {
-				*psc = (struct psc_entry){.gen = mc->psc_gen, .key = rq->lin >> 21,
-							  .all = all, .none = none, .table = table,
+				*psc = (struct psc_entry){.gen = mc->psc_gen,
+							  .key = rq->lin >> 21,
+							  .all = all,
+							  .none = none,
+							  .table = table,
 							  .host = host - offset};
 			}
 		}
@@ -248,7 +255,8 @@ again:
 
 	page_size = 1ull << shift;
 	if (level > 1) {
-		leaf_reserved = f == WALK_32 ? walk_reserved_4m(cpu) : (page_size - 1) & 0x3fffe000ull;
+		leaf_reserved =
+			f == WALK_32 ? walk_reserved_4m(cpu) : (page_size - 1) & 0x3fffe000ull;
 		if (UNLIKELY(pte & leaf_reserved))
 			return walk_fail(cpu, rq, gpa[level], PF_P | PF_RSVD, fault);
 	}
@@ -358,8 +366,8 @@ static int walk_first(struct cpu *cpu, const struct walk_req *rq, struct mmu_wal
 	if (!(cpu->cr0 & CR0_PG))
 		return walk_none(rq, out);
 	if (cpu->efer & EFER_LMA)
-		return walk_tables(cpu, rq, WALK_LONG, cpu->cr4 & CR4_LA57 ? 5 : 4, cpu->cr3 & ADDR_MASK,
-				   true, out, fault);
+		return walk_tables(cpu, rq, WALK_LONG, cpu->cr4 & CR4_LA57 ? 5 : 4,
+				   cpu->cr3 & ADDR_MASK, true, out, fault);
 	if (!(cpu->cr4 & CR4_PAE))
 		return walk_tables(cpu, rq, WALK_32, 2, cpu->cr3 & 0xfffff000ull, true, out, fault);
 	pdpte = cpu->pdptr[(rq->lin >> 30) & 3];
@@ -375,7 +383,8 @@ static int walk_apic(struct cpu *cpu, const struct walk_req *rq, u64 gpa, struct
 		     struct mmu_fault *fault)
 {
 	out->uncached = true;
-	if ((rq->lin & 0xffc) == APIC_TPR && cpu->stage2.tpr_page != ~0ull && !(rq->access & MMU_EXEC)) {
+	if ((rq->lin & 0xffc) == APIC_TPR && cpu->stage2.tpr_page != ~0ull &&
+	    !(rq->access & MMU_EXEC)) {
 		out->gpa = cpu->stage2.tpr_page | (rq->lin & (PAGE_SIZE - 1));
 		if ((rq->access & MMU_WRITE) && !rq->debug) /* it may fall below its threshold */
 			__atomic_store_n(&cpu->poll, 0, __ATOMIC_RELAXED);
@@ -397,7 +406,7 @@ static NOINLINE int walk_nested(struct cpu *cpu, const struct walk_req *rq, stru
 	if (walk_first(cpu, rq, out, fault))
 		return -1;
 	s.gpa = out->gpa;
-	s.need = rq->access & MMU_WRITE ? STAGE2_READ | STAGE2_WRITE
+	s.need = rq->access & MMU_WRITE	 ? STAGE2_READ | STAGE2_WRITE
 		 : rq->access & MMU_EXEC ? STAGE2_EXEC
 					 : STAGE2_READ;
 	if ((rq->access & MMU_WRITE) && !(rq->access & MMU_RMW))

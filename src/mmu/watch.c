@@ -9,7 +9,8 @@
 
 #define GUESTDBG_USE_HW_BP 0x00020000u /* KVM_GUESTDBG_USE_HW_BP */
 
-ALWAYS_INLINE bool watch_get(const struct cpu *cpu, unsigned i, u64 *addr, unsigned *len, bool *reads)
+ALWAYS_INLINE bool watch_get(const struct cpu *cpu, unsigned i, u64 *addr, unsigned *len,
+			     bool *reads)
 {
 	bool own = !(cpu->guest_debug & GUESTDBG_USE_HW_BP);
 	u64 dr7 = own ? cpu->dr7 : cpu->guest_dr7;

@@ -34,7 +34,7 @@
 #define AROUND (64ull << 10)
 /* What is kept free of anything else. */
 #define ROOM_FIRST (WINDOW_HOST - WINDOW_GUARD)
-#define ROOM_SIZE (WINDOW_SIZE + 2 * WINDOW_GUARD)
+#define ROOM_SIZE  (WINDOW_SIZE + 2 * WINDOW_GUARD)
 /* Runs of more pages than these are given their entries in the host's tables at once. */
 #define POPULATED 4
 #ifndef MADV_POPULATE_READ
@@ -42,7 +42,7 @@
 #endif
 /* Bits of cpu->window_stale: all of it; the page of the last fault of the guest's waits. */
 #define WINDOW_STALE 1u
-#define WINDOW_NEXT 2u
+#define WINDOW_NEXT  2u
 
 /* Makes a part of the window empty. */
 static long clear(u64 host, u64 bytes)
@@ -239,10 +239,11 @@ void window_release(struct cpu *cpu)
 /* --- pages come -------------------------------------------------------------------------------- */
 
 /* May a page be written without another look, when an access of this kind found it as walked? */
-static bool writable_now(struct cpu *cpu, const struct mmu_walk *walk, const struct mmu_slot *slot, bool write)
+static bool writable_now(struct cpu *cpu, const struct mmu_walk *walk, const struct mmu_slot *slot,
+			 bool write)
 {
-	return (write || (walk->writable && walk->dirty && !slot->dirty)) && !code_tracked(cpu->mem, walk->gpa) &&
-	       !(slot->flags & MMU_SLOT_READONLY);
+	return (write || (walk->writable && walk->dirty && !slot->dirty)) &&
+	       !code_tracked(cpu->mem, walk->gpa) && !(slot->flags & MMU_SLOT_READONLY);
 }
 
 /* Pages next to each other in the guest's address space, its memory, and so the host's. */
@@ -267,8 +268,8 @@ static bool belongs(struct cpu *cpu, const struct run *run, const struct mmu_wal
 	if (walk->page_size > PAGE_SIZE) {
 		there = *walk;
 		there.gpa = gpa;
-	} else if (walk_view(cpu, lin, MMU_READ, MMU_TLB_USER, true, &there, &fault) || !there.accessed ||
-		   there.gpa != gpa) {
+	} else if (walk_view(cpu, lin, MMU_READ, MMU_TLB_USER, true, &there, &fault) ||
+		   !there.accessed || there.gpa != gpa) {
 		return false;
 	}
 	return writable_now(cpu, &there, run->slot, false) == run->writable;
@@ -288,7 +289,8 @@ static void widen(struct cpu *cpu, struct run *run, const struct mmu_walk *walk)
 	}
 }
 
-static void add_page(struct mmu_window *w, u64 lin, const struct mmu_walk *walk, const struct run *run)
+static void add_page(struct mmu_window *w, u64 lin, const struct mmu_walk *walk,
+		     const struct run *run)
 {
 	struct window_page *p = &w->page[w->count];
 	u64 gpa = run->gpa + (lin - run->lin);
@@ -350,7 +352,8 @@ static bool map_page(struct cpu *cpu, u64 lin, bool write, const struct mmu_walk
 	struct mmu_slot *slot = slot_find(cpu, walk->gpa);
 	struct run run;
 
-	if (!slot || (write && ((slot->flags & MMU_SLOT_READONLY) || code_tracked(cpu->mem, walk->gpa))))
+	if (!slot ||
+	    (write && ((slot->flags & MMU_SLOT_READONLY) || code_tracked(cpu->mem, walk->gpa))))
 		return false;
 	if (write)
 		slot_dirty(cpu, slot, walk->gpa);
@@ -492,7 +495,8 @@ static bool do_same(struct cpu *cpu, struct mmu_window *w, struct same *same)
 	u64 bytes = same->bytes;
 
 	same->bytes = 0;
-	if (!bytes || (same->gone ? clear(place_of(same->lin), bytes) >= 0 : protect(same->lin, bytes)))
+	if (!bytes ||
+	    (same->gone ? clear(place_of(same->lin), bytes) >= 0 : protect(same->lin, bytes)))
 		return true;
 	window_drop_all(cpu, w);
 	return false;
@@ -505,7 +509,7 @@ static void gather(struct cpu *cpu, struct mmu_window *w, struct same *same, u64
 	if (!same->bytes || gone != same->gone || (!below && lin != same->lin + same->bytes)) {
 		if (!do_same(cpu, w, same))
 			return;
-		*same = (struct same){ .lin = lin, .gone = gone };
+		*same = (struct same){.lin = lin, .gone = gone};
 	} else if (below) {
 		same->lin = lin;
 	}
@@ -527,7 +531,8 @@ static bool still(struct cpu *cpu, const struct mmu_window *w, struct window_pag
 	if (!slot || slot->hva + (walk.gpa - slot->gpa) != p->host)
 		return false;
 	pages_note(cpu, slot, walk.gpa, p->writable ? MMU_WRITE : MMU_READ);
-	if (w->readonly_wanted || !walk.writable || !walk.dirty || (slot->flags & MMU_SLOT_READONLY))
+	if (w->readonly_wanted || !walk.writable || !walk.dirty ||
+	    (slot->flags & MMU_SLOT_READONLY))
 		p->writable = false;
 	return true;
 }
@@ -536,7 +541,7 @@ static bool still(struct cpu *cpu, const struct mmu_window *w, struct window_pag
 static void walk_all(struct cpu *cpu, struct mmu_window *w)
 {
 	unsigned before = w->count;
-	struct same same = { .bytes = 0 };
+	struct same same = {.bytes = 0};
 
 	if (!window_code_still(cpu, &w->code))
 		forget_code(cpu, w);

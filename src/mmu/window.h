@@ -19,10 +19,11 @@
 
 #include "base/types.h"
 
-#define WINDOW_PART (1ull << 44)
+#define WINDOW_PART  (1ull << 44)
 #define WINDOW_PARTS 8u
-#define WINDOW_HOST 0x12350000000ull /* an odd place: the instruction test's random addresses do not meet it */
-#define WINDOW_SIZE (4 * WINDOW_PART)
+#define WINDOW_HOST \
+	0x12350000000ull /* an odd place: the instruction test's random addresses do not meet it */
+#define WINDOW_SIZE  (4 * WINDOW_PART)
 #define WINDOW_GUARD (3ull << 30)
 
 /* No address space: what cpu->window_cr3 holds while the window is not used. */
@@ -31,7 +32,13 @@
 /** What is added to an address in a part. */
 static inline u64 window_addend(unsigned part)
 {
-	return WINDOW_HOST + (part == 0 ? 0 : part == 5 ? 1 : part == 7 ? 3 : 2) * WINDOW_PART - part * WINDOW_PART;
+	return WINDOW_HOST +
+	       (part == 0   ? 0
+		: part == 5 ? 1
+		: part == 7 ? 3
+			    : 2) *
+		       WINDOW_PART -
+	       part * WINDOW_PART;
 }
 
 /** Where the host has a linear address. False: the window does not serve it. */
@@ -50,7 +57,7 @@ static inline bool window_host(u64 lin, u64 *host)
 /** The linear address that the host has at a place in the window. */
 static inline u64 window_lin(u64 host)
 {
-	static const u8 part[] = { 0, 5, 6, 7 };
+	static const u8 part[] = {0, 5, 6, 7};
 	u64 at = host - WINDOW_HOST;
 
 	return at < WINDOW_SIZE ? part[at / WINDOW_PART] * WINDOW_PART + at % WINDOW_PART : ~0ull;

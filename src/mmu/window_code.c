@@ -62,7 +62,8 @@ void window_code_note(struct cpu *cpu, struct window_code *c, u64 lin, u64 gpa)
 	gpa &= PAGE_MASK;
 	if (LIKELY(p && p->gpa == gpa))
 		return;
-	if (walk(cpu, lin, &large) != gpa || (p ? p->gpa != NOWHERE : c->count == WINDOW_CODE_MAX)) {
+	if (walk(cpu, lin, &large) != gpa ||
+	    (p ? p->gpa != NOWHERE : c->count == WINDOW_CODE_MAX)) {
 		c->unsure = true;
 		return;
 	}
@@ -71,7 +72,7 @@ void window_code_note(struct cpu *cpu, struct window_code *c, u64 lin, u64 gpa)
 		p->gpa = gpa;
 		return;
 	}
-	c->page[c->count] = (struct window_code_page){ lin, gpa, *list_of(c, lin) };
+	c->page[c->count] = (struct window_code_page){lin, gpa, *list_of(c, lin)};
 	*list_of(c, lin) = (u16)c->count++;
 }
 
@@ -92,7 +93,8 @@ bool window_code_still(struct cpu *cpu, const struct window_code *c)
 	if (c->unsure)
 		return false;
 	for (unsigned i = 0; i < c->count; i++)
-		if (c->page[i].gpa != NOWHERE && walk(cpu, c->page[i].lin, &large) != c->page[i].gpa)
+		if (c->page[i].gpa != NOWHERE &&
+		    walk(cpu, c->page[i].lin, &large) != c->page[i].gpa)
 			return false;
 	return true;
 }

@@ -4,7 +4,7 @@
 
 #include "cpu/cpu.h"
 
-#define WINDOW_CODE_MAX 8192u
+#define WINDOW_CODE_MAX	 8192u
 #define WINDOW_CODE_HASH 8192u
 
 struct window_code {

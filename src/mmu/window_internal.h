@@ -9,7 +9,7 @@
 /* Each run of pages is a mapping of the host's, which has some 65000 for a process. */
 #define PAGES_MAX 16384u
 #define HASH_SIZE 16384u
-#define NO_PAGE 0xffffu
+#define NO_PAGE	  0xffffu
 
 struct window_page {
 	u64 lin, gfn;
@@ -20,18 +20,18 @@ struct window_page {
 };
 
 struct mmu_window {
-	struct cpu *owner;      /* the vCPU that uses it; everything below is its own */
-	bool wanted;            /* another one would */
-	bool broken;            /* its addresses could not be kept */
-	bool always;            /* every address space has it at once: for tests */
-	bool readonly_wanted;   /* all write permissions are to go */
+	struct cpu *owner;    /* the vCPU that uses it; everything below is its own */
+	bool wanted;	      /* another one would */
+	bool broken;	      /* its addresses could not be kept */
+	bool always;	      /* every address space has it at once: for tests */
+	bool readonly_wanted; /* all write permissions are to go */
 	unsigned count;
-	u64 large;              /* bit n: 4 MiB regions n modulo 64 may have parts of large pages */
+	u64 large; /* bit n: 4 MiB regions n modulo 64 may have parts of large pages */
 	/* window_policy.c */
 	s64 credit;
-	s64 missed;             /* what of it went into accesses outside, since the last interrupt */
-	unsigned pauses;        /* times that the credit was used up */
-	bool lost;              /* it does not pay: the next interrupt takes it away */
+	s64 missed;	 /* what of it went into accesses outside, since the last interrupt */
+	unsigned pauses; /* times that the credit was used up */
+	bool lost;	 /* it does not pay: the next interrupt takes it away */
 	/* window.c */
 	u16 by_lin[HASH_SIZE], by_gfn[HASH_SIZE];
 	struct window_page page[PAGES_MAX];

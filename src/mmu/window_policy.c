@@ -16,8 +16,8 @@
  * one's pages count, at so many for an interrupt, and each interrupt that meets it takes some back: of two
  * programs that take turns at a pipe, the one that runs more keeps it.
  */
-#define HOT_TICKS 3
-#define HOT_PAGES 256
+#define HOT_TICKS      3
+#define HOT_PAGES      256
 #define HOT_TICKS_MORE 12
 #define HOT_TICKS_BACK 2
 /*
@@ -25,17 +25,17 @@
  * program. When that is used up the program goes on without it until half of it has come together again,
  * and after some times for long.
  */
-#define CREDIT_MAX 12000000
+#define CREDIT_MAX  12000000
 #define CREDIT_TICK 1200000
-#define COST_FAULT 9000
-#define COST_PAGE 350
-#define COST_MISS 70
+#define COST_FAULT  9000
+#define COST_PAGE   350
+#define COST_MISS   70
 /* Accesses elsewhere between two interrupts, in ns, that show a program which lies elsewhere. */
 #define MISSED_MAX 700000
 #define PAUSES_MAX 16
 /* #PFs between two interrupts while a program grows too fast, and when it does no more. */
-#define GROWS 160
-#define GROWS_NOT 80
+#define GROWS	   160
+#define GROWS_NOT  80
 #define COLD_TICKS 1000
 
 /* The window goes to the current address space, when this vCPU can have it. */
@@ -46,8 +46,8 @@ static void claim(struct cpu *cpu)
 
 	if (window_own(cpu)) {
 		window_drop_all(cpu, w);
-	} else if (w->broken || !__atomic_compare_exchange_n(&w->owner, &owner, cpu, false, __ATOMIC_ACQUIRE,
-						__ATOMIC_RELAXED)) {
+	} else if (w->broken || !__atomic_compare_exchange_n(&w->owner, &owner, cpu, false,
+							     __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
 		__atomic_store_n(&w->wanted, true, __ATOMIC_RELAXED);
 		return;
 	}
@@ -120,10 +120,12 @@ void mmu_window_tick(struct cpu *cpu)
 			mc->window_away = 0;
 			mc->window_hot_ticks -= MIN(mc->window_hot_ticks, HOT_TICKS_BACK);
 			if (cpu->cpl == 3)
-				mc->stat[cpu->window_paused ? MMU_STAT_window_paused : MMU_STAT_window_ticks]++;
+				mc->stat[cpu->window_paused ? MMU_STAT_window_paused
+							    : MMU_STAT_window_ticks]++;
 			return;
 		}
-		if (++mc->window_away >= HOT_TICKS && __atomic_load_n(&w->wanted, __ATOMIC_RELAXED)) {
+		if (++mc->window_away >= HOT_TICKS &&
+		    __atomic_load_n(&w->wanted, __ATOMIC_RELAXED)) {
 			window_release(cpu);
 			return;
 		}
@@ -136,7 +138,8 @@ void mmu_window_tick(struct cpu *cpu)
 		mc->window_hot_ticks = 0;
 	}
 	mc->window_hot_ticks += cpu_is_64bit(cpu);
-	if (mc->window_hot_ticks >= hot_ticks(cpu) && !(cpu->cr3 == mc->window_cold_cr3 && mc->window_cold_ticks))
+	if (mc->window_hot_ticks >= hot_ticks(cpu) &&
+	    !(cpu->cr3 == mc->window_cold_cr3 && mc->window_cold_ticks))
 		claim(cpu);
 }
 

@@ -108,7 +108,7 @@ static bool bus_find(struct bus *bus, u64 addr, unsigned size, struct bus_region
 
 		__atomic_thread_fence(__ATOMIC_ACQUIRE);
 		if (G_LIKELY(!(before & 1) &&
-			   __atomic_load_n(&bus->sequence, __ATOMIC_RELAXED) == before))
+			     __atomic_load_n(&bus->sequence, __ATOMIC_RELAXED) == before))
 			return hit;
 		__builtin_ia32_pause();
 	}

@@ -27,8 +27,8 @@ struct bus_region {
 };
 
 struct bus {
-	GMutex lock;	/* of writers */
-	u32 sequence;	/* odd while one of them writes */
+	GMutex lock;  /* of writers */
+	u32 sequence; /* odd while one of them writes */
 	unsigned count;
 	struct bus_region *regions[BUS_REGIONS_MAX]; /* by base address, no overlaps */
 };

@@ -55,7 +55,8 @@ static void table(bool all)
 	g_autofree struct kvm_cpuid2 *guest_intel = NULL, *guest_amd = NULL;
 
 	if (intel) {
-		guest_intel = g_memdup2(intel, sizeof(*intel) + intel->nent * sizeof(intel->entries[0]));
+		guest_intel =
+			g_memdup2(intel, sizeof(*intel) + intel->nent * sizeof(intel->entries[0]));
 		cpuid_set_topology(guest_intel, 0, 1);
 	}
 	if (amd) {
@@ -64,8 +65,9 @@ static void table(bool all)
 	}
 	printf("%-22s %-22s %-5s %-8s %-13s %-13s %s\n", "", "", "", "/dev/kvm", "API offers",
 	       "guest sees", "");
-	printf("%-22s %-22s %-5s %-8s %-6s %-6s %-6s %-6s %s\n", "feature", "leaf.index register:bit",
-	       "host", kvm ? "offers" : "(none)", "intel", "amd", "intel", "amd", "why not");
+	printf("%-22s %-22s %-5s %-8s %-6s %-6s %-6s %-6s %s\n", "feature",
+	       "leaf.index register:bit", "host", kvm ? "offers" : "(none)", "intel", "amd",
+	       "intel", "amd", "why not");
 	for (unsigned i = 0; i < cpuid_feature_count; i++) {
 		const struct cpuid_feature *f = &cpuid_features[i];
 		u32 host = host_word(f), ai = cpuid_feature_word(intel, f),

@@ -230,8 +230,8 @@ static bool set_cpu(const char *cpu, GError **error)
 	}
 	if (slash && !check_model(vendor, slash + 1, error))
 		return false;
-	options = slash ? g_strdup_printf("vendor=%s,cpu=%s", vendor, slash + 1) :
-			  g_strdup_printf("vendor=%s", vendor);
+	options = slash ? g_strdup_printf("vendor=%s,cpu=%s", vendor, slash + 1)
+			: g_strdup_printf("vendor=%s", vendor);
 	g_setenv("ANYKVM_EXEC_OPEN", options, TRUE);
 	return true;
 }
@@ -257,7 +257,8 @@ static bool check_trace(const char *list, GError **error)
 
 			for (unsigned k = 1; k < G_N_ELEMENTS(trace_points); k++)
 				g_string_append_printf(all, ", %s", trace_points[k]);
-			vmm_error_usage(error, "--trace=%s: there are %s (and -- before the program)",
+			vmm_error_usage(error,
+					"--trace=%s: there are %s (and -- before the program)",
 					names[i], all->str);
 			return false;
 		}
@@ -296,10 +297,12 @@ static bool check_parameters(char **wishes, GError **error)
 		bool known = false;
 
 		for (unsigned k = 0; k < G_N_ELEMENTS(parameter_names); k++)
-			known |= strlen(parameter_names[k]) == n && !strncmp(parameter_names[k], wishes[i], n);
+			known |= strlen(parameter_names[k]) == n &&
+				 !strncmp(parameter_names[k], wishes[i], n);
 		if (!known || !wishes[i][n] || !wishes[i][n + 1]) {
-			g_autofree char *names = g_strjoin(", ", parameter_names[0], parameter_names[1],
-							   parameter_names[2], parameter_names[3], NULL);
+			g_autofree char *names =
+				g_strjoin(", ", parameter_names[0], parameter_names[1],
+					  parameter_names[2], parameter_names[3], NULL);
 
 			vmm_error_usage(error, "--parameter %s: NAME=VALUE, NAME being one of %s",
 					wishes[i], names);
@@ -328,7 +331,8 @@ static bool make_parameters(char **wishes, GError **error)
 		for (unsigned i = 0; wishes && wishes[i]; i++) {
 			size_t n = strcspn(wishes[i], "=");
 
-			if (strlen(parameter_names[k]) == n && !strncmp(parameter_names[k], wishes[i], n))
+			if (strlen(parameter_names[k]) == n &&
+			    !strncmp(parameter_names[k], wishes[i], n))
 				dprintf(fd, "%s\n", wishes[i] + n + 1);
 		}
 		g_string_append_printf(list, "%s%s:%d", k ? "," : "", parameter_names[k], fd);
@@ -372,9 +376,11 @@ int cmd_exec(int argc, char **argv)
 	g_auto(GStrv) parameters = NULL;
 	const GOptionEntry entries[] = {
 		{"cpu", 0, 0, G_OPTION_ARG_STRING, &cpu,
-		 "The CPU that guests see: intel or amd (default: the host's vendor), with a\nmodel if it is to be older than the host", "VENDOR[/MODEL]"},
+		 "The CPU that guests see: intel or amd (default: the host's vendor), with a\nmodel if it is to be older than the host",
+		 "VENDOR[/MODEL]"},
 		{"parameter", 0, 0, G_OPTION_ARG_STRING_ARRAY, &parameters,
-		 "Set a parameter of the module kvm, as in /sys/module/kvm/parameters\n(nx_huge_pages=Y); may be given more than once", "NAME=VALUE"},
+		 "Set a parameter of the module kvm, as in /sys/module/kvm/parameters\n(nx_huge_pages=Y); may be given more than once",
+		 "NAME=VALUE"},
 		{"log", 0, 0, G_OPTION_ARG_FILENAME, &log,
 		 "Append messages to FILE (default: standard error)", "FILE"},
 		{"trace", 0, G_OPTION_FLAG_OPTIONAL_ARG, G_OPTION_ARG_CALLBACK, parse_trace,
@@ -387,7 +393,8 @@ int cmd_exec(int argc, char **argv)
 		{"raw", 0, 0, G_OPTION_ARG_NONE, &raw,
 		 "Catch system calls made without libc as well (each costs a signal)", NULL},
 		{"all-features", 0, 0, G_OPTION_ARG_NONE, &all,
-		 "Offer also what the host's own CPUID contradicts (QEMU goes wrong with it)", NULL},
+		 "Offer also what the host's own CPUID contradicts (QEMU goes wrong with it)",
+		 NULL},
 		{"host-cpuid", 0, 0, G_OPTION_ARG_NONE, &host_cpuid,
 		 "Leave the program's own CPUID instruction alone: it tells the host's CPU", NULL},
 		{NULL, 0, 0, G_OPTION_ARG_NONE, NULL, NULL, NULL},

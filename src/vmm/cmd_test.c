@@ -178,8 +178,9 @@ static bool check_kernels(GPtrArray *jobs, GError **error)
 			i++;
 		} else if (!strcmp(job->arch, "arm64")) {
 			if (!warned)
-				fprintf(stderr, "anykvm test: warning: the arm64 tests are not built; "
-						"install gcc-aarch64-linux-gnu and build anew\n");
+				fprintf(stderr,
+					"anykvm test: warning: the arm64 tests are not built; "
+					"install gcc-aarch64-linux-gnu and build anew\n");
 			warned = true;
 			g_ptr_array_remove_index(jobs, i);
 		} else {

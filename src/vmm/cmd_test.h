@@ -42,7 +42,7 @@ struct test_job {
 	char *append;	 /* more words for its command line */
 	char *esp;	 /* folder of the EFI target's disk, or NULL */
 	bool shuts_down; /* the test ends in a triple fault, after its plan */
-	char *arch; /* "64", "32", "arm64", "efi" */
+	char *arch;	 /* "64", "32", "arm64", "efi" */
 	unsigned cpus, timeout;
 	u64 memory; /* bytes */
 

@@ -62,8 +62,8 @@ static struct test_job *job_new(const struct test_options *opt, GKeyFile *file, 
 	g_autofree char *memory = get(file, test, "memory", "64M");
 	g_autofree char *name = g_strdup_printf("%s.%s", test, arch);
 	g_autofree char *kernel = get(file, test, "kernel", test);
-	g_autofree char *build = g_strdup_printf(
-		"%s.%s%s", kernel, arch, opt->target == TARGET_EFI ? ".efi" : "");
+	g_autofree char *build =
+		g_strdup_printf("%s.%s%s", kernel, arch, opt->target == TARGET_EFI ? ".efi" : "");
 	g_autofree char *ends = get(file, test, "ends", "exit");
 	int timeout = g_key_file_get_integer(file, test, "timeout", NULL);
 

@@ -12,9 +12,9 @@
 
 /* A target that emulates everything in software is given more time. */
 #define TCG_PATIENCE 3
-#define KILL_AFTER   5 /* seconds over the guest's own time limit */
-#define RUN_CRASHED  3 /* exit status of `anykvm run` */
-#define EFI_START    60 /* seconds that the firmware may need */
+#define KILL_AFTER   5		  /* seconds over the guest's own time limit */
+#define RUN_CRASHED  3		  /* exit status of `anykvm run` */
+#define EFI_START    60		  /* seconds that the firmware may need */
 #define EFI_MEMORY   (256u << 10) /* KiB that it wants at least */
 
 /* ---- commands ---- */

@@ -43,8 +43,8 @@ struct run_config {
 	enum config_entry entry;
 	enum config_window window;
 	char *accel;
-	char *gdb; /* where the gdb server listens, NULL for none */
-	char *vendor; /* "intel", "amd" or NULL for the accelerator's own choice */
+	char *gdb;	/* where the gdb server listens, NULL for none */
+	char *vendor;	/* "intel", "amd" or NULL for the accelerator's own choice */
 	char **without; /* names of CPU features that the guest does not see, or NULL */
 	bool stats, profile, perf_map;
 	bool no_reboot;

@@ -7,8 +7,7 @@
 #define EDX CPUID_EDX
 
 enum {
-#define WORD(id, leaf, index, reg)                                                               \
-	LEAF_##id = (int)(leaf), INDEX_##id = (index), REG_##id = (reg),
+#define WORD(id, leaf, index, reg) LEAF_##id = (int)(leaf), INDEX_##id = (index), REG_##id = (reg),
 #include "vmm/cpuid-features.def"
 #undef WORD
 #undef FEATURE
@@ -16,7 +15,7 @@ enum {
 };
 
 const struct cpuid_feature cpuid_features[] = {
-#define FEATURE(name, word, bit, policy, reason)                                                 \
+#define FEATURE(name, word, bit, policy, reason) \
 	{#name, (u32)LEAF_##word, INDEX_##word, (enum cpuid_reg)REG_##word, bit, reason},
 #include "vmm/cpuid-features.def"
 #undef WORD
@@ -35,9 +34,10 @@ const struct cpuid_feature *cpuid_feature_find(const char *name)
 
 static u32 *register_of(struct kvm_cpuid_entry2 *e, enum cpuid_reg reg)
 {
-	return reg == CPUID_EAX ? &e->eax : reg == CPUID_EBX ? &e->ebx
-				  : reg == CPUID_ECX	     ? &e->ecx
-							     : &e->edx;
+	return reg == CPUID_EAX	  ? &e->eax
+	       : reg == CPUID_EBX ? &e->ebx
+	       : reg == CPUID_ECX ? &e->ecx
+				  : &e->edx;
 }
 
 static struct kvm_cpuid_entry2 *entry_of(const struct kvm_cpuid2 *cpuid,

@@ -76,7 +76,8 @@ static bool create_vm(struct machine *m, GError **error)
 	accel_ioctl_value(accel, m->vm_fd, KVM_SET_TSS_ADDR, TSS_ADDRESS);
 	if (cpuid_reports_pages(accel))
 		accel_ioctl(accel, m->vm_fd, KVM_ENABLE_CAP, &pages);
-	if (m->cfg->window != WINDOW_OFF && accel_extension(accel, m->vm_fd, ANYKVM_CAP_WINDOW) > 0) {
+	if (m->cfg->window != WINDOW_OFF &&
+	    accel_extension(accel, m->vm_fd, ANYKVM_CAP_WINDOW) > 0) {
 		struct kvm_enable_cap window = {.cap = ANYKVM_CAP_WINDOW,
 						.args = {m->cfg->window == WINDOW_ALWAYS
 								 ? ANYKVM_WINDOW_ALWAYS

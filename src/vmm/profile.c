@@ -92,9 +92,9 @@ static unsigned phase_find(struct profile *p, unsigned leaf, const u64 *stack, u
 		}
 		if (i == STACK_WORDS || (u64)(stack + i + 1) > stack_end)
 			break;
-		at = stack[i] > s->text_from && stack[i] < s->text_to ?
-			     symbols_find(s, stack[i] - 1) :
-			     s->count;
+		at = stack[i] > s->text_from && stack[i] < s->text_to
+			     ? symbols_find(s, stack[i] - 1)
+			     : s->count;
 	}
 	return leaf < s->count && !s->all[leaf].module ? PHASE_NONE : TIME_HOST;
 }
@@ -265,10 +265,9 @@ char *profile_text(struct profile *p)
 					 p->places[i].at / 2 * GRANULE,
 					 p->places[i].at & 1 ? "user" : "kernel"));
 	line_add(places, p->lost, g_strdup("(more places than fit)"));
-	g_string_append_printf(s,
-			       "profile of the vCPU threads, %" G_GUINT64_FORMAT
-			       " ms of processor time:\n",
-			       p->total);
+	g_string_append_printf(
+		s, "profile of the vCPU threads, %" G_GUINT64_FORMAT " ms of processor time:\n",
+		p->total);
 	print(s, "where the time goes", times, p->total);
 	print(s, "instructions in C", by_symbol(p, p->insn), p->total);
 	print(s, "functions", by_symbol(p, p->leaf), p->total);

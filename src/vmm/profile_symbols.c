@@ -51,7 +51,10 @@ struct loading {
 
 static void add(struct loading *l, u64 from, u64 to, const char *name, bool module)
 {
-	struct symbol s = {.from = from, .to = to, .name = g_strdup(name), .module = module,
+	struct symbol s = {.from = from,
+			   .to = to,
+			   .name = g_strdup(name),
+			   .module = module,
 			   .phase = module ? PHASE_NONE : phase_of(name)};
 
 	g_ptr_array_add(l->names, (void *)s.name);

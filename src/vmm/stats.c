@@ -4,8 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define IMAGE_MAX (1u << 20) /* a descriptor that shows more is not believed */
-#define VALUES_MAX 64u	     /* of a histogram */
+#define IMAGE_MAX  (1u << 20) /* a descriptor that shows more is not believed */
+#define VALUES_MAX 64u	      /* of a histogram */
 
 struct stat {
 	char *name;
@@ -76,7 +76,8 @@ static void image_parse(const GByteArray *image, GPtrArray *all)
 		memcpy(&d, image->data + at, sizeof(d));
 		name = g_strndup((char *)image->data + at + sizeof(d), h.name_size);
 		data = (size_t)h.data_offset + d.offset;
-		for (u32 k = 0; k < MIN(d.size, VALUES_MAX) && data + 8 * (k + 1) <= image->len; k++) {
+		for (u32 k = 0; k < MIN(d.size, VALUES_MAX) && data + 8 * (k + 1) <= image->len;
+		     k++) {
 			u64 v;
 
 			memcpy(&v, image->data + data + 8 * k, sizeof(v));

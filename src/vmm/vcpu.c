@@ -145,8 +145,8 @@ static void handle_debug(struct vcpu *vcpu)
 	struct vcpu_set *set = vcpu->set;
 
 	if (!set->debug_notify) {
-		vcpu_crash(vcpu, g_strdup_printf("vCPU %u: a debug exit without a debugger",
-						 vcpu->id));
+		vcpu_crash(vcpu,
+			   g_strdup_printf("vCPU %u: a debug exit without a debugger", vcpu->id));
 		return;
 	}
 	g_mutex_lock(&set->lock);

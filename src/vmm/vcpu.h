@@ -31,10 +31,10 @@ struct vcpu {
 	bool started, parked, finished; /* set->lock */
 	u64 exits[VCPU_EXITS_MAX];	/* written by the vCPU's thread only */
 	/* The debugger's: */
-	bool held;		     /* atomic: stays parked while the set runs */
-	bool debug_hit;		     /* set->lock, or while parked: debug_exit is news */
+	bool held;	/* atomic: stays parked while the set runs */
+	bool debug_hit; /* set->lock, or while parked: debug_exit is news */
 	struct kvm_debug_exit_arch debug_exit;
-	u32 debug_control;	     /* main thread: last KVM_SET_GUEST_DEBUG */
+	u32 debug_control; /* main thread: last KVM_SET_GUEST_DEBUG */
 };
 
 enum vcpu_state { VCPU_RUNNING, VCPU_PAUSED, VCPU_STOPPING };

@@ -2,8 +2,8 @@
 
 #include <signal.h>
 
-#define PTE_P 1ull
-#define PTE_W 2ull
+#define PTE_P  1ull
+#define PTE_W  2ull
 #define PTE_PS 0x80ull
 
 /*
@@ -85,7 +85,8 @@ void api_vm_make(struct api_vm *t, unsigned vcpus, unsigned flags)
 	t->kvm = api_open(flags & API_AMD ? "vendor=amd,cache=16" : "vendor=intel,cache=16");
 	t->run_size = (size_t)api_ioctl_value(t->kvm, KVM_GET_VCPU_MMAP_SIZE, 0);
 	t->vm = api_ioctl_value(t->kvm, KVM_CREATE_VM,
-				flags & API_PROTECTED ? KVM_X86_SW_PROTECTED_VM : KVM_X86_DEFAULT_VM);
+				flags & API_PROTECTED ? KVM_X86_SW_PROTECTED_VM
+						      : KVM_X86_DEFAULT_VM);
 	assert_true(t->vm >= 0);
 	t->mem = mmap(NULL, API_MEM_SIZE, PROT_READ | PROT_WRITE,
 		      (flags & API_WINDOW ? MAP_SHARED : MAP_PRIVATE) | MAP_ANONYMOUS, -1, 0);
@@ -156,7 +157,8 @@ static void put64(struct api_vm *t, u64 at, u64 v)
 
 void api_idt64(struct api_vm *t, unsigned vector, u64 handler)
 {
-	u64 low = (handler & 0xffff) | 8ull << 16 | 0x8e00ull << 32 | (handler >> 16 & 0xffff) << 48;
+	u64 low =
+		(handler & 0xffff) | 8ull << 16 | 0x8e00ull << 32 | (handler >> 16 & 0xffff) << 48;
 
 	put64(t, API_IDT + 16 * vector, low);
 	put64(t, API_IDT + 16 * vector + 8, handler >> 32);
@@ -165,10 +167,10 @@ void api_idt64(struct api_vm *t, unsigned vector, u64 handler)
 void api_start64_at(struct api_vm *t, unsigned vcpu, u64 rip)
 {
 	struct kvm_regs r = {.rip = rip, .rsp = API_STACK - 0x200 * vcpu, .rflags = 2};
-	struct kvm_segment code = {.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1,
-				   .l = 1, .g = 1};
-	struct kvm_segment data = {.limit = ~0u, .selector = 16, .type = 3, .present = 1, .s = 1,
-				   .db = 1, .g = 1};
+	struct kvm_segment code = {
+		.limit = ~0u, .selector = 8, .type = 11, .present = 1, .s = 1, .l = 1, .g = 1};
+	struct kvm_segment data = {
+		.limit = ~0u, .selector = 16, .type = 3, .present = 1, .s = 1, .db = 1, .g = 1};
 	struct kvm_sregs s;
 
 	put64(t, API_PML4, 0x2000 | PTE_P | PTE_W);

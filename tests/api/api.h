@@ -26,15 +26,15 @@
 #include "base/types.h"
 #include "kvm/abi.h"
 
-#define API_MEM_SIZE 0x400000ull
-#define API_CODE 0x8000u
-#define API_STACK 0x7000u
+#define API_MEM_SIZE  0x400000ull
+#define API_CODE      0x8000u
+#define API_STACK     0x7000u
 #define API_MAX_VCPUS 8
 
 /* Page tables, GDT and IDT of 64-bit guests. */
 #define API_PML4 0x1000u
-#define API_GDT 0x5000u
-#define API_IDT 0x6000u
+#define API_GDT	 0x5000u
+#define API_IDT	 0x6000u
 
 struct api_vm {
 	int kvm, vm;
@@ -93,15 +93,15 @@ u32 api_run_to_out(struct api_vm *t, unsigned vcpu, u16 port);
 /** Runs once and asserts the exit reason. */
 void api_run_expect(struct api_vm *t, unsigned vcpu, u32 reason);
 
-#define API_BLOCK(bits, name, text)                                                       \
-	__asm__(".pushsection .rodata\n.code" bits "\nguest_" #name "_begin:\n" text             \
-		"\nguest_" #name "_end:\n.code64\n.popsection");                                \
-	extern const u8 name##_begin[] __asm__("guest_" #name "_begin");                  \
+#define API_BLOCK(bits, name, text)                                                  \
+	__asm__(".pushsection .rodata\n.code" bits "\nguest_" #name "_begin:\n" text \
+		"\nguest_" #name "_end:\n.code64\n.popsection");                     \
+	extern const u8 name##_begin[] __asm__("guest_" #name "_begin");             \
 	extern const u8 name##_end[] __asm__("guest_" #name "_end")
 #define API_CODE16(name, text) API_BLOCK("16", name, text)
 #define API_CODE32(name, text) API_BLOCK("32", name, text)
 #define API_CODE64(name, text) API_BLOCK("64", name, text)
-#define API_SIZE(name) ((size_t)(name##_end - name##_begin))
+#define API_SIZE(name)	       ((size_t)(name##_end - name##_begin))
 
 #define assert_errno(call, error) assert_int_equal((call), -(error))
 

@@ -3,7 +3,7 @@
 
 #include <time.h>
 
-#define MSR_TSC 0x10
+#define MSR_TSC		    0x10
 #define MSR_SYSTEM_TIME_NEW 0x4b564d01
 
 static void clock_data(void **state)

@@ -18,8 +18,12 @@
 enum kind { SYS, VM, VCPU, VM0, VMI, VMIC, VCPUI };
 enum how { VALUE, USER, IN, OUT, INOUT };
 
-static const char *const kind_names[] = {"system", "VM",	   "vCPU",	   "VM without vCPU",
-					 "VM with irqchip", "VM with irqchip and vCPU",
+static const char *const kind_names[] = {"system",
+					 "VM",
+					 "vCPU",
+					 "VM without vCPU",
+					 "VM with irqchip",
+					 "VM with irqchip and vCPU",
 					 "vCPU with irqchip"};
 
 struct row {
@@ -30,8 +34,8 @@ struct row {
 };
 
 static const struct row rows[] = {
-#define IOCTL_SYS(request, how, type, handler) {SYS, (u32)request, how, #request},
-#define IOCTL_VM(request, how, type, handler) {VM, (u32)request, how, #request},
+#define IOCTL_SYS(request, how, type, handler)	{SYS, (u32)request, how, #request},
+#define IOCTL_VM(request, how, type, handler)	{VM, (u32)request, how, #request},
 #define IOCTL_VCPU(request, how, type, handler) {VCPU, (u32)request, how, #request},
 #include "kvm/ioctl.def"
 };
@@ -46,8 +50,8 @@ struct special {
 	const char *name, *what;
 };
 
-#define V(n) NULL, 0, n
-#define P(type, ...) &(const type){__VA_ARGS__}, sizeof(type), 0
+#define V(n)				   NULL, 0, n
+#define P(type, ...)			   &(const type){__VA_ARGS__}, sizeof(type), 0
 #define CASE(on, req, arg, expected, what) {on, (u32)req, arg, expected, #req, what},
 static const struct special specials[] = {
 #include "contract.def"
@@ -195,7 +199,8 @@ static void run_rows(void)
 
 		for (enum kind k = SYS; k <= VCPU; k++)
 			if (!has_row(k, r->req))
-				judge(call(k, r->req, 0), unknown(k), "wrong descriptor", k, r->name);
+				judge(call(k, r->req, 0), unknown(k), "wrong descriptor", k,
+				      r->name);
 		/* The size is part of the number: another size is another request. */
 		if (!has_row(r->kind, r->req + (4u << 16)))
 			judge(call(r->kind, r->req + (4u << 16), 0), unknown(r->kind), "wrong size",
@@ -204,7 +209,8 @@ static void run_rows(void)
 			if (r->req == (u32)KVM_SET_SIGNAL_MASK && !p)
 				continue;
 			judge(call(r->kind, r->req,
-				   pointers[p].value == 1 ? (unsigned long)hole : pointers[p].value),
+				   pointers[p].value == 1 ? (unsigned long)hole
+							  : pointers[p].value),
 			      null_answer(r), pointers[p].what, r->kind, r->name);
 		}
 		objects_free(&o);

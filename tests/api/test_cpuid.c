@@ -48,8 +48,8 @@ static void guest_sees(void **state)
 	c = api_supported_cpuid(t.kvm);
 	n = c->nent;
 	find(c, 0x40000000)->eax = 0x40000010;
-	c->entries[n] = (struct kvm_cpuid_entry2){.function = 0x40000010, .eax = 0xa, .ebx = 0xb,
-						  .ecx = 0xc, .edx = 0xd};
+	c->entries[n] = (struct kvm_cpuid_entry2){
+		.function = 0x40000010, .eax = 0xa, .ebx = 0xb, .ecx = 0xc, .edx = 0xd};
 	c->nent = n + 1;
 	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_CPUID2, c), 0);
 	api_start64(&t, 0, ask_begin, API_SIZE(ask));

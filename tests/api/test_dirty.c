@@ -3,7 +3,7 @@
 
 #include <pthread.h>
 
-#define LOG_GPA 0x200000u
+#define LOG_GPA	  0x200000u
 #define LOG_PAGES 64u
 
 API_CODE64(touch, "mov $0x200000, %edi; movb $1, (%rdi); movb $1, 0x3000(%rdi);"
@@ -59,7 +59,8 @@ static void switched_on_late(void **state)
 	log_vm(&t, 0);
 	api_run_to_out(&t, 0, 0x10);
 	assert_int_equal(api_slot(&t, 1, KVM_MEM_LOG_DIRTY_PAGES, LOG_GPA, LOG_PAGES * 4096,
-				  t.mem + LOG_GPA), 0);
+				  t.mem + LOG_GPA),
+			 0);
 	api_run_expect(&t, 0, KVM_EXIT_HLT);
 	assert_int_equal(get_log(&t), 1 << 3 | 1 << 5);
 	api_vm_free(&t);
@@ -76,7 +77,8 @@ static void manual(void **state)
 	log_vm(&t, 0);
 	assert_int_equal(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), 0);
 	assert_int_equal(api_slot(&t, 1, KVM_MEM_LOG_DIRTY_PAGES, LOG_GPA, LOG_PAGES * 4096,
-				  t.mem + LOG_GPA), 0);
+				  t.mem + LOG_GPA),
+			 0);
 	api_run_to_out(&t, 0, 0x10);
 	assert_int_equal(get_log(&t), 1 | 1 << 3);
 	assert_int_equal(get_log(&t), 1 | 1 << 3);
@@ -106,7 +108,8 @@ static void initially_set(void **state)
 	log_vm(&t, 0);
 	assert_int_equal(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), 0);
 	assert_int_equal(api_slot(&t, 1, KVM_MEM_LOG_DIRTY_PAGES, LOG_GPA, LOG_PAGES * 4096,
-				  t.mem + LOG_GPA), 0);
+				  t.mem + LOG_GPA),
+			 0);
 	assert_true(get_log(&t) == ~0ull);
 	api_vm_free(&t);
 }
@@ -141,7 +144,8 @@ static void ring(void **state)
 	assert_ptr_not_equal(r, MAP_FAILED);
 	assert_int_equal(api_slot(&t, 0, 0, 0, LOG_GPA, t.mem), 0);
 	assert_int_equal(api_slot(&t, 1, KVM_MEM_LOG_DIRTY_PAGES, LOG_GPA, LOG_PAGES * 4096,
-				  t.mem + LOG_GPA), 0);
+				  t.mem + LOG_GPA),
+			 0);
 	api_start64(&t, 0, touch_begin, API_SIZE(touch));
 	api_set_regs(&t, 0, &regs);
 	assert_errno(api_ioctl(t.vm, KVM_GET_DIRTY_LOG, &log), ENXIO);
@@ -212,9 +216,9 @@ static void nothing_lost(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(bitmap),	 cmocka_unit_test(switched_on_late),
-		cmocka_unit_test(manual),	 cmocka_unit_test(initially_set),
-		cmocka_unit_test(ring),		 cmocka_unit_test(nothing_lost),
+		cmocka_unit_test(bitmap), cmocka_unit_test(switched_on_late),
+		cmocka_unit_test(manual), cmocka_unit_test(initially_set),
+		cmocka_unit_test(ring),	  cmocka_unit_test(nothing_lost),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

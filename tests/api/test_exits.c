@@ -372,7 +372,8 @@ static void emulation_failure(void **state)
 			continue;
 		}
 		api_run_expect(&t, 0, KVM_EXIT_INTERNAL_ERROR);
-		assert_int_equal(t.run[0]->emulation_failure.suberror, KVM_INTERNAL_ERROR_EMULATION);
+		assert_int_equal(t.run[0]->emulation_failure.suberror,
+				 KVM_INTERNAL_ERROR_EMULATION);
 		assert_true(t.run[0]->emulation_failure.insn_size >= 2);
 		assert_memory_equal(t.run[0]->emulation_failure.insn_bytes, "\xd9\x03", 2);
 		r = api_regs(&t, 0);
@@ -386,12 +387,19 @@ static void emulation_failure(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(port_widths),	     cmocka_unit_test(port_strings),
-		cmocka_unit_test(memory),	     cmocka_unit_test(shutdown),
-		cmocka_unit_test(immediate_exit),    cmocka_unit_test(kick_running),
-		cmocka_unit_test(kick_halted),	     cmocka_unit_test(kick_from_handler),
-		cmocka_unit_test(kick_polling),	     cmocka_unit_test(kick_faulting),
-		cmocka_unit_test(emulation_failure), cmocka_unit_test(signal_mask),	     cmocka_unit_test(signal_mask_while_running),
+		cmocka_unit_test(port_widths),
+		cmocka_unit_test(port_strings),
+		cmocka_unit_test(memory),
+		cmocka_unit_test(shutdown),
+		cmocka_unit_test(immediate_exit),
+		cmocka_unit_test(kick_running),
+		cmocka_unit_test(kick_halted),
+		cmocka_unit_test(kick_from_handler),
+		cmocka_unit_test(kick_polling),
+		cmocka_unit_test(kick_faulting),
+		cmocka_unit_test(emulation_failure),
+		cmocka_unit_test(signal_mask),
+		cmocka_unit_test(signal_mask_while_running),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -89,7 +89,8 @@ static void route_msi(struct api_vm *t, u32 gsi, u32 vector)
 		struct kvm_irq_routing head;
 		struct kvm_irq_routing_entry e;
 	} r = {.head.nr = 1,
-	       .e = {.gsi = gsi, .type = KVM_IRQ_ROUTING_MSI,
+	       .e = {.gsi = gsi,
+		     .type = KVM_IRQ_ROUTING_MSI,
 		     .u.msi = {.address_lo = 0xfee00000, .data = vector}}};
 
 	assert_int_equal(api_ioctl(t->vm, KVM_SET_GSI_ROUTING, &r), 0);
@@ -147,7 +148,9 @@ static u64 drain(int ev)
 
 static void ioeventfd(void **state)
 {
-	struct kvm_ioeventfd a = {.addr = 0x300, .len = 2, .datamatch = 0x1234,
+	struct kvm_ioeventfd a = {.addr = 0x300,
+				  .len = 2,
+				  .datamatch = 0x1234,
 				  .flags = KVM_IOEVENTFD_FLAG_PIO | KVM_IOEVENTFD_FLAG_DATAMATCH};
 	struct kvm_ioeventfd m = {.addr = 0xd0000000, .len = 0};
 	int ev = eventfd(0, EFD_CLOEXEC), ev2 = eventfd(0, EFD_CLOEXEC);
@@ -229,9 +232,12 @@ static void nmi(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(order_of_creation), cmocka_unit_test(user_space_controller),
-		cmocka_unit_test(msi),		     cmocka_unit_test(irqfd),
-		cmocka_unit_test(ioeventfd),	     cmocka_unit_test(coalesced),
+		cmocka_unit_test(order_of_creation),
+		cmocka_unit_test(user_space_controller),
+		cmocka_unit_test(msi),
+		cmocka_unit_test(irqfd),
+		cmocka_unit_test(ioeventfd),
+		cmocka_unit_test(coalesced),
 		cmocka_unit_test(nmi),
 	};
 

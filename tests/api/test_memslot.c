@@ -173,8 +173,10 @@ static void client_mapping_gone(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(refused),	     cmocka_unit_test(read_only),
-		cmocka_unit_test(moved_and_deleted), cmocka_unit_test(while_running),
+		cmocka_unit_test(refused),
+		cmocka_unit_test(read_only),
+		cmocka_unit_test(moved_and_deleted),
+		cmocka_unit_test(while_running),
 		cmocka_unit_test(client_mapping_gone),
 	};
 

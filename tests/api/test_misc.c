@@ -173,8 +173,7 @@ static void smi(void **state)
 {
 	struct kvm_vcpu_events e;
 	struct api_vm t;
-	u8 *smram = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1,
-			 0);
+	u8 *smram = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 
 	api_vm_make(&t, 1, 0);
 	assert_int_equal(api_slot(&t, 1u << 16, 0, 0x30000, 0x10000, smram), 0);
@@ -349,12 +348,11 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(guest_debug), cmocka_unit_test(translate),
-		cmocka_unit_test(place),
-		cmocka_unit_test(stats),       cmocka_unit_test(hypercalls),
-		cmocka_unit_test(ipi_hypercall),
+		cmocka_unit_test(place),       cmocka_unit_test(stats),
+		cmocka_unit_test(hypercalls),  cmocka_unit_test(ipi_hypercall),
 		cmocka_unit_test(smi),	       cmocka_unit_test(init_sipi),
-		cmocka_unit_test(init_in_smm),
-		cmocka_unit_test(mce),	       cmocka_unit_test(ucna),
+		cmocka_unit_test(init_in_smm), cmocka_unit_test(mce),
+		cmocka_unit_test(ucna),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

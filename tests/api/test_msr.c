@@ -1,8 +1,8 @@
 /* MSRs: lists, batches, the filter, exits to user space. */
 #include "api.h"
 
-#define TSC 0x10
-#define STAR 0xc0000081
+#define TSC	0x10
+#define STAR	0xc0000081
 #define UNKNOWN 0x12345
 
 static void index_list(void **state)
@@ -32,8 +32,10 @@ static void batches(void **state)
 	struct {
 		struct kvm_msrs head;
 		struct kvm_msr_entry e[3];
-	} m = {.head.nmsrs = 3, .e = {{.index = STAR, .data = 0x1111}, {.index = UNKNOWN},
-				      {.index = 0xc0000082, .data = 0x2222}}};
+	} m = {.head.nmsrs = 3,
+	       .e = {{.index = STAR, .data = 0x1111},
+		     {.index = UNKNOWN},
+		     {.index = 0xc0000082, .data = 0x2222}}};
 	struct api_vm t;
 
 	api_vm_make(&t, 1, 0);
@@ -93,7 +95,9 @@ static void filter(void **state)
 {
 	u8 bitmap[8] = {0xfd};
 	struct kvm_msr_filter f = {
-		.ranges[0] = {.flags = KVM_MSR_FILTER_READ, .base = 0xc0000080, .nmsrs = 64,
+		.ranges[0] = {.flags = KVM_MSR_FILTER_READ,
+			      .base = 0xc0000080,
+			      .nmsrs = 64,
 			      .bitmap = bitmap},
 	};
 	struct kvm_enable_cap cap = {.cap = KVM_CAP_X86_USER_SPACE_MSR,
@@ -125,8 +129,8 @@ static void filter(void **state)
 	f.flags = 2;
 	assert_errno(api_ioctl(t.vm, KVM_X86_SET_MSR_FILTER, &f), EINVAL);
 	f.flags = 0;
-	f.ranges[0] = (struct kvm_msr_filter_range){.flags = 1, .nmsrs = 0x600 * 8 + 1,
-						    .bitmap = bitmap};
+	f.ranges[0] =
+		(struct kvm_msr_filter_range){.flags = 1, .nmsrs = 0x600 * 8 + 1, .bitmap = bitmap};
 	assert_errno(api_ioctl(t.vm, KVM_X86_SET_MSR_FILTER, &f), EINVAL);
 	f.ranges[0].nmsrs = 8;
 	f.ranges[0].bitmap = NULL;

@@ -5,7 +5,7 @@
 #include <linux/falloc.h>
 #include <sys/stat.h>
 
-#define AT 0x10000000ull
+#define AT    0x10000000ull
 #define PAGES 8u
 
 static int memfd(struct api_vm *t, u64 size, u64 flags)
@@ -15,7 +15,8 @@ static int memfd(struct api_vm *t, u64 size, u64 flags)
 	return api_ioctl(t->vm, KVM_CREATE_GUEST_MEMFD, &r);
 }
 
-static int slot2(struct api_vm *t, u32 slot, u32 flags, u64 gpa, u64 size, void *hva, int fd, u64 offset)
+static int slot2(struct api_vm *t, u32 slot, u32 flags, u64 gpa, u64 size, void *hva, int fd,
+		 u64 offset)
 {
 	struct kvm_userspace_memory_region2 r = {
 		.slot = slot,
@@ -76,11 +77,13 @@ static void descriptor(void **state)
 	assert_int_equal(errno, EOPNOTSUPP);
 	assert_int_equal(anykvm_fallocate(fd, FALLOC_FL_KEEP_SIZE, 4096, PAGES * 4096), -1);
 	assert_int_equal(errno, EINVAL);
-	assert_int_equal(anykvm_fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 1, 4096), -1);
+	assert_int_equal(anykvm_fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 1, 4096),
+			 -1);
 	assert_int_equal(errno, EINVAL);
 	/* The file keeps its VM alive, and its memory lives on after the VM's other descriptors. */
 	api_vm_free(&t);
-	assert_int_equal(anykvm_fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, 4096), 0);
+	assert_int_equal(anykvm_fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 0, 4096),
+			 0);
 	assert_int_equal(anykvm_close(fd), 0);
 }
 
@@ -101,9 +104,11 @@ static void slots(void **state)
 	assert_errno(slot2(&t, 1, KVM_MEM_GUEST_MEMFD, AT, 0x1000, p, fd2, 0), EINVAL);
 	assert_errno(slot2(&t, 1, KVM_MEM_GUEST_MEMFD, AT, 0x1000, p, fd, 1), EINVAL);
 	assert_errno(slot2(&t, 1, KVM_MEM_GUEST_MEMFD, AT, 0x1000, p, fd, PAGES * 4096), EINVAL);
-	assert_errno(slot2(&t, 1, KVM_MEM_GUEST_MEMFD | KVM_MEM_READONLY, AT, 0x1000, p, fd, 0), EINVAL);
-	assert_errno(slot2(&t, 1, KVM_MEM_GUEST_MEMFD | KVM_MEM_LOG_DIRTY_PAGES, AT, 0x1000, p, fd, 0),
+	assert_errno(slot2(&t, 1, KVM_MEM_GUEST_MEMFD | KVM_MEM_READONLY, AT, 0x1000, p, fd, 0),
 		     EINVAL);
+	assert_errno(
+		slot2(&t, 1, KVM_MEM_GUEST_MEMFD | KVM_MEM_LOG_DIRTY_PAGES, AT, 0x1000, p, fd, 0),
+		EINVAL);
 	assert_errno(slot2(&t, 1u << 16, 0, AT, 0x1000, p, -1, 0), EINVAL); /* one address space */
 	assert_int_equal(slot2(&t, 1, KVM_MEM_GUEST_MEMFD, AT, 0x2000, p, fd, 0x1000), 0);
 	assert_errno(slot2(&t, 1, KVM_MEM_GUEST_MEMFD, AT, 0x2000, p, fd, 0x1000), EINVAL);
@@ -124,8 +129,10 @@ static void slots(void **state)
 	assert_errno(attribute(&t, AT + 1, 0x1000, PRIVATE), EINVAL);
 	assert_errno(attribute(&t, ~0xfffull, 0x2000, PRIVATE), EINVAL);
 	assert_errno(attribute(&t, AT, 0x1000, PRIVATE | 1), EINVAL);
-	assert_int_equal(api_ioctl_value(t.vm, KVM_CHECK_EXTENSION, KVM_CAP_MEMORY_ATTRIBUTES), PRIVATE);
-	assert_int_equal(api_ioctl_value(plain.vm, KVM_CHECK_EXTENSION, KVM_CAP_MEMORY_ATTRIBUTES), 0);
+	assert_int_equal(api_ioctl_value(t.vm, KVM_CHECK_EXTENSION, KVM_CAP_MEMORY_ATTRIBUTES),
+			 PRIVATE);
+	assert_int_equal(api_ioctl_value(plain.vm, KVM_CHECK_EXTENSION, KVM_CAP_MEMORY_ATTRIBUTES),
+			 0);
 	assert_int_equal(api_ioctl_value(plain.vm, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD), 0);
 	assert_int_equal(api_ioctl_value(t.vm, KVM_CHECK_EXTENSION, KVM_CAP_GUEST_MEMFD), 1);
 	anykvm_close(fd);
@@ -178,8 +185,9 @@ static void conversions(void **state)
 	assert_int_equal(attribute(&t, 0x8000000, 1ull << 40, PRIVATE), 0);
 	assert_int_equal(poke_peek(&t, AT + 4096, 0x99, AT + 3 * 4096), 0x33);
 	/* A hole takes the private copy only. */
-	assert_int_equal(anykvm_fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 3 * 4096, 4096),
-			 0);
+	assert_int_equal(
+		anykvm_fallocate(fd, FALLOC_FL_KEEP_SIZE | FALLOC_FL_PUNCH_HOLE, 3 * 4096, 4096),
+		0);
 	assert_int_equal(poke_peek(&t, AT + 4096, 0x99, AT + 3 * 4096), 0);
 	assert_int_equal(attribute(&t, 0x8000000, 1ull << 40, 0), 0);
 	assert_int_equal(poke_peek(&t, AT, 0x12, AT + 3 * 4096), 0x77);
@@ -279,10 +287,8 @@ static void prefaults(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(descriptor),
-		cmocka_unit_test(slots),
-		cmocka_unit_test(conversions),
-		cmocka_unit_test(faults),
+		cmocka_unit_test(descriptor),  cmocka_unit_test(slots),
+		cmocka_unit_test(conversions), cmocka_unit_test(faults),
 		cmocka_unit_test(prefaults),
 	};
 

@@ -21,8 +21,9 @@ static void regs_round_trip(void **state)
 }
 
 /* Reads a word in two address spaces in turn, neither of which it flushes. */
-API_CODE64(reader, "1: mov %r8, %cr3; mov (%rdi), %eax; out %eax, $0x80; mov %r9, %cr3; mov (%rdi), %eax;"
-		   "out %eax, $0x81; jmp 1b");
+API_CODE64(reader,
+	   "1: mov %r8, %cr3; mov (%rdi), %eax; out %eax, $0x80; mov %r9, %cr3; mov (%rdi), %eax;"
+	   "out %eax, $0x81; jmp 1b");
 
 /* A snapshot is loaded: the page tables are others, CR3 is the same. */
 static void sregs_forget_translations(void **state)
@@ -67,18 +68,18 @@ static void sregs_refused(void **state)
 	assert_int_equal(api_ioctl(t.vcpu[0], KVM_GET_SREGS, &good), 0);
 	assert_int_equal(good.cs.selector, 0xf000);
 	assert_int_equal(good.cs.base, 0xffff0000);
-#define REFUSE(change)                                                             \
-	do {                                                                       \
-		s = good;                                                          \
-		change;                                                            \
-		assert_errno(api_ioctl(t.vcpu[0], KVM_SET_SREGS, &s), EINVAL);      \
+#define REFUSE(change)                                                         \
+	do {                                                                   \
+		s = good;                                                      \
+		change;                                                        \
+		assert_errno(api_ioctl(t.vcpu[0], KVM_SET_SREGS, &s), EINVAL); \
 	} while (0)
 	REFUSE(s.cr0 |= 1ull << 40);
-	REFUSE(s.cr0 = 0x80000000);		  /* PG without PE */
-	REFUSE(s.cr0 = 0x20000000);		  /* NW without CD */
-	REFUSE(s.cr4 |= 1ull << 30);		  /* reserved */
+	REFUSE(s.cr0 = 0x80000000);		    /* PG without PE */
+	REFUSE(s.cr0 = 0x20000000);		    /* NW without CD */
+	REFUSE(s.cr4 |= 1ull << 30);		    /* reserved */
 	REFUSE(s.efer = 0x500; s.cr0 = 0x80000001); /* long mode without PAE */
-	REFUSE(s.efer = 0x400);			  /* LMA without LME */
+	REFUSE(s.efer = 0x400);			    /* LMA without LME */
 	REFUSE(s.apic_base = 1 << 10);
 #undef REFUSE
 	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_SREGS, &good), 0);
@@ -303,12 +304,17 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(halted_without_shadow),
-		cmocka_unit_test(regs_round_trip),	 cmocka_unit_test(sregs_forget_translations),
+		cmocka_unit_test(regs_round_trip),
+		cmocka_unit_test(sregs_forget_translations),
 		cmocka_unit_test(sregs_refused),
-		cmocka_unit_test(sregs2_pdptrs),	 cmocka_unit_test(fpu_reaches_the_guest),
-		cmocka_unit_test(xsave_refused),	 cmocka_unit_test(xcrs),
-		cmocka_unit_test(debugregs),		 cmocka_unit_test(mp_states),
-		cmocka_unit_test(events_deliver),	 cmocka_unit_test(sync_regs),
+		cmocka_unit_test(sregs2_pdptrs),
+		cmocka_unit_test(fpu_reaches_the_guest),
+		cmocka_unit_test(xsave_refused),
+		cmocka_unit_test(xcrs),
+		cmocka_unit_test(debugregs),
+		cmocka_unit_test(mp_states),
+		cmocka_unit_test(events_deliver),
+		cmocka_unit_test(sync_regs),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,13 +9,14 @@
  * Each CPU counts the interrupts it gets at 0x100000 + 64 × id, sends one to the next CPU and
  * halts, until the flag at 0x110000 is set. x2APIC: ICR is MSR 0x830. EBP: own id.
  */
-API_CODE64(ring, "mov $0x1b, %ecx; rdmsr; or $0xc00, %eax; wrmsr;"
-		 "mov $0x80f, %ecx; mov $0x1ff, %eax; xor %edx, %edx; wrmsr;"
-		 "mov $0x802, %ecx; rdmsr; mov %eax, %ebp;"
-		 "lock incl 0x110008; 3: pause; cmpl $4, 0x110008; jb 3b; sti;"
-		 "test %ebp, %ebp; jnz 1f;"
-		 "2: lea 1(%rbp), %edx; and $3, %edx; mov $0x4050, %eax; mov $0x830, %ecx; wrmsr;"
-		 "1: cmpq $0, 0x110000; jne 9f; hlt; cmpq $0, 0x110000; je 2b; 9: cli; 8: hlt; jmp 8b");
+API_CODE64(ring,
+	   "mov $0x1b, %ecx; rdmsr; or $0xc00, %eax; wrmsr;"
+	   "mov $0x80f, %ecx; mov $0x1ff, %eax; xor %edx, %edx; wrmsr;"
+	   "mov $0x802, %ecx; rdmsr; mov %eax, %ebp;"
+	   "lock incl 0x110008; 3: pause; cmpl $4, 0x110008; jb 3b; sti;"
+	   "test %ebp, %ebp; jnz 1f;"
+	   "2: lea 1(%rbp), %edx; and $3, %edx; mov $0x4050, %eax; mov $0x830, %ecx; wrmsr;"
+	   "1: cmpq $0, 0x110000; jne 9f; hlt; cmpq $0, 0x110000; je 2b; 9: cli; 8: hlt; jmp 8b");
 API_CODE64(isr, "push %rax; push %rcx; push %rdx; mov %ebp, %eax; shl $6, %eax;"
 		"incq 0x100000(%rax); xor %eax, %eax; xor %edx, %edx; mov $0x80b, %ecx; wrmsr;"
 		"pop %rdx; pop %rcx; pop %rax; iretq");
@@ -77,8 +78,9 @@ static void ipis_in_a_ring(void **state)
 	api_vm_make(&t, CPUS, API_IRQCHIP);
 	api_slot(&t, 0, 0, 0, 0, NULL);
 	assert_int_equal(api_slot(&t, 0, 0, 0, 0x100000, t.mem), 0);
-	assert_int_equal(api_slot(&t, 1, KVM_MEM_LOG_DIRTY_PAGES, 0x100000,
-				  API_MEM_SIZE - 0x100000, t.mem + 0x100000), 0);
+	assert_int_equal(api_slot(&t, 1, KVM_MEM_LOG_DIRTY_PAGES, 0x100000, API_MEM_SIZE - 0x100000,
+				  t.mem + 0x100000),
+			 0);
 	memcpy(t.mem + API_CODE, ring_begin, API_SIZE(ring));
 	memcpy(t.mem + 0x9000, isr_begin, API_SIZE(isr));
 	for (unsigned i = 0; i < CPUS; i++) {

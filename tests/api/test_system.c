@@ -28,8 +28,8 @@ static void extensions(void **state)
 
 static void bad_options(void **state)
 {
-	static const char *const bad[] = {"vendor=via", "nonsense", "cache=0", "cache=x",
-					  "cache=99999999999", "vendor=intel,bogus"};
+	static const char *const bad[] = {"vendor=via", "nonsense",	     "cache=0",
+					  "cache=x",	"cache=99999999999", "vendor=intel,bogus"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
 		errno = 0;
@@ -137,10 +137,14 @@ static void bad_pointers(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(version_and_size), cmocka_unit_test(extensions),
-		cmocka_unit_test(bad_options),	    cmocka_unit_test(wrong_descriptor),
-		cmocka_unit_test(create_vm_type),   cmocka_unit_test(vcpu_ids),
-		cmocka_unit_test(life),		    cmocka_unit_test(bad_pointers),
+		cmocka_unit_test(version_and_size),
+		cmocka_unit_test(extensions),
+		cmocka_unit_test(bad_options),
+		cmocka_unit_test(wrong_descriptor),
+		cmocka_unit_test(create_vm_type),
+		cmocka_unit_test(vcpu_ids),
+		cmocka_unit_test(life),
+		cmocka_unit_test(bad_pointers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

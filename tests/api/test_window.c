@@ -9,29 +9,33 @@
 /* Where the program is: its code, the page at API_CODE, and behind it its data. */
 static const u64 homes[] = {0x555555554000ull, 0x7f0123456000ull, 0xc000001000ull};
 static u64 home = 0x555555554000ull;
-#define DATA(n) (home + 0x1000 * (n))
-#define HOST 0x12350000000ull /* where the window is in this process */
-#define PART (1ull << 44)
+#define DATA(n)	    (home + 0x1000 * (n))
+#define HOST	    0x12350000000ull /* where the window is in this process */
+#define PART	    (1ull << 44)
 #define DATA_GPA(n) (0x100000ull + 0x1000 * (n))
-#define TABLES 0x20000u /* of the program: three pages */
-#define TSS 0x30000u
-#define HANDLER 0x9000u
-#define FAULTS 0xa000u
-#define PTE_USER 7ull /* present, writable, user */
-#define PTE_A 0x20ull
-#define PTE_D 0x40ull
+#define TABLES	    0x20000u /* of the program: three pages */
+#define TSS	    0x30000u
+#define HANDLER	    0x9000u
+#define FAULTS	    0xa000u
+#define PTE_USER    7ull /* present, writable, user */
+#define PTE_A	    0x20ull
+#define PTE_D	    0x40ull
 
 /* RDI is read, EBX stored at RSI, the kernel called: it tells what was read and flushes. */
 API_CODE64(program, "1: mov (%rdi), %eax; mov %ebx, (%rsi); int $0x40; jmp 1b");
 /* Code in another page, which is called directly, three times; between them its page is exchanged. */
-API_CODE64(caller, "1: mov $3, %ebp; 2: call 1b + 0x3000; dec %ebp; jz 3f; int $0x41; jmp 2b; 3: int $0x40; jmp 1b");
+API_CODE64(
+	caller,
+	"1: mov $3, %ebp; 2: call 1b + 0x3000; dec %ebp; jz 3f; int $0x41; jmp 2b; 3: int $0x40; jmp 1b");
 API_CODE64(function, "mov $1, %eax; ret");
 /* While it is called its own page is exchanged. */
 API_CODE64(returner, "1: call 1b + 0x3000; mov $1, %eax; int $0x40; jmp 1b");
 API_CODE64(exchanger, "int $0x41; ret");
 /* A function; its page is exchanged without a flush, and met again from there; all is flushed; the function. */
-API_CODE64(mixer, "1: call *%r12; mov $1, %ecx; int $0x41; call *%r13; call *%r14; xor %ecx, %ecx; mov %r15, %r10;"
-		  "int $0x41; call *%r12; int $0x40; jmp 1b");
+API_CODE64(
+	mixer,
+	"1: call *%r12; mov $1, %ecx; int $0x41; call *%r13; call *%r14; xor %ecx, %ecx; mov %r15, %r10;"
+	"int $0x41; call *%r12; int $0x40; jmp 1b");
 API_CODE64(exchange, "xchg %r9, (%r10); test %ecx, %ecx; jz 2f; invlpg (%rdi); jmp 3f;"
 		     "2: mov %cr3, %rdx; mov %rdx, %cr3; 3: iretq");
 API_CODE64(handler, "out %eax, $0x80; test %ecx, %ecx; jz 2f; invlpg (%rdi); invlpg (%rsi); jmp 3f;"
@@ -59,9 +63,16 @@ static void gate(struct api_vm *t, unsigned vector, u64 address, const void *cod
 
 static void start(struct api_vm *t, unsigned flags)
 {
-	struct kvm_segment user = {.limit = ~0u, .type = 3, .dpl = 3, .present = 1, .s = 1, .db = 1, .g = 1,
+	struct kvm_segment user = {.limit = ~0u,
+				   .type = 3,
+				   .dpl = 3,
+				   .present = 1,
+				   .s = 1,
+				   .db = 1,
+				   .g = 1,
 				   .selector = 0x23};
-	struct kvm_regs r = {.rip = home, .rsp = DATA(9), .rflags = 2, .rdi = DATA(1), .rsi = DATA(2)};
+	struct kvm_regs r = {
+		.rip = home, .rsp = DATA(9), .rflags = 2, .rdi = DATA(1), .rsi = DATA(2)};
 	struct kvm_sregs s;
 
 	api_vm_make(t, 1, flags);
@@ -86,7 +97,8 @@ static void start(struct api_vm *t, unsigned flags)
 	s.cs.type = 11;
 	s.cs.l = 1;
 	s.cs.db = 0;
-	s.tr = (struct kvm_segment){.base = TSS, .limit = 103, .selector = 40, .type = 11, .present = 1};
+	s.tr = (struct kvm_segment){
+		.base = TSS, .limit = 103, .selector = 40, .type = 11, .present = 1};
 	assert_int_equal(api_ioctl(t->vcpu[0], KVM_SET_SREGS, &s), 0);
 	api_set_regs(t, 0, &r);
 	api_run_to_out(t, 0, 0x80); /* which loads CR3: from here on the program has the window */
@@ -102,7 +114,8 @@ static unsigned mapped(u64 lin)
 
 	assert_non_null(maps);
 	while (fgets(line, sizeof(line), maps))
-		if (sscanf(line, "%llx-%llx %4s", (unsigned long long *)&from, (unsigned long long *)&to, prot) == 3 &&
+		if (sscanf(line, "%llx-%llx %4s", (unsigned long long *)&from,
+			   (unsigned long long *)&to, prot) == 3 &&
 		    from <= at && at < to)
 			break;
 	fclose(maps);
@@ -216,7 +229,8 @@ static void calls_what_is_there(void **state)
 	*(u64 *)(t.mem + API_STACK - 40) = home; /* the other program from its beginning */
 	api_run_to_out(&t, 0, 0x80);
 	for (u32 i = 0; i < 120; i++) {
-		unsigned v = (i + 3) / 4; /* the code is new every fourth time, behind one without a flush */
+		unsigned v = (i + 3) /
+			     4; /* the code is new every fourth time, behind one without a flush */
 		u64 other = (*pte(&t, 3) & ~0xfffull) ^ DATA_GPA(3) ^ DATA_GPA(4);
 
 		t.mem[DATA_GPA(3) + 1] = (u8)v;
@@ -253,7 +267,8 @@ static void returns_to_what_is_there(void **state)
 	api_set_regs(&t, 0, &r);
 	*(u64 *)(t.mem + API_STACK - 40) = home;
 	for (u32 i = 0; i < 100; i++) {
-		unsigned was = (*pte(&t, 0) & ~0xfffull) == DATA_GPA(6) ? 6 : 7, is = i % 3 ? was : 13 - was;
+		unsigned was = (*pte(&t, 0) & ~0xfffull) == DATA_GPA(6) ? 6 : 7,
+			 is = i % 3 ? was : 13 - was;
 
 		/* not always exchanged; by the page and by all of it */
 		r = api_regs(&t, 0);
@@ -268,7 +283,8 @@ static void returns_to_what_is_there(void **state)
 /* Code of one page from two translations, an old one and the tables', does not outlive a flush. */
 static void forgets_both(void **state)
 {
-	const u64 apart = 256 * 0x1000; /* the translation of a fetch is thrown out by this neighbour's */
+	const u64 apart =
+		256 * 0x1000; /* the translation of a fetch is thrown out by this neighbour's */
 	struct kvm_regs r;
 	struct api_vm t;
 
@@ -317,7 +333,8 @@ static void every_round_is_logged(void **state)
 		api_run_to_out(&t, 0, 0x80);
 		assert_int_equal(api_ioctl(t.vm, KVM_GET_DIRTY_LOG, &log), 0);
 		for (unsigned k = 1; k < 8; k++)
-			assert_int_equal(bits[DATA_GPA(k) >> 18] >> (DATA_GPA(k) >> 12 & 63) & 1, k == n);
+			assert_int_equal(bits[DATA_GPA(k) >> 18] >> (DATA_GPA(k) >> 12 & 63) & 1,
+					 k == n);
 	}
 	api_vm_free(&t);
 }
@@ -348,11 +365,28 @@ static void nothing_else_is_reached(void **state)
 	struct api_vm t;
 	u64 own[] = {0, (u64)&own, (u64)&fault_at, (u64)malloc, 0xffffffffff600000ull};
 	static const u64 bad[] = {
-		0x400000, 0x3fffffffffffull, 0x7ffffffff000ull, 0x800000000000ull, 0x7fffffffffffull,
-		0xffff800000000000ull, 0xffffffffffffffffull, 0x8000000000000000ull, 0x400000000000ull,
-		0x100000000000ull, 0x455555555000ull, 0x655555555000ull, 0x655555554ffeull, 0x4ffffffffffeull,
-		0x5ffffffffffeull, 0x6ffffffffffeull, 0xffff955555555000ull, 0xffffd55555555000ull, 0xd55555555000ull,
-		0x1555555555000ull, 0x10c000002000ull, 0x8000c000002000ull,
+		0x400000,
+		0x3fffffffffffull,
+		0x7ffffffff000ull,
+		0x800000000000ull,
+		0x7fffffffffffull,
+		0xffff800000000000ull,
+		0xffffffffffffffffull,
+		0x8000000000000000ull,
+		0x400000000000ull,
+		0x100000000000ull,
+		0x455555555000ull,
+		0x655555555000ull,
+		0x655555554ffeull,
+		0x4ffffffffffeull,
+		0x5ffffffffffeull,
+		0x6ffffffffffeull,
+		0xffff955555555000ull,
+		0xffffd55555555000ull,
+		0xd55555555000ull,
+		0x1555555555000ull,
+		0x10c000002000ull,
+		0x8000c000002000ull,
 	};
 
 	start(&t, API_WINDOW);
@@ -367,7 +401,8 @@ static void nothing_else_is_reached(void **state)
 	}
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
 		/* the last bytes may be the first ones that are not canonical, or wrap to address 0 */
-		bool canonical = (u64)((s64)(bad[i] << 16) >> 16) == bad[i] && bad[i] != 0x7fffffffffffull;
+		bool canonical =
+			(u64)((s64)(bad[i] << 16) >> 16) == bad[i] && bad[i] != 0x7fffffffffffull;
 		u32 present = bad[i] < 1u << 30; /* the kernel's */
 
 		assert_int_equal(fault_at(&t, bad[i], DATA(2)), canonical ? 4 | present : ~0u);

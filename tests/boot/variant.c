@@ -9,7 +9,7 @@ typedef unsigned long u64;
 #define FACTOR(n) ((SEED * 0x9e3779b1u + (n)*0x85ebca6bu) | 1)
 #define ADDEND(n) (SEED * 0xc2b2ae35u + (n)*0x27d4eb2fu)
 
-#define STEP(n)                                                            \
+#define STAGE(n)                                                           \
 	__attribute__((noinline, aligned(4096))) static u32 step##n(u32 x) \
 	{                                                                  \
 		__asm__("imull %1, %0, %0\n\taddl %2, %0"                  \
@@ -18,10 +18,16 @@ typedef unsigned long u64;
 			: "cc");                                           \
 		return x ^ x >> 15;                                        \
 	}
-STEP(0)
-STEP(1) STEP(2) STEP(3) STEP(4) STEP(5) STEP(6) STEP(7)
+STAGE(0)
+STAGE(1)
+STAGE(2)
+STAGE(3)
+STAGE(4)
+STAGE(5)
+STAGE(6)
+STAGE(7)
 
-	static long call(long number, long a, long b, long c)
+static long call(long number, long a, long b, long c)
 {
 	long ret;
 

@@ -22,12 +22,12 @@
 #include <unistd.h>
 
 #define CAP_ANYKVM 0x616b766d
-#define CHECK(condition)                                                          \
-	do {                                                                      \
-		if (!(condition)) {                                               \
+#define CHECK(condition)                                                                 \
+	do {                                                                             \
+		if (!(condition)) {                                                      \
 			printf("line %d: %s (errno %d)\n", __LINE__, #condition, errno); \
-			exit(1);                                                  \
-		}                                                                 \
+			exit(1);                                                         \
+		}                                                                        \
 	} while (0)
 
 struct machine {
@@ -107,12 +107,16 @@ static void case_guard(void)
 {
 	long fd, ret, path = (long)"/dev/kvm";
 
-	__asm__ volatile("syscall" : "=a"(fd) : "0"((long)SYS_open), "D"(path), "S"((long)O_RDWR), "d"(0l)
+	__asm__ volatile("syscall"
+			 : "=a"(fd)
+			 : "0"((long)SYS_open), "D"(path), "S"((long)O_RDWR), "d"(0l)
 			 : "rcx", "r11", "memory");
 	if (fd < 0)
 		return; /* this machine has none */
-	__asm__ volatile("syscall" : "=a"(ret) : "0"((long)SYS_ioctl), "D"(fd), "S"((long)KVM_GET_API_VERSION),
-			 "d"(0l) : "rcx", "r11", "memory");
+	__asm__ volatile("syscall"
+			 : "=a"(ret)
+			 : "0"((long)SYS_ioctl), "D"(fd), "S"((long)KVM_GET_API_VERSION), "d"(0l)
+			 : "rcx", "r11", "memory");
 	CHECK(ret == -ENOTTY);
 }
 
@@ -181,7 +185,8 @@ static void case_handler(void)
 
 	shared = make(loop_forever, sizeof(loop_forever));
 	CHECK(!sigaction(SIGUSR1, &act, NULL));
-	CHECK(!sigaction(SIGUSR1, NULL, &old) && old.sa_handler == on_signal && old.sa_flags & SA_RESTART);
+	CHECK(!sigaction(SIGUSR1, NULL, &old) && old.sa_handler == on_signal &&
+	      old.sa_flags & SA_RESTART);
 	in_time(SIGUSR1, 20000);
 	CHECK(ioctl(shared.vcpu, KVM_RUN, 0) == -1 && errno == EINTR);
 	CHECK(hits == 1 && inside == 0 && shared.run->exit_reason == KVM_EXIT_INTR);
@@ -282,7 +287,8 @@ static void case_cancel(void)
 	shared = make(loop_forever, sizeof(loop_forever));
 	CHECK(!pthread_create(&thread, NULL, run_thread, NULL));
 	usleep(50000);
-	CHECK(!pthread_cancel(thread) && !pthread_join(thread, &result) && result == PTHREAD_CANCELED);
+	CHECK(!pthread_cancel(thread) && !pthread_join(thread, &result) &&
+	      result == PTHREAD_CANCELED);
 	CHECK(!ioctl(shared.vcpu, KVM_GET_REGS, &regs) && regs.rip == 0x1000);
 }
 
@@ -377,7 +383,7 @@ struct cpuid {
 	static __attribute__((noinline)) struct cpuid name(unsigned leaf, unsigned index) \
 	{                                                                                 \
 		struct cpuid r;                                                           \
-											  \
+                                                                                          \
 		__asm__ volatile(prefix "cpuid"                                           \
 				 : "=a"(r.a), "=b"(r.b), "=c"(r.c), "=d"(r.d)             \
 				 : "a"(leaf), "c"(index));                                \
@@ -575,10 +581,12 @@ static const struct {
 	const char *name;
 	void (*run)(void);
 } cases[] = {
-	{"identity", case_identity}, {"guard", case_guard},	  {"run", case_run},
-	{"descriptors", case_descriptors}, {"fork", case_fork}, {"handler", case_handler},
-	{"mask", case_mask},	     {"immediate-exit", case_immediate_exit}, {"segv", case_segv},
-	{"cancel", case_cancel},     {"child", case_child}, {"raw", case_raw},
+	{"identity", case_identity}, {"guard", case_guard},
+	{"run", case_run},	     {"descriptors", case_descriptors},
+	{"fork", case_fork},	     {"handler", case_handler},
+	{"mask", case_mask},	     {"immediate-exit", case_immediate_exit},
+	{"segv", case_segv},	     {"cancel", case_cancel},
+	{"child", case_child},	     {"raw", case_raw},
 	{"cpuid", case_cpuid},
 };
 

@@ -393,8 +393,8 @@ void catalog_coverage(const u32 *hits, const u64 *mnemonic)
 {
 	u32 executed = 0, missing = 0, absent = 0;
 
-	printf("# %-16s %-18s %9s %9s %12s\n", "mnemonic", "instruction set", "encodings", "covered",
-	       "cases");
+	printf("# %-16s %-18s %9s %9s %12s\n", "mnemonic", "instruction set", "encodings",
+	       "covered", "cases");
 	for (unsigned m = 1; m <= ZYDIS_MNEMONIC_MAX_VALUE; m++) {
 		const struct tmpl *first = NULL;
 		u32 n = 0, covered = 0;
@@ -422,9 +422,9 @@ void catalog_coverage(const u32 *hits, const u64 *mnemonic)
 		printf("# %-16s %-18s %9u %9u %12llu%s%s\n", ZydisMnemonicGetString(m),
 		       ZydisISASetGetString(first->isa_set), n, covered,
 		       (unsigned long long)mnemonic[m], mnemonic[m] ? "" : "  ",
-		       mnemonic[m]	? ""
-		       : first->reason	? first->reason
-					: "NOT COVERED");
+		       mnemonic[m]     ? ""
+		       : first->reason ? first->reason
+				       : "NOT COVERED");
 	}
 	printf("# mnemonics: %u executed, %u not (reasons above), %u not on this host\n", executed,
 	       missing, absent);

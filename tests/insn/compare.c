@@ -201,7 +201,8 @@ static bool uses_fs_gs(const struct insn_case *c, u64 rip)
 	u8 bytes[15];
 
 	return rip - c->ip < c->code_len &&
-	       ZYAN_SUCCESS(decode_at(c, c->code_va + (rip - c->ip), NULL, bytes, &in)) && in.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS);
+	       ZYAN_SUCCESS(decode_at(c, c->code_va + (rip - c->ip), NULL, bytes, &in)) &&
+	       in.attributes & (ZYDIS_ATTRIB_HAS_SEGMENT_FS | ZYDIS_ATTRIB_HAS_SEGMENT_GS);
 }
 
 /*
@@ -271,7 +272,8 @@ const char *compare(const struct insn_case *c, struct insn_result *nat, struct i
 	if (nat->vector == 14 && nat->cr2 >= 0x7ffffffff000)
 		err &= ~1u;
 	/* A random address has met the guest's kernel. */
-	if (nat->vector == 14 && c->mode != INSN_LONG && nat->cr2 - LEGACY_VA < SYS_PAGES * PAGE_SIZE)
+	if (nat->vector == 14 && c->mode != INSN_LONG &&
+	    nat->cr2 - LEGACY_VA < SYS_PAGES * PAGE_SIZE)
 		err &= ~1u;
 	if ((nat->error ^ eng->error) & err) {
 		snprintf(text, size, "error code of vector %u: native %x engine %x", nat->vector,
@@ -382,8 +384,8 @@ void report_case(const struct insn_case *c, const struct insn_result *nat,
 					    "16-bit segmented"};
 
 	printf("# DIFFERENCE %s\n#  replay: --seed %#llx --case %#llx --variant %u (%s%s)\n", what,
-	       (unsigned long long)c->seed, (unsigned long long)c->number, c->variant, modes[c->mode],
-	       c->kernel ? ", CPL 0" : "");
+	       (unsigned long long)c->seed, (unsigned long long)c->number, c->variant,
+	       modes[c->mode], c->kernel ? ", CPL 0" : "");
 	while (at < c->code_va + c->code_len) {
 		ZydisDecodedOperand op[ZYDIS_MAX_OPERAND_COUNT];
 		ZydisDecodedInstruction in;

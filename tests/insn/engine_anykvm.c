@@ -62,7 +62,7 @@ static struct machine {
 	} memory;
 	struct mmu_map *map[2]; /* with the data area, without it */
 	bool inside;		/* MMIO is answered without an exit */
-	bool use_loop; /* what the translator took for this host */
+	bool use_loop;		/* what the translator took for this host */
 	volatile bool kicked;
 } m;
 
@@ -154,11 +154,11 @@ static void descriptors_build(void)
 {
 	u64 *gdt = (u64 *)(m.sys + SYS_GDT), tss = KERNEL_VA + SYS_TSS;
 
-	gdt[2] = 0x00af9b000000ffffull; /* kernel code */
-	gdt[3] = 0x00cf93000000ffffull; /* kernel data */
-	gdt[4] = 0x00cffb000000ffffull; /* 0x23: user code, 32 bits */
-	gdt[5] = 0x00cff3000000ffffull; /* 0x2b: user data */
-	gdt[6] = 0x00affb000000ffffull; /* 0x33: user code, 64 bits */
+	gdt[2] = 0x00af9b000000ffffull;	 /* kernel code */
+	gdt[3] = 0x00cf93000000ffffull;	 /* kernel data */
+	gdt[4] = 0x00cffb000000ffffull;	 /* 0x23: user code, 32 bits */
+	gdt[5] = 0x00cff3000000ffffull;	 /* 0x2b: user data */
+	gdt[6] = 0x00affb000000ffffull;	 /* 0x33: user code, 64 bits */
 	gdt[15] = 0x0040f50000000000ull; /* 0x7b: Linux's CPU number, in the limit */
 	gdt[8] = 0x00008b0000000067ull | (tss & 0xffffff) << 16 | (tss >> 24 & 0xff) << 56;
 	gdt[9] = tss >> 32;
@@ -183,14 +183,16 @@ static void descriptors_build(void)
 
 /* --- a machine whose only device is memory -------------------------------------------------------------- */
 
-__attribute__((target("general-regs-only"))) static bool mmio_read(struct cpu *cpu, u64 gpa, unsigned len, void *data)
+__attribute__((target("general-regs-only"))) static bool mmio_read(struct cpu *cpu, u64 gpa,
+								   unsigned len, void *data)
 {
 	if (!m.inside || gpa - GPA_DATA >= INSN_DATA_PAGES * PAGE_SIZE)
 		return false;
 	mem_copy(data, insn_memory.engine + (gpa - GPA_DATA), len);
 	return true;
 }
-__attribute__((target("general-regs-only"))) static bool mmio_write(struct cpu *cpu, u64 gpa, unsigned len, const void *data)
+__attribute__((target("general-regs-only"))) static bool mmio_write(struct cpu *cpu, u64 gpa,
+								    unsigned len, const void *data)
 {
 	if (!m.inside || gpa - GPA_DATA >= INSN_DATA_PAGES * PAGE_SIZE)
 		return false;
@@ -359,10 +361,15 @@ static int init(void)
 static unsigned variant_bits(const struct insn_case *c)
 {
 	static const u8 bits[INSN_VARIANTS] = {
-		0, VARIANT_OTHER_BRANCH,
-		VARIANT_STEP, VARIANT_STEP | VARIANT_OTHER_BRANCH,
-		VARIANT_NO_GROUPS, VARIANT_NO_GROUPS | VARIANT_OTHER_BRANCH,
-		VARIANT_WINDOW, VARIANT_WINDOW | VARIANT_OTHER_BRANCH, VARIANT_WINDOW | VARIANT_NO_GROUPS,
+		0,
+		VARIANT_OTHER_BRANCH,
+		VARIANT_STEP,
+		VARIANT_STEP | VARIANT_OTHER_BRANCH,
+		VARIANT_NO_GROUPS,
+		VARIANT_NO_GROUPS | VARIANT_OTHER_BRANCH,
+		VARIANT_WINDOW,
+		VARIANT_WINDOW | VARIANT_OTHER_BRANCH,
+		VARIANT_WINDOW | VARIANT_NO_GROUPS,
 	};
 
 	return bits[c->variant];
@@ -482,7 +489,8 @@ static void memory_translate(struct cpu *cpu, const struct insn_case *c)
 		if (i < 16)
 			off = c->in.regs.gpr[i] - (mode_segmented(c->mode) ? 0 : INSN_DATA_VA) +
 			      rng_below(&r, 128) - 64;
-		if (off >= INSN_DATA_PAGES * PAGE_SIZE || memory_page(off >> PAGE_SHIFT) == PAGE_ABSENT)
+		if (off >= INSN_DATA_PAGES * PAGE_SIZE ||
+		    memory_page(off >> PAGE_SHIFT) == PAGE_ABSENT)
 			continue;
 		at.gpa = GPA_DATA + off;
 		at.host = insn_memory.engine + off;
@@ -535,10 +543,10 @@ static void run(const struct insn_case *c, struct insn_result *out)
 	struct cpu *cpu = m.cpu;
 	unsigned variant = variant_bits(c);
 	enum memory_kind kind = c->number >> 14 & 3;
-	enum machine_mode mode = !(c->number >> 12 & 1)				? MACHINE_LONG
-				 : c->mode != INSN_LONG && !c->far	? MACHINE_LEGACY
+	enum machine_mode mode = !(c->number >> 12 & 1)		       ? MACHINE_LONG
+				 : c->mode != INSN_LONG && !c->far     ? MACHINE_LEGACY
 				 : c->kernel && !(c->number >> 13 & 1) ? MACHINE_KERNEL
-									: MACHINE_LONG;
+								       : MACHINE_LONG;
 
 	/* a case that has changed its code cannot begin again (mmio_too_large) */
 	if (c->smc && kind == MEMORY_MMIO)

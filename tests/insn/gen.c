@@ -51,7 +51,8 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 	/* Every other case has a register that most operands lie around, as in compiled code. */
 	unsigned favourite = c->number >> 4 & (regs - 1);
 	bool far;
-	bool near = (c->number & 8) && (c->ptr_mask >> favourite & 1) && rng_percent(r, 75) && !t->vsib;
+	bool near =
+		(c->number & 8) && (c->ptr_mask >> favourite & 1) && rng_percent(r, 75) && !t->vsib;
 	u64 ea = segment_base(c, seg), target = state_target(r, t->mnemonic);
 
 	memset(o, 0, sizeof(*o));
@@ -118,7 +119,8 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 		o->disp_size = 1;
 		o->disp = t->enc == ENC_EVEX ? (s8)rng_next(r) >> rng_below(r, 6) : (s8)rng_next(r);
 	} else if (far) {
-		static const s32 edge[] = {INT32_MAX, INT32_MAX - 3, INT32_MIN, INT32_MIN + 4, 1 << 30, -(1 << 30)};
+		static const s32 edge[] = {INT32_MAX,	  INT32_MAX - 3, INT32_MIN,
+					   INT32_MIN + 4, 1 << 30,	 -(1 << 30)};
 
 		o->disp_size = 4;
 		o->disp = edge[rng_below(r, 6)];

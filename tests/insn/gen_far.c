@@ -41,8 +41,8 @@ enum { HOLDS_VALUE, HOLDS_CODE, HOLDS_STACK, HOLDS_FLAGS };
  * Pushes one element of `size` bytes, whatever the code's own size. An item that holds the address
  * of code is left for the caller to link: its number goes to *code. Returns the number of items.
  */
-static unsigned element(struct insn_item *it, const struct insn_case *c, unsigned size, unsigned holds,
-			u16 value, struct insn_item **code)
+static unsigned element(struct insn_item *it, const struct insn_case *c, unsigned size,
+			unsigned holds, u16 value, struct insn_item **code)
 {
 	unsigned n = 0, native = c->mode == INSN_LONG ? 8 : c->mode == INSN_SEG16 ? 2 : 4, len = 0;
 	u8 b[8] = {0};
@@ -63,7 +63,8 @@ static unsigned element(struct insn_item *it, const struct insn_case *c, unsigne
 				mov[4] = 2;
 			gen_item(it + n++, mov, 8);
 		} else {
-			gen_item(it + n++, (u8[]){0x89, holds == HOLDS_CODE ? 0x44 : 0x64, 0x24, 0xfc}, 4);
+			gen_item(it + n++,
+				 (u8[]){0x89, holds == HOLDS_CODE ? 0x44 : 0x64, 0x24, 0xfc}, 4);
 		}
 		gen_item(it + n++, (u8[]){0x48, 0x8d, 0x64, 0x24, 0xfc}, 5);
 		return n;
@@ -200,8 +201,8 @@ static unsigned transfer(struct rng *r, struct insn_case *c, struct insn_item *i
 		return 0;
 	if (kind >= 6) {
 		if (lng) {
-			n += element(it, c, size, HOLDS_VALUE, rng_percent(r, 80) ? 0x2b : selector(r, c, false),
-				     NULL);
+			n += element(it, c, size, HOLDS_VALUE,
+				     rng_percent(r, 80) ? 0x2b : selector(r, c, false), NULL);
 			n += element(it + n, c, size, HOLDS_STACK, 0, NULL);
 		}
 		n += element(it + n, c, size, HOLDS_FLAGS, 0, NULL);

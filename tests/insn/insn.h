@@ -87,15 +87,15 @@ struct insn_item {
 struct insn_case {
 	u64 seed, number;
 	enum insn_mode mode;
-	bool trap_end;	/* ends with INT3 instead of a jump to the stub */
-	bool smc;	/* modifies its own code */
-	bool far;	/* loads segments or leaves its code segment */
+	bool trap_end;	  /* ends with INT3 instead of a jump to the stub */
+	bool smc;	  /* modifies its own code */
+	bool far;	  /* loads segments or leaves its code segment */
 	unsigned variant; /* of the engine, INSN_VARIANTS of them */
-	bool wild;	/* may jump to an address that it finds in memory */
-	bool expect_ud; /* the host could run it, but the guest must not: #UD */
-	bool overlong;	/* more than 15 bytes: #GP */
-	bool edge;	/* the code area or code segment ends within the code */
-	bool kernel;	/* the engine runs it in CPL 0 */
+	bool wild;	  /* may jump to an address that it finds in memory */
+	bool expect_ud;	  /* the host could run it, but the guest must not: #UD */
+	bool overlong;	  /* more than 15 bytes: #GP */
+	bool edge;	  /* the code area or code segment ends within the code */
+	bool kernel;	  /* the engine runs it in CPL 0 */
 	unsigned count;
 	struct insn_item item[INSN_ITEM_MAX];
 	u64 code_va; /* of the first instruction, linear */

@@ -74,8 +74,8 @@ static void distribution(const struct run_shared *sh)
 {
 	static const char *const mode[INSN_MODES] = {"64-bit", "32-bit flat", "32-bit segmented",
 						     "16-bit segmented"};
-	static const char *const group[CLASS_COUNT + 1] = {"integer", "x87/MMX", "SSE", "VEX",
-							   "EVEX", "privileged", "control/far"};
+	static const char *const group[CLASS_COUNT + 1] = {
+		"integer", "x87/MMX", "SSE", "VEX", "EVEX", "privileged", "control/far"};
 
 	printf("# %-18s", "instructions");
 	for (unsigned k = 0; k <= CLASS_COUNT; k++)
@@ -130,8 +130,10 @@ static void results(const struct run_options *o, struct run_shared *sh, bool ver
 	tap(skipped <= total / 200, text);
 	usable = catalog_usable(sh->hits, &missed);
 	/* the enumeration went round all encodings, and again for those that a fault hid */
-	if (enumerated / (run_variant == RUN_VARIANT_ALL ? INSN_VARIANTS : 1) > 8 * (u64)catalog.count) {
-		snprintf(text, sizeof(text), "%s: all %u encodings of this host", o->engine->name, usable);
+	if (enumerated / (run_variant == RUN_VARIANT_ALL ? INSN_VARIANTS : 1) >
+	    8 * (u64)catalog.count) {
+		snprintf(text, sizeof(text), "%s: all %u encodings of this host", o->engine->name,
+			 usable);
 		tap(!missed, text);
 	}
 	printf("# %llu cases in %.1f s (%.0f a second), %llu ended with a fault, %llu not comparable\n",

@@ -56,8 +56,9 @@ int memory_process_init(void)
 	memset(insn_memory.code, 0xcc, INSN_CODE_SIZE);
 	*(u64 *)insn_memory.code = INSN_STUB_VA;
 	/* shared with the engine's own second mapping of it, and with no other process */
-	insn_memory.engine = mmap(insn_memory.engine, size, PROT_READ | PROT_WRITE,
-				  MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE | (again ? MAP_FIXED : 0), -1, 0);
+	insn_memory.engine =
+		mmap(insn_memory.engine, size, PROT_READ | PROT_WRITE,
+		     MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE | (again ? MAP_FIXED : 0), -1, 0);
 	if (insn_memory.engine == MAP_FAILED)
 		return -1;
 	if (insn_memory.baseline)

@@ -220,15 +220,16 @@ void run_report(const struct engine_ops *engine, struct insn_case *c, const char
  * CS's limit makes the kernel's IRET fault instead of the fetch, so that RF is clear: once in some
  * ten million cases.
  */
-static bool host_differs(const struct engine_ops *engine, struct insn_case *c, const struct insn_result *first)
+static bool host_differs(const struct engine_ops *engine, struct insn_case *c,
+			 const struct insn_result *first)
 {
 	static struct insn_result nat, eng;
 	bool skipped;
 
 	engine->flush();
 	execute(engine, c, &nat, &eng, &skipped);
-	return nat.vector != first->vector || nat.error != first->error || nat.regs.rip != first->regs.rip ||
-	       nat.regs.rflags != first->regs.rflags;
+	return nat.vector != first->vector || nat.error != first->error ||
+	       nat.regs.rip != first->regs.rip || nat.regs.rflags != first->regs.rflags;
 }
 
 static u64 now_ms(void)
@@ -269,8 +270,8 @@ static void reached(const struct run_options *o, struct run_shared *sh, const st
 		if (!o->coverage)
 			continue;
 		if (it->tmpl == ~0u &&
-		    ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&insn_decoder[c->mode], NULL, it->bytes,
-							       it->len, &in)))
+		    ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&insn_decoder[c->mode], NULL,
+							       it->bytes, it->len, &in)))
 			mnemonic = in.mnemonic;
 		sh->mnemonic[mnemonic]++;
 	}

@@ -35,8 +35,9 @@ struct run_shared {
 	} cls[RUN_CLASSES];
 	int lock;
 	u64 crashes;
-	u64 groups[INSN_MODES][CLASS_COUNT + 1]; /* instructions reached; the last: control flow etc. */
-	u64 vectors[33];			  /* cases by the fault that ended them; the last: none */
+	u64 groups[INSN_MODES]
+		  [CLASS_COUNT + 1]; /* instructions reached; the last: control flow etc. */
+	u64 vectors[33];	     /* cases by the fault that ended them; the last: none */
 	u64 mnemonic[ZYDIS_MNEMONIC_MAX_VALUE + 1]; /* cases that reached one */
 	u32 hits[];				    /* the same by template */
 };

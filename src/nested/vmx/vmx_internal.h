@@ -118,7 +118,7 @@ struct nested {
 	bool smm_vmxon, smm_guest; /* kept while SMM runs */
 	bool l1_nmi_masked;	   /* while L2 has virtual NMIs */
 	u64 deadline;		   /* of the preemption timer, TSC of L1; ~0: it does not run */
-	struct vmx_space l1, l2; /* when each ran last */
+	struct vmx_space l1, l2;   /* when each ran last */
 	u64 eptp;		   /* of the remembered second-stage translations */
 	struct vmcs vmcs;	   /* the current one */
 	struct vmcs shadow;	   /* the one that it links to, while L2 runs */

@@ -33,14 +33,19 @@ static void id(void *p)
 
 static void exceptions(void)
 {
-	report(trap_try(svc, NULL) && trap_last.class == 0x15 && (trap_last.esr & 0xffff) == 0x12, "SVC");
+	report(trap_try(svc, NULL) && trap_last.class == 0x15 && (trap_last.esr & 0xffff) == 0x12,
+	       "SVC");
 	report(trap_try(undefined, NULL) && trap_last.class == 0, "undefined instruction");
-	report(trap_try(breakpoint, NULL) && trap_last.class == 0x3c && (trap_last.esr & 0xffff) == 7, "BRK");
+	report(trap_try(breakpoint, NULL) && trap_last.class == 0x3c &&
+		       (trap_last.esr & 0xffff) == 7,
+	       "BRK");
 	report(trap_try(load, (void *)0x100000000), "load of an unmapped address");
-	report(trap_last.class == 0x25 && trap_last.far == 0x100000000 && (trap_last.esr & 0x3f) == 5,
+	report(trap_last.class == 0x25 && trap_last.far == 0x100000000 &&
+		       (trap_last.esr & 0x3f) == 5,
 	       "its syndrome: a translation fault, level 1");
 	report(trap_try(store, (void *)0x100000008) && (trap_last.esr & 0x40), "a store says so");
-	report(trap_try(load, (void *)0x8000000000000000) && trap_last.class == 0x25, "an address that is too big");
+	report(trap_try(load, (void *)0x8000000000000000) && trap_last.class == 0x25,
+	       "an address that is too big");
 }
 
 static void translation(void)
@@ -103,7 +108,8 @@ void test_main(void)
 		report_eq(v, i, "CPU %u is itself", i);
 	}
 	if (cpu_count > 1) {
-		report_eq((u64)psci(0xc4000003, 1, 0x40400000, 0), (u64)-4, "CPU_ON of one that is on");
+		report_eq((u64)psci(0xc4000003, 1, 0x40400000, 0), (u64)-4,
+			  "CPU_ON of one that is on");
 		data = 77;
 		__atomic_store_n(&flag, 1, __ATOMIC_RELEASE);
 		smp_call(1, reader, NULL);

@@ -51,8 +51,7 @@ bool report_eq(u64 got, u64 want, const char *fmt, ...)
 	point(got == want, fmt, args, "");
 	va_end(args);
 	if (got != want)
-		note("got 0x%llx, want 0x%llx", (unsigned long long)got,
-		     (unsigned long long)want);
+		note("got 0x%llx, want 0x%llx", (unsigned long long)got, (unsigned long long)want);
 	return got == want;
 }
 
@@ -155,10 +154,10 @@ u64 param(const char *name, u64 otherwise)
 
 #ifdef __aarch64__
 #define POOL_START 0x42000000ul
-#define POOL_END 0x44000000ul
+#define POOL_END   0x44000000ul
 #else
 #define POOL_START 0x01000000ul
-#define POOL_END 0x03000000ul
+#define POOL_END   0x03000000ul
 #endif
 
 static ulong pool = POOL_START;

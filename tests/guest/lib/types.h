@@ -17,9 +17,9 @@ typedef int32_t s32;
 typedef int64_t s64;
 typedef unsigned long ulong; /* as wide as a register */
 
-#define BIT(n) (1u << (n))
-#define BIT64(n) (1ull << (n))
+#define BIT(n)	      (1u << (n))
+#define BIT64(n)      (1ull << (n))
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
-#define PAGE_SIZE 4096ul
+#define PAGE_SIZE     4096ul
 
 #endif

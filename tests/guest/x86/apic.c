@@ -50,7 +50,8 @@ static void priorities(const char *mode)
 	apic_icr(ICR_SELF | ICR_ASSERT | V2, 0);
 	report(bit(APIC_IRR, V1) && bit(APIC_IRR, V2) && bit(APIC_IRR, V3), "%s: IRR", mode);
 	settle();
-	report(taken == 3 && order[0] == V3 && order[1] == V2 && order[2] == V1, "%s: highest first", mode);
+	report(taken == 3 && order[0] == V3 && order[1] == V2 && order[2] == V1,
+	       "%s: highest first", mode);
 	report(!bit(APIC_IRR, V1) && !bit(APIC_ISR, V1), "%s: IRR and ISR are empty", mode);
 	/* without EOI lower ones wait */
 	taken = 0;
@@ -91,7 +92,8 @@ static void timer(const char *mode)
 	timer_count = 0;
 	apic_write(APIC_LVTT, 0x90);
 	apic_write(APIC_TMICT, 1000000000);
-	report(apic_read(APIC_TMCCT) < 1000000000 && apic_read(APIC_TMCCT), "%s: the count runs", mode);
+	report(apic_read(APIC_TMCCT) < 1000000000 && apic_read(APIC_TMCCT), "%s: the count runs",
+	       mode);
 	apic_write(APIC_TMICT, 100000);
 	sti();
 	report(wait_change(&timer_count, 0, 1000), "%s: one-shot timer", mode);
@@ -150,7 +152,8 @@ static void modes(void)
 		return;
 	}
 	report_eq(msr_read(0x802, &v), EXC_GP, "x2APIC registers in xAPIC mode");
-	report_eq(msr_write(MSR_APIC_BASE, (base | APIC_BASE_X2) & ~APIC_BASE_EN), EXC_GP, "EXTD without EN");
+	report_eq(msr_write(MSR_APIC_BASE, (base | APIC_BASE_X2) & ~APIC_BASE_EN), EXC_GP,
+		  "EXTD without EN");
 	report(apic_enable_x2(), "x2APIC mode");
 	report_eq(apic_id(), id, "the same id");
 	report_eq(rdmsr(0x80d), (u64)(id >> 4) << 16 | 1u << (id & 15), "LDR follows the id");
@@ -326,7 +329,8 @@ static void x2_smp(void)
 		u32 old = hits[i];
 
 		apic_icr(ICR_ASSERT | 0x99, cpus[i]->apic_id);
-		report(wait_change(&hits[i], old, 2000) && hits[i] == 1, "x2APIC: IPI to CPU %u", i);
+		report(wait_change(&hits[i], old, 2000) && hits[i] == 1, "x2APIC: IPI to CPU %u",
+		       i);
 		cluster |= 1u << (cpus[i]->apic_id & 15);
 	}
 	memset((void *)hits, 0, sizeof(hits));

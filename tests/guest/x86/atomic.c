@@ -28,7 +28,10 @@ static void add_cmpxchg(void *p)
 		__asm__ volatile("mov (%0), %%eax\n"
 				 "1: lea 1(%%eax), %%ecx\n"
 				 "lock cmpxchgl %%ecx, (%0)\n"
-				 "jnz 1b" : : "r"(p) : "eax", "ecx", "memory", "cc");
+				 "jnz 1b"
+				 :
+				 : "r"(p)
+				 : "eax", "ecx", "memory", "cc");
 }
 static void add_cmpxchg8b(void *p)
 {
@@ -37,7 +40,10 @@ static void add_cmpxchg8b(void *p)
 				 "1: mov %%eax, %%ebx; mov %%edx, %%ecx\n"
 				 "add $1, %%ebx; adc $1, %%ecx\n"
 				 "lock cmpxchg8b (%0)\n"
-				 "jnz 1b" : : "D"(p) : "eax", "ebx", "ecx", "edx", "memory", "cc");
+				 "jnz 1b"
+				 :
+				 : "D"(p)
+				 : "eax", "ebx", "ecx", "edx", "memory", "cc");
 }
 #if IS64
 static void add_cmpxchg16b(void *p)
@@ -47,7 +53,10 @@ static void add_cmpxchg16b(void *p)
 				 "1: mov %%rax, %%rbx; mov %%rdx, %%rcx\n"
 				 "add $1, %%rbx; adc $1, %%rcx\n"
 				 "lock cmpxchg16b (%0)\n"
-				 "jnz 1b" : : "D"(p) : "rax", "rbx", "rcx", "rdx", "memory", "cc");
+				 "jnz 1b"
+				 :
+				 : "D"(p)
+				 : "rax", "rbx", "rcx", "rdx", "memory", "cc");
 }
 #endif
 static u32 lock_word, guarded;
@@ -95,9 +104,13 @@ static void locked(void)
 	if (HAS(CX16)) {
 		memset(p, 0, 16);
 		smp_all(add_cmpxchg16b, p);
-		report(((u64 *)p)[0] == ROUNDS / 4 * cpu_count && ((u64 *)p)[1] == p[0], "LOCK CMPXCHG16B");
+		report(((u64 *)p)[0] == ROUNDS / 4 * cpu_count && ((u64 *)p)[1] == p[0],
+		       "LOCK CMPXCHG16B");
 		trap_clear();
-		__asm__ volatile(TRY("cmpxchg16b 8(%0)") : : "r"(p), "a"(0), "b"(0), "c"(0), "d"(0) : "memory", "cc");
+		__asm__ volatile(TRY("cmpxchg16b 8(%0)")
+				 :
+				 : "r"(p), "a"(0), "b"(0), "c"(0), "d"(0)
+				 : "memory", "cc");
 		report_eq(trap_vector(), EXC_GP, "CMPXCHG16B is aligned");
 	}
 #endif
@@ -125,7 +138,8 @@ static void locked(void)
 		mem[4094] = 0x55, mem[4095] = 0x66;
 		trap_clear();
 		__asm__ volatile(TRY("lock addl $1, (%0)") : : "r"(q) : "memory", "cc");
-		report(trap_vector() == EXC_PF && trap_last()->cr2 == va + 4096, "across pages: the second is not there");
+		report(trap_vector() == EXC_PF && trap_last()->cr2 == va + 4096,
+		       "across pages: the second is not there");
 		report(mem[4094] == 0x55 && mem[4095] == 0x66, "nothing was written");
 		trap_clear();
 		__asm__ volatile(TRY("movl $-1, (%0)") : : "r"(q) : "memory", "cc");
@@ -146,16 +160,73 @@ struct litmus {
 	void (*body[2])(void);
 };
 
-static void sb0(void) { __asm__ volatile("movl $1, %1; movl %2, %%eax; movl %%eax, %0" : "=m"(r[0]), "=m"(x) : "m"(y) : "eax", "memory"); }
-static void sb1(void) { __asm__ volatile("movl $1, %1; movl %2, %%eax; movl %%eax, %0" : "=m"(r[1]), "=m"(y) : "m"(x) : "eax", "memory"); }
-static void sbf0(void) { __asm__ volatile("movl $1, %1; mfence; movl %2, %%eax; movl %%eax, %0" : "=m"(r[0]), "=m"(x) : "m"(y) : "eax", "memory"); }
-static void sbf1(void) { __asm__ volatile("movl $1, %1; mfence; movl %2, %%eax; movl %%eax, %0" : "=m"(r[1]), "=m"(y) : "m"(x) : "eax", "memory"); }
-static void sbx0(void) { __asm__ volatile("movl $1, %%eax; xchgl %%eax, %1; movl %2, %%eax; movl %%eax, %0" : "=m"(r[0]), "+m"(x) : "m"(y) : "eax", "memory"); }
-static void sbx1(void) { __asm__ volatile("movl $1, %%eax; xchgl %%eax, %1; movl %2, %%eax; movl %%eax, %0" : "=m"(r[1]), "+m"(y) : "m"(x) : "eax", "memory"); }
-static void mp0(void) { __asm__ volatile("movl $1, %0; movl $1, %1" : "=m"(x), "=m"(y) : : "memory"); }
-static void mp1(void) { __asm__ volatile("movl %2, %%eax; movl %3, %%ecx; movl %%eax, %0; movl %%ecx, %1" : "=m"(r[0]), "=m"(r[1]) : "m"(y), "m"(x) : "eax", "ecx", "memory"); }
-static void lb0(void) { __asm__ volatile("movl %1, %%eax; movl $1, %2; movl %%eax, %0" : "=m"(r[0]) : "m"(x), "m"(y) : "eax", "memory"); }
-static void lb1(void) { __asm__ volatile("movl %1, %%eax; movl $1, %2; movl %%eax, %0" : "=m"(r[1]) : "m"(y), "m"(x) : "eax", "memory"); }
+static void sb0(void)
+{
+	__asm__ volatile("movl $1, %1; movl %2, %%eax; movl %%eax, %0"
+			 : "=m"(r[0]), "=m"(x)
+			 : "m"(y)
+			 : "eax", "memory");
+}
+static void sb1(void)
+{
+	__asm__ volatile("movl $1, %1; movl %2, %%eax; movl %%eax, %0"
+			 : "=m"(r[1]), "=m"(y)
+			 : "m"(x)
+			 : "eax", "memory");
+}
+static void sbf0(void)
+{
+	__asm__ volatile("movl $1, %1; mfence; movl %2, %%eax; movl %%eax, %0"
+			 : "=m"(r[0]), "=m"(x)
+			 : "m"(y)
+			 : "eax", "memory");
+}
+static void sbf1(void)
+{
+	__asm__ volatile("movl $1, %1; mfence; movl %2, %%eax; movl %%eax, %0"
+			 : "=m"(r[1]), "=m"(y)
+			 : "m"(x)
+			 : "eax", "memory");
+}
+static void sbx0(void)
+{
+	__asm__ volatile("movl $1, %%eax; xchgl %%eax, %1; movl %2, %%eax; movl %%eax, %0"
+			 : "=m"(r[0]), "+m"(x)
+			 : "m"(y)
+			 : "eax", "memory");
+}
+static void sbx1(void)
+{
+	__asm__ volatile("movl $1, %%eax; xchgl %%eax, %1; movl %2, %%eax; movl %%eax, %0"
+			 : "=m"(r[1]), "+m"(y)
+			 : "m"(x)
+			 : "eax", "memory");
+}
+static void mp0(void)
+{
+	__asm__ volatile("movl $1, %0; movl $1, %1" : "=m"(x), "=m"(y) : : "memory");
+}
+static void mp1(void)
+{
+	__asm__ volatile("movl %2, %%eax; movl %3, %%ecx; movl %%eax, %0; movl %%ecx, %1"
+			 : "=m"(r[0]), "=m"(r[1])
+			 : "m"(y), "m"(x)
+			 : "eax", "ecx", "memory");
+}
+static void lb0(void)
+{
+	__asm__ volatile("movl %1, %%eax; movl $1, %2; movl %%eax, %0"
+			 : "=m"(r[0])
+			 : "m"(x), "m"(y)
+			 : "eax", "memory");
+}
+static void lb1(void)
+{
+	__asm__ volatile("movl %1, %%eax; movl $1, %2; movl %%eax, %0"
+			 : "=m"(r[1])
+			 : "m"(y), "m"(x)
+			 : "eax", "memory");
+}
 
 static void partner(void *arg)
 {
@@ -266,27 +337,123 @@ static unsigned run_n(unsigned n, void (*const p[])(void), bool (*bad)(void))
 	return found;
 }
 
-static void wx(void) { __asm__ volatile("movl $1, %0" : "=m"(x) : : "memory"); }
-static void wy(void) { __asm__ volatile("movl $1, %0" : "=m"(y) : : "memory"); }
-static void rxy(void) { __asm__ volatile("movl %2, %%eax; movl %3, %%ecx; movl %%eax, %0; movl %%ecx, %1" : "=m"(r[0]), "=m"(r[1]) : "m"(x), "m"(y) : "eax", "ecx", "memory"); }
-static void ryx(void) { __asm__ volatile("movl %3, %%eax; movl %2, %%ecx; movl %%eax, %0; movl %%ecx, %1" : "=m"(r[2]), "=m"(r[3]) : "m"(x), "m"(y) : "eax", "ecx", "memory"); }
-static void rx_wy(void) { __asm__ volatile("movl %1, %%eax; movl $1, %2; movl %%eax, %0" : "=m"(r[0]) : "m"(x), "m"(y) : "eax", "memory"); }
-static void ryx2(void) { __asm__ volatile("movl %3, %%eax; movl %2, %%ecx; movl %%eax, %0; movl %%ecx, %1" : "=m"(r[1]), "=m"(r[2]) : "m"(x), "m"(y) : "eax", "ecx", "memory"); }
-static void wx1y2(void) { __asm__ volatile("movl $1, %0; movl $2, %1" : "=m"(x), "=m"(y) : : "memory"); }
-static void wy1x2(void) { __asm__ volatile("movl $1, %1; movl $2, %0" : "=m"(x), "=m"(y) : : "memory"); }
-static void rx_twice(void) { __asm__ volatile("movl %2, %%eax; movl %2, %%ecx; movl %%eax, %0; movl %%ecx, %1" : "=m"(r[0]), "=m"(r[1]) : "m"(x) : "eax", "ecx", "memory"); }
-static void own_store(void) { __asm__ volatile("movl $1, %1; movl %1, %%eax; movl %%eax, %0" : "=m"(r[0]), "=m"(x) : : "eax", "memory"); }
-static void xx(void) { __asm__ volatile("movl $1, %%eax; xchgl %%eax, %0" : "+m"(x) : : "eax", "memory"); }
-static void xy(void) { __asm__ volatile("movl $1, %%eax; xchgl %%eax, %0" : "+m"(y) : : "eax", "memory"); }
+static void wx(void)
+{
+	__asm__ volatile("movl $1, %0" : "=m"(x) : : "memory");
+}
+static void wy(void)
+{
+	__asm__ volatile("movl $1, %0" : "=m"(y) : : "memory");
+}
+static void rxy(void)
+{
+	__asm__ volatile("movl %2, %%eax; movl %3, %%ecx; movl %%eax, %0; movl %%ecx, %1"
+			 : "=m"(r[0]), "=m"(r[1])
+			 : "m"(x), "m"(y)
+			 : "eax", "ecx", "memory");
+}
+static void ryx(void)
+{
+	__asm__ volatile("movl %3, %%eax; movl %2, %%ecx; movl %%eax, %0; movl %%ecx, %1"
+			 : "=m"(r[2]), "=m"(r[3])
+			 : "m"(x), "m"(y)
+			 : "eax", "ecx", "memory");
+}
+static void rx_wy(void)
+{
+	__asm__ volatile("movl %1, %%eax; movl $1, %2; movl %%eax, %0"
+			 : "=m"(r[0])
+			 : "m"(x), "m"(y)
+			 : "eax", "memory");
+}
+static void ryx2(void)
+{
+	__asm__ volatile("movl %3, %%eax; movl %2, %%ecx; movl %%eax, %0; movl %%ecx, %1"
+			 : "=m"(r[1]), "=m"(r[2])
+			 : "m"(x), "m"(y)
+			 : "eax", "ecx", "memory");
+}
+static void wx1y2(void)
+{
+	__asm__ volatile("movl $1, %0; movl $2, %1" : "=m"(x), "=m"(y) : : "memory");
+}
+static void wy1x2(void)
+{
+	__asm__ volatile("movl $1, %1; movl $2, %0" : "=m"(x), "=m"(y) : : "memory");
+}
+static void rx_twice(void)
+{
+	__asm__ volatile("movl %2, %%eax; movl %2, %%ecx; movl %%eax, %0; movl %%ecx, %1"
+			 : "=m"(r[0]), "=m"(r[1])
+			 : "m"(x)
+			 : "eax", "ecx", "memory");
+}
+static void own_store(void)
+{
+	__asm__ volatile("movl $1, %1; movl %1, %%eax; movl %%eax, %0"
+			 : "=m"(r[0]), "=m"(x)
+			 :
+			 : "eax", "memory");
+}
+static void xx(void)
+{
+	__asm__ volatile("movl $1, %%eax; xchgl %%eax, %0" : "+m"(x) : : "eax", "memory");
+}
+static void xy(void)
+{
+	__asm__ volatile("movl $1, %%eax; xchgl %%eax, %0" : "+m"(y) : : "eax", "memory");
+}
 
-static void wx_ry(void) { __asm__ volatile("movl $1, %1; lock addl $0, %1; movl %2, %%eax; movl %%eax, %0" : "=m"(r[0]), "+m"(x) : "m"(y) : "eax", "memory", "cc"); }
-static void wy_rx(void) { __asm__ volatile("movl $1, %1; lock addl $0, %1; movl %2, %%eax; movl %%eax, %0" : "=m"(r[1]), "+m"(y) : "m"(x) : "eax", "memory", "cc"); }
-static void wx_wy1(void) { __asm__ volatile("movl $1, %0; movl $1, %1" : "=m"(x), "=m"(y) : : "memory"); }
-static void wy2_rx(void) { __asm__ volatile("movl $2, %1; mfence; movl %2, %%eax; movl %%eax, %0" : "=m"(r[0]), "=m"(y) : "m"(x) : "eax", "memory"); }
-static void wx2_wy1(void) { __asm__ volatile("movl $2, %0; movl $1, %1" : "=m"(x), "=m"(y) : : "memory"); }
-static void ry_wx1(void) { __asm__ volatile("movl %1, %%eax; movl $1, %2; movl %%eax, %0" : "=m"(r[0]) : "m"(y), "m"(x) : "eax", "memory"); }
-static void nt_mp(void) { __asm__ volatile("movnti %2, %0; sfence; movl $1, %1" : "=m"(x), "=m"(y) : "r"(1) : "memory"); }
-static void ry_rx(void) { __asm__ volatile("movl %2, %%eax; movl %3, %%ecx; movl %%eax, %0; movl %%ecx, %1" : "=m"(r[0]), "=m"(r[1]) : "m"(y), "m"(x) : "eax", "ecx", "memory"); }
+static void wx_ry(void)
+{
+	__asm__ volatile("movl $1, %1; lock addl $0, %1; movl %2, %%eax; movl %%eax, %0"
+			 : "=m"(r[0]), "+m"(x)
+			 : "m"(y)
+			 : "eax", "memory", "cc");
+}
+static void wy_rx(void)
+{
+	__asm__ volatile("movl $1, %1; lock addl $0, %1; movl %2, %%eax; movl %%eax, %0"
+			 : "=m"(r[1]), "+m"(y)
+			 : "m"(x)
+			 : "eax", "memory", "cc");
+}
+static void wx_wy1(void)
+{
+	__asm__ volatile("movl $1, %0; movl $1, %1" : "=m"(x), "=m"(y) : : "memory");
+}
+static void wy2_rx(void)
+{
+	__asm__ volatile("movl $2, %1; mfence; movl %2, %%eax; movl %%eax, %0"
+			 : "=m"(r[0]), "=m"(y)
+			 : "m"(x)
+			 : "eax", "memory");
+}
+static void wx2_wy1(void)
+{
+	__asm__ volatile("movl $2, %0; movl $1, %1" : "=m"(x), "=m"(y) : : "memory");
+}
+static void ry_wx1(void)
+{
+	__asm__ volatile("movl %1, %%eax; movl $1, %2; movl %%eax, %0"
+			 : "=m"(r[0])
+			 : "m"(y), "m"(x)
+			 : "eax", "memory");
+}
+static void nt_mp(void)
+{
+	__asm__ volatile("movnti %2, %0; sfence; movl $1, %1"
+			 : "=m"(x), "=m"(y)
+			 : "r"(1)
+			 : "memory");
+}
+static void ry_rx(void)
+{
+	__asm__ volatile("movl %2, %%eax; movl %3, %%ecx; movl %%eax, %0; movl %%ecx, %1"
+			 : "=m"(r[0]), "=m"(r[1])
+			 : "m"(y), "m"(x)
+			 : "eax", "ecx", "memory");
+}
 static void rep_mp(void)
 {
 	/* String stores become visible before the store behind them. */
@@ -297,24 +464,55 @@ static void rep_mp(void)
 	y = 1;
 }
 
-static bool bad_sb(void) { return !out[0] && !out[1]; }
-static bool bad_r(void) { return y == 2 && !out[0]; }
-static bool bad_s(void) { return out[0] && x == 2; }
-static bool bad_mp(void) { return out[0] && !out[1]; }
-static bool bad_iriw(void) { return out[0] && !out[1] && out[2] && !out[3]; } /* x then y; y then x */
-static bool bad_wrc(void) { return out[0] && out[1] && !out[2]; }
-static bool bad_2w2(void) { return x == 1 && y == 1; }
-static bool bad_corr(void) { return out[0] && !out[1]; }
-static bool bad_own(void) { return !out[0]; }
+static bool bad_sb(void)
+{
+	return !out[0] && !out[1];
+}
+static bool bad_r(void)
+{
+	return y == 2 && !out[0];
+}
+static bool bad_s(void)
+{
+	return out[0] && x == 2;
+}
+static bool bad_mp(void)
+{
+	return out[0] && !out[1];
+}
+static bool bad_iriw(void)
+{
+	return out[0] && !out[1] && out[2] && !out[3];
+} /* x then y; y then x */
+static bool bad_wrc(void)
+{
+	return out[0] && out[1] && !out[2];
+}
+static bool bad_2w2(void)
+{
+	return x == 1 && y == 1;
+}
+static bool bad_corr(void)
+{
+	return out[0] && !out[1];
+}
+static bool bad_own(void)
+{
+	return !out[0];
+}
 
 static void ordering_many(void)
 {
 	static void (*const w2[])(void) = {wx1y2, wy1x2}, (*const corr[])(void) = {wx, rx_twice},
-			  (*const own[])(void) = {own_store, wx}, (*const sb[])(void) = {wx_ry, wy_rx},
-			  (*const rr[])(void) = {wx_wy1, wy2_rx}, (*const ss[])(void) = {wx2_wy1, ry_wx1},
-			  (*const nt[])(void) = {nt_mp, ry_rx}, (*const rep[])(void) = {rep_mp, ry_rx}, (*const wrc[])(void) = {wx, rx_wy, ryx2},
-			  (*const iriw[])(void) = {wx, wy, rxy, ryx},
-			  (*const iriw_locked[])(void) = {xx, xy, rxy, ryx};
+			    (*const own[])(void) = {own_store, wx},
+			    (*const sb[])(void) = {wx_ry, wy_rx},
+			    (*const rr[])(void) = {wx_wy1, wy2_rx},
+			    (*const ss[])(void) = {wx2_wy1, ry_wx1},
+			    (*const nt[])(void) = {nt_mp, ry_rx},
+			    (*const rep[])(void) = {rep_mp, ry_rx},
+			    (*const wrc[])(void) = {wx, rx_wy, ryx2},
+			    (*const iriw[])(void) = {wx, wy, rxy, ryx},
+			    (*const iriw_locked[])(void) = {xx, xy, rxy, ryx};
 
 	if (cpu_count < 2)
 		return;
@@ -322,7 +520,8 @@ static void ordering_many(void)
 	report_eq(run_n(2, corr, bad_corr), 0, "a word does not go back");
 	report_eq(run_n(2, own, bad_own), 0, "a CPU sees its own store");
 	report_eq(run_n(2, sb, bad_sb), 0, "store buffering with LOCK ADD");
-	report_eq(run_n(2, rr, bad_r), 0, "stores in order against a store and a load behind MFENCE (R)");
+	report_eq(run_n(2, rr, bad_r), 0,
+		  "stores in order against a store and a load behind MFENCE (R)");
 	report_eq(run_n(2, ss, bad_s), 0, "stores in order against a load and a later store (S)");
 	report_eq(run_n(2, nt, bad_mp), 0, "MOVNTI and SFENCE before a store");
 	report_eq(run_n(2, rep, bad_mp), 0, "REP STOS before a store");
@@ -364,10 +563,16 @@ static void split_forms(void)
 			if (v != 0x5566778e || *w != 0x1122334400000099)
 				fail_case(&c, "XCHG at -%u", back);
 			eax = 0x98;
-			__asm__ volatile("lock cmpxchgl %3, %1; setz %2" : "+a"(eax), "+m"(*q), "=q"(z) : "r"(7) : "cc");
+			__asm__ volatile("lock cmpxchgl %3, %1; setz %2"
+					 : "+a"(eax), "+m"(*q), "=q"(z)
+					 : "r"(7)
+					 : "cc");
 			if (z || eax != 0x99 || *q != 0x99)
 				fail_case(&c, "LOCK CMPXCHG of another value at -%u", back);
-			__asm__ volatile("lock cmpxchgl %3, %1; setz %2" : "+a"(eax), "+m"(*q), "=q"(z) : "r"(7) : "cc");
+			__asm__ volatile("lock cmpxchgl %3, %1; setz %2"
+					 : "+a"(eax), "+m"(*q), "=q"(z)
+					 : "r"(7)
+					 : "cc");
 			if (!z || *q != 7)
 				fail_case(&c, "LOCK CMPXCHG at -%u", back);
 			__asm__ volatile("lock btsl $31, %0; setc %1" : "+m"(*q), "=q"(z) : : "cc");
@@ -379,14 +584,22 @@ static void split_forms(void)
 			__asm__ volatile("lock negl %0" : "+m"(*q) : : "cc");
 			if (*q != 0x80000008)
 				fail_case(&c, "LOCK NEG at -%u", back);
-			__asm__ volatile("lock incl %0; lock decl %0; lock orl $1, %0; lock andl $9, %0; lock xorl $3, %0; lock subl $1, %0" : "+m"(*q) : : "cc");
+			__asm__ volatile(
+				"lock incl %0; lock decl %0; lock orl $1, %0; lock andl $9, %0; lock xorl $3, %0; lock subl $1, %0"
+				: "+m"(*q)
+				:
+				: "cc");
 			if (*q != 9)
-				fail_case(&c, "LOCK INC, DEC, OR, AND, XOR, SUB at -%u: %x", back, *q);
+				fail_case(&c, "LOCK INC, DEC, OR, AND, XOR, SUB at -%u: %x", back,
+					  *q);
 			*w = 0x1122334455667788;
 			{
 				u32 lo = 0x55667788, hi = 0x11223344;
 
-				__asm__ volatile("lock cmpxchg8b %2; setz %3" : "+a"(lo), "+d"(hi), "+m"(*w), "=q"(z) : "b"(1), "c"(2) : "cc");
+				__asm__ volatile("lock cmpxchg8b %2; setz %3"
+						 : "+a"(lo), "+d"(hi), "+m"(*w), "=q"(z)
+						 : "b"(1), "c"(2)
+						 : "cc");
 				if (!z || *w != 0x200000001)
 					fail_case(&c, "LOCK CMPXCHG8B at -%u", back);
 			}

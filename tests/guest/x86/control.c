@@ -65,13 +65,18 @@ static void cr4(void)
 		u32 bit;
 		const char *name;
 	} bits[] = {
-		{FEATURE_VME, CR4_VME, "VME"}, {FEATURE_DE, CR4_DE, "DE"},
-		{FEATURE_PSE, CR4_PSE, "PSE"}, {FEATURE_MCE, CR4_MCE, "MCE"},
-		{FEATURE_PGE, CR4_PGE, "PGE"}, {FEATURE_UMIP, CR4_UMIP, "UMIP"},
-		{FEATURE_SMEP, CR4_SMEP, "SMEP"}, {FEATURE_SMAP, CR4_SMAP, "SMAP"},
+		{FEATURE_VME, CR4_VME, "VME"},
+		{FEATURE_DE, CR4_DE, "DE"},
+		{FEATURE_PSE, CR4_PSE, "PSE"},
+		{FEATURE_MCE, CR4_MCE, "MCE"},
+		{FEATURE_PGE, CR4_PGE, "PGE"},
+		{FEATURE_UMIP, CR4_UMIP, "UMIP"},
+		{FEATURE_SMEP, CR4_SMEP, "SMEP"},
+		{FEATURE_SMAP, CR4_SMAP, "SMAP"},
 		{FEATURE_XSAVE, CR4_OSXSAVE, "OSXSAVE"},
 #if IS64
-		{FEATURE_FSGSBASE, CR4_FSGSBASE, "FSGSBASE"}, {FEATURE_PKU, CR4_PKE, "PKE"},
+		{FEATURE_FSGSBASE, CR4_FSGSBASE, "FSGSBASE"},
+		{FEATURE_PKU, CR4_PKE, "PKE"},
 		{FEATURE_PCID, CR4_PCIDE, "PCIDE"},
 #endif
 	};
@@ -81,8 +86,8 @@ static void cr4(void)
 		int v = set_cr4((old & ~(ulong)bits[i].bit) | bits[i].bit);
 		ulong now = read_cr4();
 
-		report(has ? v == -1 && (now & bits[i].bit) : v == EXC_GP, "CR4.%s is what CPUID says",
-		       bits[i].name);
+		report(has ? v == -1 && (now & bits[i].bit) : v == EXC_GP,
+		       "CR4.%s is what CPUID says", bits[i].name);
 		write_cr4(old);
 	}
 	if (HAS(XSAVE)) {
@@ -159,7 +164,8 @@ static void efer(void)
 /* MAXPHYADDR counts however deep the tables are, and with PCIDs. */
 static void cr3_modes(void)
 {
-	ulong cr3 = read_cr3(), cr4 = read_cr4(), bit = 1ul << cpu_maxphyaddr(), *top = page_alloc();
+	ulong cr3 = read_cr3(), cr4 = read_cr4(), bit = 1ul << cpu_maxphyaddr(),
+	      *top = page_alloc();
 
 	if (HAS(PCID)) {
 		write_cr4(cr4 | CR4_PCIDE);
@@ -205,8 +211,10 @@ static void pdptes(void)
 			write_cr3((ulong)root);
 			bad[entry] = root[entry] | BIT64(bit);
 			c.run++;
-			if (set_cr3((ulong)bad) != EXC_GP || trap_last()->error || read_cr3() != (ulong)root)
-				fail_case(&c, "entry %u, bit %u: vector %d", entry, bit, trap_vector());
+			if (set_cr3((ulong)bad) != EXC_GP || trap_last()->error ||
+			    read_cr3() != (ulong)root)
+				fail_case(&c, "entry %u, bit %u: vector %d", entry, bit,
+					  trap_vector());
 			/* No reserved bits in an entry that is not present; the last one maps devices only. */
 			if (entry == 3) {
 				bad[entry] &= ~PT_P;

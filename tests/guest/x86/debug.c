@@ -6,8 +6,8 @@
 #include "x86/cpu.h"
 
 #define DR6_BASE 0xffff0ff0u
-#define DR6_BS 0x4000u
-#define DR6_BD 0x2000u
+#define DR6_BS	 0x4000u
+#define DR6_BD	 0x2000u
 
 static volatile unsigned count;
 static ulong ips[32];
@@ -38,15 +38,15 @@ static void begin(void)
 	this_cpu()->hook = on_debug;
 }
 
-#define SET_TF "pushf; orl $0x100, (%%" SP "); popf\n"
+#define SET_TF	 "pushf; orl $0x100, (%%" SP "); popf\n"
 #define CLEAR_TF "pushf; andl $~0x100, (%%" SP "); popf\n"
 #if IS64
-#define SP "rsp"
-#define C "rcx"
+#define SP  "rsp"
+#define C   "rcx"
 #define LEA "lea 1f(%%rip), %0; lea 2f(%%rip), %1; lea 3f(%%rip), %2\n"
 #else
-#define SP "esp"
-#define C "ecx"
+#define SP  "esp"
+#define C   "ecx"
 #define LEA "lea 1f, %0; lea 2f, %1; lea 3f, %2\n"
 #endif
 
@@ -56,19 +56,27 @@ static void single_step(void)
 
 	begin();
 	__asm__ volatile(LEA SET_TF "nop\n1: nop\n2: nop\n3:" CLEAR_TF
-			 : "=&r"(a), "=&r"(b), "=&r"(c) : : "memory", "cc");
+			 : "=&r"(a), "=&r"(b), "=&r"(c)
+			 :
+			 : "memory", "cc");
 	report(count == 6 && ips[0] == a && ips[1] == b && ips[2] == c, "TF: a trap after each");
 	if (count != 6)
 		note("count %u: %lx %lx %lx", count, ips[0], ips[1], ips[2]);
-	report((dr6s[0] & ~0xf0000ul) == (DR6_BASE | DR6_BS) - 0xf0000u || dr6s[0] == (DR6_BASE | DR6_BS),
+	report((dr6s[0] & ~0xf0000ul) == (DR6_BASE | DR6_BS) - 0xf0000u ||
+		       dr6s[0] == (DR6_BASE | DR6_BS),
 	       "DR6.BS");
 	begin();
-	__asm__ volatile("mov %%ss, %%ecx\n" LEA SET_TF "nop\n1: mov %%ecx, %%ss\n2: nop\n3:" CLEAR_TF
-			 : "=&r"(a), "=&r"(b), "=&r"(c) : : "ecx", "memory", "cc");
+	__asm__ volatile("mov %%ss, %%ecx\n" LEA SET_TF
+			 "nop\n1: mov %%ecx, %%ss\n2: nop\n3:" CLEAR_TF
+			 : "=&r"(a), "=&r"(b), "=&r"(c)
+			 :
+			 : "ecx", "memory", "cc");
 	report(count == 5 && ips[0] == a && ips[1] == c, "TF: none between MOV SS and the next");
 	begin();
 	__asm__ volatile(LEA SET_TF "nop\n1: sti\n2: nop\n3:cli;" CLEAR_TF
-			 : "=&r"(a), "=&r"(b), "=&r"(c) : : "memory", "cc");
+			 : "=&r"(a), "=&r"(b), "=&r"(c)
+			 :
+			 : "memory", "cc");
 	report(ips[0] == a && ips[1] == b && ips[2] == c, "TF: STI does not delay it");
 	{
 		static u8 buf[8];
@@ -79,22 +87,30 @@ static void single_step(void)
 		begin();
 		__asm__ volatile(LEA SET_TF "1: rep movsb\n2: nop\n3:" CLEAR_TF
 				 : "=&r"(a), "=&r"(b), "=&r"(c), "+D"(d), "+S"(s), "+c"(n)
-				 : : "memory", "cc");
+				 :
+				 : "memory", "cc");
 		report(ips[0] == a && ips[1] == a && ips[2] == a && ips[3] == b && ips[4] == c,
 		       "TF: each iteration of REP MOVS");
 	}
 	begin();
 	__asm__ volatile(LEA SET_TF "jmp 1f; ud2\n1: call 2f\n3: " CLEAR_TF "jmp 4f\n2: ret\n4:"
-			 : "=&r"(a), "=&r"(b), "=&r"(c) : : "memory", "cc");
+			 : "=&r"(a), "=&r"(b), "=&r"(c)
+			 :
+			 : "memory", "cc");
 	report(ips[0] == a && ips[1] == b && ips[2] == c, "TF: jump, call, return");
 	begin();
-	__asm__ volatile(LEA SET_TF "xor %%ecx, %%ecx; cpuid\n1: rdtsc\n2: in $0x80, %%al\n3:" CLEAR_TF
-			 : "=&S"(a), "=&D"(b), "=&r"(c) : : "eax", "ebx", "ecx", "edx", "memory", "cc");
+	__asm__ volatile(LEA SET_TF
+			 "xor %%ecx, %%ecx; cpuid\n1: rdtsc\n2: in $0x80, %%al\n3:" CLEAR_TF
+			 : "=&S"(a), "=&D"(b), "=&r"(c)
+			 :
+			 : "eax", "ebx", "ecx", "edx", "memory", "cc");
 	report(ips[1] == a && ips[2] == b && ips[3] == c, "TF: CPUID, RDTSC, IN");
 	begin();
 	trap_clear();
 	__asm__ volatile(LEA SET_TF "1:" TRY("ud2") "2: nop\n3:" CLEAR_TF
-			 : "=&r"(a), "=&r"(b), "=&r"(c) : : "memory", "cc");
+			 : "=&r"(a), "=&r"(b), "=&r"(c)
+			 :
+			 : "memory", "cc");
 	report(count == 0, "TF: none for an instruction that faults");
 	this_cpu()->hook = NULL;
 }
@@ -108,8 +124,10 @@ static void breakpoints(void)
 	/* instruction */
 	begin();
 	__asm__ volatile(LEA "mov %0, %%dr0; mov $0x1, %%ecx; mov %%" C ", %%dr7\n"
-			 "nop\n1: nop\n2: nop\n3: xor %%ecx, %%ecx; mov %%" C ", %%dr7"
-			 : "=&r"(a), "=&r"(b), "=&r"(c) : : "ecx", "memory", "cc");
+			     "nop\n1: nop\n2: nop\n3: xor %%ecx, %%ecx; mov %%" C ", %%dr7"
+			 : "=&r"(a), "=&r"(b), "=&r"(c)
+			 :
+			 : "ecx", "memory", "cc");
 	report(count == 1 && ips[0] == a && (dr6s[0] & 0xf) == 1 && !(dr6s[0] & DR6_BS),
 	       "instruction breakpoint, RF lets it pass");
 	report(!(trap_last()->flags & FL_RF), "RF is clear in the pushed flags");
@@ -121,8 +139,10 @@ static void breakpoints(void)
 	/* RF is cleared by the instruction that it let pass: a loop is caught twice */
 	begin();
 	__asm__ volatile(LEA "mov %0, %%dr0; mov $0x1, %%ecx; mov %%" C ", %%dr7\n mov $3, %%ecx\n"
-			 "1: dec %%ecx\n2: jnz 1b\n3: xor %%ecx, %%ecx; mov %%" C ", %%dr7"
-			 : "=&r"(a), "=&r"(b), "=&r"(c) : : "ecx", "memory", "cc");
+			     "1: dec %%ecx\n2: jnz 1b\n3: xor %%ecx, %%ecx; mov %%" C ", %%dr7"
+			 : "=&r"(a), "=&r"(b), "=&r"(c)
+			 :
+			 : "ecx", "memory", "cc");
 	report_eq(count, 3, "RF lasts one instruction");
 
 	/* data */
@@ -146,13 +166,19 @@ static void breakpoints(void)
 	__asm__ volatile("mov %0, %%eax" : : "m"(target[1]) : "eax");
 	report_eq(count, 1, "read watchpoint");
 	begin();
-	__asm__ volatile(LEA "1: incl %3\n2: nop\n3:" : "=&r"(a), "=&r"(b), "=&r"(c) : "m"(target[1]) : "memory", "cc");
+	__asm__ volatile(LEA "1: incl %3\n2: nop\n3:"
+			 : "=&r"(a), "=&r"(b), "=&r"(c)
+			 : "m"(target[1])
+			 : "memory", "cc");
 	report(count == 1 && ips[0] == b, "a trap: after the instruction");
 	begin();
 	__asm__ volatile("mov %%ss, %%ecx; mov %%ecx, %0" : "=m"(target[0]) : : "ecx");
 	__asm__ volatile("mov %%ss, %%ecx; mov %%ecx, %0" : "=m"(target[1]) : : "ecx");
 	begin();
-	__asm__ volatile(LEA "1: mov %3, %%ss\n2: nop\n3:" : "=&r"(a), "=&r"(b), "=&r"(c) : "m"(target[1]) : "memory", "cc");
+	__asm__ volatile(LEA "1: mov %3, %%ss\n2: nop\n3:"
+			 : "=&r"(a), "=&r"(b), "=&r"(c)
+			 : "m"(target[1])
+			 : "memory", "cc");
 	if (!report(count == 1 && ips[0] == c, "MOV SS delays a data breakpoint"))
 		note("count %u at %lx %lx, labels %lx %lx %lx", count, ips[0], ips[1], a, b, c);
 	{
@@ -161,9 +187,12 @@ static void breakpoints(void)
 
 		begin();
 		__asm__ volatile(LEA "1: rep stosl\n2: nop\n3:"
-				 : "=&r"(a), "=&r"(b), "=&r"(c), "+D"(d), "+c"(n) : "a"(0) : "memory", "cc");
+				 : "=&r"(a), "=&r"(b), "=&r"(c), "+D"(d), "+c"(n)
+				 : "a"(0)
+				 : "memory", "cc");
 		if (!report(count == 1 && ips[0] == a, "watchpoint inside REP STOS"))
-			note("count %u at %lx %lx, labels %lx %lx %lx", count, ips[0], ips[1], a, b, c);
+			note("count %u at %lx %lx, labels %lx %lx %lx", count, ips[0], ips[1], a, b,
+			     c);
 	}
 	write_dr7(0);
 #if IS64

@@ -8,8 +8,7 @@
 
 enum { FAULT, TRAP_AFTER };
 
-static void check(const char *name, void (*fn)(void *), void *arg, int vector, u32 error,
-		  int kind)
+static void check(const char *name, void (*fn)(void *), void *arg, int vector, u32 error, int kind)
 {
 	int after = trap_guard(fn, arg), got = trap_vector();
 	bool ok = got == vector;
@@ -23,10 +22,19 @@ static void check(const char *name, void (*fn)(void *), void *arg, int vector, u
 		     after < 0 ? "fault" : "elsewhere", trap_last()->ip);
 }
 
-#define CASE(id, text) \
-	static void id(void *p) { __asm__ volatile(TRY(text) : : "r"(p) : "eax", "ecx", "edx", "memory", "cc"); }
-#define CASE_PRE(id, pre, text) \
-	static void id(void *p) { __asm__ volatile(pre "\n" TRY(text) : : "r"(p) : "eax", "ecx", "edx", "memory", "cc"); }
+#define CASE(id, text)                                                                        \
+	static void id(void *p)                                                               \
+	{                                                                                     \
+		__asm__ volatile(TRY(text) : : "r"(p) : "eax", "ecx", "edx", "memory", "cc"); \
+	}
+#define CASE_PRE(id, pre, text)                                          \
+	static void id(void *p)                                          \
+	{                                                                \
+		__asm__ volatile(pre "\n" TRY(text)                      \
+				 :                                       \
+				 : "r"(p)                                \
+				 : "eax", "ecx", "edx", "memory", "cc"); \
+	}
 
 CASE_PRE(div_zero, "xor %%ecx, %%ecx", "div %%ecx")
 CASE_PRE(idiv_overflow, "mov $0x80000000, %%eax; cltd; mov $-1, %%ecx", "idiv %%ecx")
@@ -42,8 +50,10 @@ CASE(lock_nop, ".byte 0xf0, 0x90")
 CASE(lock_reg, ".byte 0xf0, 0x01, 0xc0")
 CASE(mov_cs, ".byte 0x8e, 0xc8")
 CASE(bad_cr, ".byte 0x0f, 0x20, 0xc8")
-CASE(long_insn, ".byte 0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x90")
-CASE(longest_insn, ".byte 0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x90")
+CASE(long_insn,
+     ".byte 0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x90")
+CASE(longest_insn,
+     ".byte 0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x66,0x90")
 CASE(fnop, "fnop")
 CASE(fwait, "fwait")
 CASE(sse, "xorps %%xmm0, %%xmm0")
@@ -66,13 +76,19 @@ CASE_PRE(ltr_busy, "mov $0x50, %%eax", "ltr %%ax")
 CASE(store, "mov %%al, (%0)")
 static void rbp_ss(void *p)
 {
-	__asm__ volatile("mov %%rbp, %%rdx; mov $0x8000000000000000, %%rbp\n" TRY("mov (%%rbp), %%al")
-			 "mov %%rdx, %%rbp" : : : "rax", "rdx", "memory");
+	__asm__ volatile("mov %%rbp, %%rdx; mov $0x8000000000000000, %%rbp\n" TRY(
+				 "mov (%%rbp), %%al") "mov %%rdx, %%rbp"
+			 :
+			 :
+			 : "rax", "rdx", "memory");
 }
 static void push_ss(void *p)
 {
-	__asm__ volatile("mov %%rsp, %%rdx; mov $0x8000000000000000, %%rsp\n" TRY("push %%rax")
-			 "mov %%rdx, %%rsp" : : : "rax", "rdx", "memory");
+	__asm__ volatile("mov %%rsp, %%rdx; mov $0x8000000000000000, %%rsp\n" TRY(
+				 "push %%rax") "mov %%rdx, %%rsp"
+			 :
+			 :
+			 : "rax", "rdx", "memory");
 }
 CASE(jmp_to, "jmp *%0")
 CASE(call_to, "call *%0")
@@ -103,8 +119,11 @@ static void user_none(void *p)
 #else
 #define DI "edi"
 #endif
-#define USER_CASE(id, text) \
-	USER static void id(void *p) { __asm__ volatile(text : : "r"(p) : "eax", "ecx", "edx", DI, "memory", "cc"); }
+#define USER_CASE(id, text)                                                                  \
+	USER static void id(void *p)                                                         \
+	{                                                                                    \
+		__asm__ volatile(text : : "r"(p) : "eax", "ecx", "edx", DI, "memory", "cc"); \
+	}
 USER_CASE(u_hlt, "hlt")
 USER_CASE(u_cli, "cli")
 USER_CASE(u_sti, "sti")
@@ -133,7 +152,8 @@ USER_CASE(u_int14, "int $14")
 USER_CASE(u_icebp, ".byte 0xf1")
 USER_CASE(u_rdtsc, "rdtsc")
 USER_CASE(u_rdpmc, "xor %%ecx, %%ecx; rdpmc")
-USER_CASE(u_sgdt, "sub $32, %%" "esp; sgdt (%0)")
+USER_CASE(u_sgdt, "sub $32, %%"
+		  "esp; sgdt (%0)")
 USER_CASE(u_str, "str %%ax")
 USER_CASE(u_smsw, "smsw %%ax")
 USER_CASE(u_load, "mov (%0), %%al")
@@ -149,8 +169,8 @@ USER_CASE(u_swapgs, ".byte 0x0f, 0x01, 0xf8")
 static void user(const char *name, void (*fn)(void *), void *arg, int vector, u32 error)
 {
 	trap_user(fn, arg);
-	if (!report(trap_vector() == vector && (vector < 0 || trap_last()->error == error), "user: %s",
-		    name))
+	if (!report(trap_vector() == vector && (vector < 0 || trap_last()->error == error),
+		    "user: %s", name))
 		note("want vector %d error %x, got %d error %x", vector, error, trap_vector(),
 		     trap_last()->error);
 }
@@ -177,7 +197,8 @@ static void simple(void)
 #if IS64
 	check("non-canonical load", load, (void *)0x8000000000000000, EXC_GP, 0, FAULT);
 	check("non-canonical store", store, (void *)0x0000800000000000, EXC_GP, 0, FAULT);
-	check("JMP to a non-canonical address", jmp_to, (void *)0x8000000000000000, EXC_GP, 0, FAULT);
+	check("JMP to a non-canonical address", jmp_to, (void *)0x8000000000000000, EXC_GP, 0,
+	      FAULT);
 	/* tags of empty entries in caches of branch targets may look like these */
 	check("JMP to 1 - 2^62", jmp_to, (void *)0xc000000000000001, EXC_GP, 0, FAULT);
 	check("CALL 1 - 2^62", call_to, (void *)0xc000000000000001, EXC_GP, 0, FAULT);
@@ -232,11 +253,16 @@ static void far_ret(void *p)
 {
 #if IS64
 	__asm__ volatile("mov %%rsp, %%rdx; mov %0, %%rcx; sub $8, %%rsp\n"
-			 "movl %k1, 4(%%rsp); lea 1f(%%rip), %%rax; mov %%eax, (%%rsp)\n"
-			 TRY("lretl") "1: mov %%rdx, %%rsp" : : "r"(p), "r"((ulong)far.sel) : "rax", "rcx", "rdx", "memory");
+			 "movl %k1, 4(%%rsp); lea 1f(%%rip), %%rax; mov %%eax, (%%rsp)\n" TRY(
+				 "lretl") "1: mov %%rdx, %%rsp"
+			 :
+			 : "r"(p), "r"((ulong)far.sel)
+			 : "rax", "rcx", "rdx", "memory");
 #else
 	__asm__ volatile("mov %%esp, %%edx; push %0; push $1f\n" TRY("lret") "1: mov %%edx, %%esp"
-			 : : "r"((ulong)far.sel) : "edx", "memory");
+			 :
+			 : "r"((ulong)far.sel)
+			 : "edx", "memory");
 #endif
 }
 
@@ -300,7 +326,8 @@ static void set_gate(u16 sel, u8 access, u32 type_above)
 {
 	ulong at = (ulong)gate64;
 
-	gdt_set(0x80, (at & 0xffff) | (u64)sel << 16 | (u64)access << 40 | (u64)((at >> 16) & 0xffff) << 48);
+	gdt_set(0x80, (at & 0xffff) | (u64)sel << 16 | (u64)access << 40 |
+			      (u64)((at >> 16) & 0xffff) << 48);
 	gdt_set(0x88, at >> 32 | (u64)type_above << 40);
 }
 
@@ -470,7 +497,7 @@ static void io_map(void)
 	user("I/O map: a word", u_in_word, NULL, -1, 0);
 	map[0x78 / 8] = 0x3f;
 	user("I/O map: four ports", u_in_dword, NULL, -1, 0);
-	map[0x1234 / 8] = (u8)~(1 << (0x1234 % 8));
+	map[0x1234 / 8] = (u8) ~(1 << (0x1234 % 8));
 	user("I/O map: a high port", u_out_far, NULL, -1, 0);
 	map[0xffff / 8] = 0x7f;
 	user("I/O map: the last port", u_in_last, NULL, -1, 0);
@@ -493,7 +520,8 @@ static void io_map(void)
 #endif
 		((ulong *)r.sp)[0] = (ulong)u_hlt;
 		r.flags = 2 | FL_IOPL;
-		report(trap_enter(&r) == EXC_GP && trap_last()->ip != (ulong)u_in, "user: IN with IOPL 3");
+		report(trap_enter(&r) == EXC_GP && trap_last()->ip != (ulong)u_in,
+		       "user: IN with IOPL 3");
 	}
 	tss->iomap = iomap;
 	memset(map, 0xff, sizeof(tss->io));

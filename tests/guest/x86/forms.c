@@ -13,8 +13,17 @@
 
 /* Arithmetic flags that an instruction defines or leaves alone. */
 enum {
-	ALL = 0x8d5, LOGIC = 0x8c5, SHIFT1 = 0x8c5, SHIFTN = 0xc5, ROT1 = 0x8d5, ROTN = 0xd5, MUL = 0x801,
-	NONE = 0, BITS = 0x41, SCAN = 0x40, COUNT = 0x41,
+	ALL = 0x8d5,
+	LOGIC = 0x8c5,
+	SHIFT1 = 0x8c5,
+	SHIFTN = 0xc5,
+	ROT1 = 0x8d5,
+	ROTN = 0xd5,
+	MUL = 0x801,
+	NONE = 0,
+	BITS = 0x41,
+	SCAN = 0x40,
+	COUNT = 0x41,
 };
 
 #if IS64
@@ -45,12 +54,13 @@ struct form {
 
 #define NAME2(a, b) a##b
 #define NAME1(a, b) NAME2(a, b)
-#define F(mask, feature, code)                                                                 \
-	static void NAME1(KIND, __LINE__)(ulong p, struct state *s)                              \
-	{                                                                                      \
-		__asm__ volatile("push %[f]; popf\n" code "\npushf; pop %[f]"                     \
-				 : "+a"(s->ax), "+c"(s->cx), "+d"(s->dx), [f] "+r"(s->flags)   \
-				 : [p] "b"(p) : "memory", "cc", SI, DI);                             \
+#define F(mask, feature, code)                                                               \
+	static void NAME1(KIND, __LINE__)(ulong p, struct state * s)                         \
+	{                                                                                    \
+		__asm__ volatile("push %[f]; popf\n" code "\npushf; pop %[f]"                \
+				 : "+a"(s->ax), "+c"(s->cx), "+d"(s->dx), [f] "+r"(s->flags) \
+				 : [p] "b"(p)                                                \
+				 : "memory", "cc", SI, DI);                                  \
 	}
 #define KIND dword_
 #define DWORDS
@@ -143,9 +153,12 @@ static void compare(const struct form *list, unsigned count, ulong device, bool 
 			vb = trap_guard(guarded, &b);
 			c.run++;
 			if (va != vb || (va == -1 && memcmp(&a.s, &b.s, sizeof(a.s))))
-				fail_case(&c, "%s of %x: memory %d ax %lx cx %lx dx %lx flags %lx %x, device %d ax %lx cx %lx dx %lx flags %lx %x",
-					  plain(list[i].text), value, va, a.s.ax, a.s.cx, a.s.dx, a.s.flags, a.s.mem,
-					  vb, b.s.ax, b.s.cx, b.s.dx, b.s.flags, b.s.mem);
+				fail_case(
+					&c,
+					"%s of %x: memory %d ax %lx cx %lx dx %lx flags %lx %x, device %d ax %lx cx %lx dx %lx flags %lx %x",
+					plain(list[i].text), value, va, a.s.ax, a.s.cx, a.s.dx,
+					a.s.flags, a.s.mem, vb, b.s.ax, b.s.cx, b.s.dx, b.s.flags,
+					b.s.mem);
 		}
 		report_cases(&c, plain(list[i].text));
 	}

@@ -19,7 +19,10 @@ static void mf_masked(void *p)
 {
 	static const u32 zero;
 
-	__asm__ volatile("fninit; fld1; fidivl %0\n" TRY("fwait") "fninit" : : "m"(zero) : "memory");
+	__asm__ volatile("fninit; fld1; fidivl %0\n" TRY("fwait") "fninit"
+			 :
+			 : "m"(zero)
+			 : "memory");
 }
 static void xm(void *p)
 {
@@ -27,7 +30,9 @@ static void xm(void *p)
 	static const float one = 1.0f, zero;
 
 	__asm__ volatile("ldmxcsr %0; movss %1, %%xmm0\n" TRY("divss %2, %%xmm0") "ldmxcsr %3"
-			 : : "m"(csr), "m"(one), "m"(zero), "m"(old) : "memory");
+			 :
+			 : "m"(csr), "m"(one), "m"(zero), "m"(old)
+			 : "memory");
 }
 static void bad_mxcsr(void *p)
 {
@@ -142,7 +147,8 @@ static void xsave(void)
 	report_eq(xsetbv(0), EXC_GP, "XCR0 without x87");
 	report_eq(xsetbv(5), EXC_GP, "XCR0: AVX without SSE");
 	report_eq(xsetbv(1ull << 62 | 1), EXC_GP, "XCR0: a reserved bit");
-	report_eq(cpuid(0xd, 0).b, (all & 0x2e7) == all ? r.c : cpuid(0xd, 0).b, "CPUID 0xd.EBX follows XCR0");
+	report_eq(cpuid(0xd, 0).b, (all & 0x2e7) == all ? r.c : cpuid(0xd, 0).b,
+		  "CPUID 0xd.EBX follows XCR0");
 	xsetbv(3);
 	report_eq(cpuid(0xd, 0).b, 576, "576 bytes for x87 and SSE");
 	trap_clear();
@@ -153,15 +159,25 @@ static void xsave(void)
 		u32 out[4];
 
 		memset(area, 0, sizeof(area));
-		__asm__ volatile("movups %0, %%xmm2; xsave (%1)" : : "m"(in), "r"(area), "a"(3), "d"(0) : "memory");
+		__asm__ volatile("movups %0, %%xmm2; xsave (%1)"
+				 :
+				 : "m"(in), "r"(area), "a"(3), "d"(0)
+				 : "memory");
 		report(!memcmp(area + 160 + 32, in, 16), "XSAVE stores XMM2");
 		report(*(u64 *)(area + 512) & 2, "XSTATE_BV");
-		__asm__ volatile("xorps %%xmm2, %%xmm2; xrstor (%1); movups %%xmm2, %0" : "=m"(out) : "r"(area), "a"(2), "d"(0) : "memory");
+		__asm__ volatile("xorps %%xmm2, %%xmm2; xrstor (%1); movups %%xmm2, %0"
+				 : "=m"(out)
+				 : "r"(area), "a"(2), "d"(0)
+				 : "memory");
 		report(!memcmp(in, out, 16), "XRSTOR");
 		*(u64 *)(area + 512) &= ~2ull;
-		__asm__ volatile("xrstor (%1); movups %%xmm2, %0" : "=m"(out) : "r"(area), "a"(2), "d"(0) : "memory");
+		__asm__ volatile("xrstor (%1); movups %%xmm2, %0"
+				 : "=m"(out)
+				 : "r"(area), "a"(2), "d"(0)
+				 : "memory");
 		memset(area2, 0, 16);
-		report(!memcmp(out, area2, 16), "XRSTOR of a component that is not in XSTATE_BV: its initial state");
+		report(!memcmp(out, area2, 16),
+		       "XRSTOR of a component that is not in XSTATE_BV: its initial state");
 		*(u64 *)(area + 512) = BIT64(40);
 		trap_clear();
 		__asm__ volatile(TRY("xrstor (%0)") : : "r"(area), "a"(3), "d"(0) : "memory");
@@ -217,8 +233,12 @@ static void xsave_family(void)
 	xsetbv(3);
 	if (HAS(XSAVEOPT)) {
 		memset(area, 0, sizeof(area));
-		__asm__ volatile("movups %1, %%xmm2; xsaveopt (%0)" : : "r"(area), "m"(ones), "a"(2), "d"(0) : "memory");
-		report(!memcmp(area + 192, ones, 16) && header[0] & 2, "XSAVEOPT stores what has changed");
+		__asm__ volatile("movups %1, %%xmm2; xsaveopt (%0)"
+				 :
+				 : "r"(area), "m"(ones), "a"(2), "d"(0)
+				 : "memory");
+		report(!memcmp(area + 192, ones, 16) && header[0] & 2,
+		       "XSAVEOPT stores what has changed");
 	}
 	if (HAS(XGETBV1)) {
 		u32 lo;
@@ -228,16 +248,25 @@ static void xsave_family(void)
 		__asm__ volatile("xgetbv" : "=a"(lo) : "c"(1) : "edx");
 		/* The manuals let a processor call it in use all the same. */
 		note("XGETBV 1: SSE in its initial state is %s", lo & 2 ? "in use" : "not in use");
-		__asm__ volatile("movups %1, %%xmm2; xgetbv" : "=a"(lo) : "m"(ones), "c"(1) : "edx");
+		__asm__ volatile("movups %1, %%xmm2; xgetbv"
+				 : "=a"(lo)
+				 : "m"(ones), "c"(1)
+				 : "edx");
 		report_eq(lo & 2, 2, "XGETBV 1: SSE in use");
 	}
 	if (HAS(XSAVEC)) {
 		memset(area, 0xcc, sizeof(area));
 		memset(header, 0, 64);
-		__asm__ volatile("movups %1, %%xmm2; xsavec (%0)" : : "r"(area), "m"(ones), "a"(3), "d"(0) : "memory");
+		__asm__ volatile("movups %1, %%xmm2; xsavec (%0)"
+				 :
+				 : "r"(area), "m"(ones), "a"(3), "d"(0)
+				 : "memory");
 		report_eq(header[1], BIT64(63) | 3, "XSAVEC: XCOMP_BV");
 		report(!memcmp(area + 192, ones, 16), "XSAVEC stores");
-		__asm__ volatile("xorps %%xmm2, %%xmm2; xrstor (%0)" : : "r"(area), "a"(2), "d"(0) : "memory");
+		__asm__ volatile("xorps %%xmm2, %%xmm2; xrstor (%0)"
+				 :
+				 : "r"(area), "a"(2), "d"(0)
+				 : "memory");
 		report(xmm2_is(ones), "XRSTOR of the compacted form");
 		header[1] |= BIT64(30);
 		trap_clear();
@@ -252,9 +281,15 @@ static void xsave_family(void)
 	if (HAS(XSAVES)) {
 		memset(area, 0, sizeof(area));
 		wrmsr(0xda0, 0);
-		__asm__ volatile("movups %1, %%xmm2; xsaves (%0)" : : "r"(area), "m"(ones), "a"(3), "d"(0) : "memory");
+		__asm__ volatile("movups %1, %%xmm2; xsaves (%0)"
+				 :
+				 : "r"(area), "m"(ones), "a"(3), "d"(0)
+				 : "memory");
 		report(header[1] >> 63 && !memcmp(area + 192, ones, 16), "XSAVES");
-		__asm__ volatile("movups %1, %%xmm2; xrstors (%0)" : : "r"(area), "m"(zeros), "a"(3), "d"(0) : "memory");
+		__asm__ volatile("movups %1, %%xmm2; xrstors (%0)"
+				 :
+				 : "r"(area), "m"(zeros), "a"(3), "d"(0)
+				 : "memory");
 		report(xmm2_is(ones), "XRSTORS");
 		header[1] = 0;
 		trap_clear();
@@ -289,7 +324,9 @@ static const struct {
 
 static void sse_op(u32 csr, u32 a, u32 b, char op)
 {
-	__asm__ volatile("ldmxcsr %0; movd %1, %%xmm0; movd %2, %%xmm1" : : "m"(csr), "r"(a), "r"(b));
+	__asm__ volatile("ldmxcsr %0; movd %1, %%xmm0; movd %2, %%xmm1"
+			 :
+			 : "m"(csr), "r"(a), "r"(b));
 	trap_clear();
 	switch (op) {
 	case '+':
@@ -315,7 +352,8 @@ static void simd_exceptions(void)
 
 		sse_op(0x1f80, sums[i].a, sums[i].b, sums[i].op);
 		__asm__ volatile("stmxcsr %0" : "=m"(csr));
-		report_eq(trap_vector() == -1 ? csr & 0x3f : 0x100, sums[i].flags, "SSE flags: %s", sums[i].name);
+		report_eq(trap_vector() == -1 ? csr & 0x3f : 0x100, sums[i].flags, "SSE flags: %s",
+			  sums[i].name);
 		if (!first)
 			continue;
 		open &= ~(first << 7);
@@ -341,7 +379,9 @@ static void x87_exceptions(void)
 			continue;
 		for (unsigned open = 0; open < 2; open++) {
 			cw = (u16)(0x37f & ~(open ? first : 0));
-			__asm__ volatile("fninit; fldcw %2; flds %0; flds %1" : : "m"(sums[i].a), "m"(sums[i].b), "m"(cw));
+			__asm__ volatile("fninit; fldcw %2; flds %0; flds %1"
+					 :
+					 : "m"(sums[i].a), "m"(sums[i].b), "m"(cw));
 			if (sums[i].op == '/')
 				__asm__ volatile("fdivrp %st, %st(1)");
 			else if (sums[i].op == '*')
@@ -351,7 +391,8 @@ static void x87_exceptions(void)
 			else
 				__asm__ volatile("faddp %st, %st(1)");
 			__asm__ volatile("fnstsw %0" : "=m"(sw));
-			report(sw & first && !!(sw & 0x80) == open, "x87 %s: %s", open ? "unmasked" : "flags", sums[i].name);
+			report(sw & first && !!(sw & 0x80) == open, "x87 %s: %s",
+			       open ? "unmasked" : "flags", sums[i].name);
 			__asm__ volatile("fnclex; fninit");
 		}
 	}
@@ -379,7 +420,8 @@ struct m80 {
 /* Status word after the operation; *vector: of an FWAIT behind it. */
 static u16 extended_op(unsigned i, u16 cw, int *vector)
 {
-	struct m80 a = {extended[i].a, extended[i].exponent_a}, b = {extended[i].b, extended[i].exponent_b};
+	struct m80 a = {extended[i].a, extended[i].exponent_a},
+		   b = {extended[i].b, extended[i].exponent_b};
 	u16 sw;
 
 	__asm__ volatile("fninit; fldcw %2; fldt %0; fldt %1" : : "m"(a), "m"(b), "m"(cw));
@@ -403,9 +445,11 @@ static void x87_extended(void)
 		int vector;
 
 		sw = extended_op(i, 0x37f, &vector);
-		report_eq(sw & 0xbf, flags | extended[i].more, "x87, all masked: %s", extended[i].name);
+		report_eq(sw & 0xbf, flags | extended[i].more, "x87, all masked: %s",
+			  extended[i].name);
 		sw = extended_op(i, (u16)(0x37f & ~flags), &vector);
-		report((sw & flags) && (sw & 0x80) && vector == EXC_MF, "x87, unmasked: %s", extended[i].name);
+		report((sw & flags) && (sw & 0x80) && vector == EXC_MF, "x87, unmasked: %s",
+		       extended[i].name);
 	}
 }
 
@@ -415,9 +459,11 @@ static void x87_stack(void)
 	u16 sw;
 
 	__asm__ volatile("fninit; fistpl %0; fnstsw %1" : "=m"(cell), "=m"(sw));
-	report_eq(sw & 0x2c1, 0x41, "x87: a store of an empty register: invalid, stack fault, C1 clear");
+	report_eq(sw & 0x2c1, 0x41,
+		  "x87: a store of an empty register: invalid, stack fault, C1 clear");
 	report_eq(cell, 0x80000000, "x87: the integer indefinite is stored");
-	__asm__ volatile("fninit; fldz; fldz; fldz; fldz; fldz; fldz; fldz; fldz; fld1; fnstsw %0" : "=m"(sw));
+	__asm__ volatile("fninit; fldz; fldz; fldz; fldz; fldz; fldz; fldz; fldz; fld1; fnstsw %0"
+			 : "=m"(sw));
 	report_eq(sw & 0x2c1, 0x241, "x87: a ninth load: invalid, stack fault, C1 set");
 	__asm__ volatile("fninit; fldz; ffree %%st; fincstp; fnstsw %0; fninit" : "=m"(sw));
 	report_eq(sw & 0x3841, 0, "x87: FFREE and FINCSTP are no faults");

@@ -59,7 +59,10 @@ static void sti_shadow(void)
 	if (ip != at)
 		note("count %u at %lx, want %lx", count, ip, at);
 	pend();
-	__asm__ volatile(LEA(1, "%0") "mov %%ss, %%ecx; sti\n mov %%ecx, %%ss\n nop\n1: nop\n cli" : "=&r"(at) : : "ecx", "memory");
+	__asm__ volatile(LEA(1, "%0") "mov %%ss, %%ecx; sti\n mov %%ecx, %%ss\n nop\n1: nop\n cli"
+			 : "=&r"(at)
+			 :
+			 : "ecx", "memory");
 	report(count == 1 && ip == at, "MOV SS: after the next instruction");
 	pend();
 	__asm__ volatile("mov %%ss, %%ecx; sti; mov %%ecx, %%ss; cli" ::: "ecx", "memory");
@@ -67,11 +70,17 @@ static void sti_shadow(void)
 	__asm__ volatile("sti; nop; nop; cli");
 #if !IS64
 	pend();
-	__asm__ volatile(LEA(1, "%0") "push %%ss; sti\n pop %%ss\n nop\n1: nop\n cli" : "=&r"(at) : : "memory");
+	__asm__ volatile(LEA(1, "%0") "push %%ss; sti\n pop %%ss\n nop\n1: nop\n cli"
+			 : "=&r"(at)
+			 :
+			 : "memory");
 	report(count == 1 && ip == at, "POP SS: after the next instruction");
 #endif
 	pend();
-	__asm__ volatile(LEA(1, "%0") "sti\n nop\n1: mov %%ds, %%ecx\n mov %%ecx, %%ds\n nop\n cli" : "=&r"(at) : : "ecx", "memory");
+	__asm__ volatile(LEA(1, "%0") "sti\n nop\n1: mov %%ds, %%ecx\n mov %%ecx, %%ds\n nop\n cli"
+			 : "=&r"(at)
+			 :
+			 : "ecx", "memory");
 	report(count == 1 && ip == at, "MOV DS is no shadow");
 	pend();
 	__asm__ volatile("sti; cli" ::: "memory");
@@ -82,22 +91,29 @@ static void sti_shadow(void)
 	__asm__ volatile(LEA(1, "%0") "sti\n hlt\n1: cli" : "=&r"(at) : : "memory");
 	report(count == 1 && ip == at, "STI, HLT wakes");
 	pend();
-	__asm__ volatile(LEA(1, "%0") "pushf; orl $0x200, (%%" 
+	__asm__ volatile(LEA(1, "%0") "pushf; orl $0x200, (%%"
 #if IS64
-			 "rsp"
+				      "rsp"
 #else
-			 "esp"
+				      "esp"
 #endif
-			 "); popf\n1: nop\n cli" : "=&r"(at) : : "memory", "cc");
+				      "); popf\n1: nop\n cli"
+			 : "=&r"(at)
+			 :
+			 : "memory", "cc");
 	report(count == 1 && ip == at, "POPF: at once");
 	pend();
-	__asm__ volatile(LEA(1, "%0")
+	__asm__ volatile(
+		LEA(1, "%0")
 #if IS64
-			 "mov %%ss, %%ecx; push %%rcx; lea 8(%%rsp), %%rcx; push %%rcx; push $0x202; push $8; push %0; iretq\n"
+			"mov %%ss, %%ecx; push %%rcx; lea 8(%%rsp), %%rcx; push %%rcx; push $0x202; push $8; push %0; iretq\n"
 #else
-			 "push $0x202; push $8; push %0; iret\n"
+			"push $0x202; push $8; push %0; iret\n"
 #endif
-			 "1: nop; cli" : "=&r"(at) : : "ecx", "memory", "cc");
+			"1: nop; cli"
+		: "=&r"(at)
+		:
+		: "ecx", "memory", "cc");
 	report(count == 1 && ip == at, "IRET: at once");
 	report(!(flags_seen & FL_IF), "an interrupt gate clears IF");
 	idt[VECTOR].type |= 1;
@@ -119,7 +135,10 @@ static void priority(void)
 	{
 		ulong at, low = (VECTOR >> 4) - 1;
 
-		__asm__ volatile(LEA(1, "%0") "mov %1, %%cr8\n1: nop" : "=&r"(at) : "r"(low) : "memory");
+		__asm__ volatile(LEA(1, "%0") "mov %1, %%cr8\n1: nop"
+				 : "=&r"(at)
+				 : "r"(low)
+				 : "memory");
 		report(count == 1 && ip == at, "lowering CR8 lets it in at once");
 	}
 	write_cr8(0);

@@ -10,14 +10,14 @@
 #include "x86/line.h"
 #include "x86/smp.h"
 
-#define PIN 4
-#define LEVEL 0x8000ull
-#define MASKED 0x10000ull
+#define PIN	   4
+#define LEVEL	   0x8000ull
+#define MASKED	   0x10000ull
 #define REMOTE_IRR 0x4000ull
-#define LOGICAL 0x800ull
-#define LOWEST 0x100ull
-#define DEST(id) ((u64)(id) << 56)
-#define VECTOR 0x62
+#define LOGICAL	   0x800ull
+#define LOWEST	   0x100ull
+#define DEST(id)   ((u64)(id) << 56)
+#define VECTOR	   0x62
 
 static volatile u32 hits, hit_cpu[CPUS_MAX];
 static volatile bool hold, drop;
@@ -58,7 +58,8 @@ static void registers(void)
 	report_eq((ioapic_read(0) >> 24) & 15, 5, "id");
 	ioapic_write(0, 0);
 	for (unsigned i = 0; i < pins; i++) {
-		u64 old = ioapic_get(i), v = MASKED | (0x40 + i) | LEVEL | 0x2000 | LOGICAL | DEST(0xa5);
+		u64 old = ioapic_get(i),
+		    v = MASKED | (0x40 + i) | LEVEL | 0x2000 | LOGICAL | DEST(0xa5);
 
 		c.run++;
 		ioapic_set(i, v);
@@ -68,7 +69,8 @@ static void registers(void)
 	}
 	report_cases(&c, "every redirection entry holds what was written");
 	ioapic_set(PIN, MASKED | VECTOR | REMOTE_IRR | 0x1000);
-	report_eq(ioapic_get(PIN) & (REMOTE_IRR | 0x1000), 0, "remote IRR and delivery status are read-only");
+	report_eq(ioapic_get(PIN) & (REMOTE_IRR | 0x1000), 0,
+		  "remote IRR and delivery status are read-only");
 	*(volatile u8 *)0xfec00000 = 1;
 	report_eq((*(volatile u32 *)0xfec00010 >> 16) & 0xff, pins - 1, "the index by a byte");
 }
@@ -192,7 +194,8 @@ static void suppression(void)
 	line_set(true);
 	settle();
 	apic_eoi();
-	later(hits == 1 && (ioapic_get(PIN) & REMOTE_IRR), "EOI without broadcast leaves remote IRR");
+	later(hits == 1 && (ioapic_get(PIN) & REMOTE_IRR),
+	      "EOI without broadcast leaves remote IRR");
 	*(volatile u32 *)0xfec00040 = VECTOR;
 	later((ioapic_get(PIN) & REMOTE_IRR) == 0, "the I/O APIC's EOI register");
 	apic_write(APIC_SVR, 0x1ff);

@@ -11,8 +11,16 @@
 #define FREE(n) ((ulong)SEL_FREE + 8 * (n))
 
 enum { /* descriptors of these tests */
-	NOT_PRESENT_CODE, NOT_PRESENT_DATA, READ_ONLY3, STACK16, CODE16_3, CONFORMING0, CODE3_LD,
-	DATA_USER_DPL2, LIMITED, NR,
+       NOT_PRESENT_CODE,
+       NOT_PRESENT_DATA,
+       READ_ONLY3,
+       STACK16,
+       CODE16_3,
+       CONFORMING0,
+       CODE3_LD,
+       DATA_USER_DPL2,
+       LIMITED,
+       NR,
 };
 
 USER static void landing(void *p)
@@ -52,13 +60,17 @@ static void __attribute__((noinline)) go(void *arg)
 			 "mov %%rsp, frame_at(%%rip)\n"
 			 "lea 1f(%%rip), %%rax; mov %%rax, iret_at(%%rip)\n"
 			 "1: iretq"
-			 : : "r"(f->ip), "r"(f->cs), "r"(f->flags), "r"(f->sp), "r"(f->ss) : "rax", "memory");
+			 :
+			 : "r"(f->ip), "r"(f->cs), "r"(f->flags), "r"(f->sp), "r"(f->ss)
+			 : "rax", "memory");
 #else
 	__asm__ volatile("push 16(%0); push 12(%0); push 8(%0); push 4(%0); push (%0)\n"
 			 "mov %%esp, frame_at\n"
 			 "movl $1f, iret_at\n"
 			 "1: iret"
-			 : : "r"(f) : "memory");
+			 :
+			 : "r"(f)
+			 : "memory");
 #endif
 }
 
@@ -66,8 +78,8 @@ static void bad(const char *name, struct frame f, int vector, ulong error)
 {
 	int got = trap_guard(go, &f);
 	const struct trap *t = trap_last();
-	bool ok = got == vector && t->error == error && t->ip == iret_at &&
-		  !(t->cs & 3) && t->sp == frame_at;
+	bool ok = got == vector && t->error == error && t->ip == iret_at && !(t->cs & 3) &&
+		  t->sp == frame_at;
 
 	report(ok, "%s", name);
 	if (!ok)
@@ -92,16 +104,19 @@ static void bad_frames(void)
 	bad("CS of level 3 with RPL 0", WITH(k, cs, SEL_UCODE), EXC_GP, SEL_UCODE);
 	bad("CS of level 0 with RPL 3", WITH(u, cs, SEL_KCODE | 3), EXC_GP, SEL_KCODE);
 	bad("CS of level 3 with RPL 2", WITH(u, cs, SEL_UCODE | 2), EXC_GP, SEL_UCODE);
-	bad("CS not present", WITH(u, cs, FREE(NOT_PRESENT_CODE) | 3), EXC_NP, FREE(NOT_PRESENT_CODE));
+	bad("CS not present", WITH(u, cs, FREE(NOT_PRESENT_CODE) | 3), EXC_NP,
+	    FREE(NOT_PRESENT_CODE));
 	bad("null SS for level 3", WITH(u, ss, 0), EXC_GP, 0);
 	bad("null SS with RPL 3", WITH(u, ss, 3), EXC_GP, 0);
 	bad("SS beyond the GDT", WITH(u, ss, 0xfffb), EXC_GP, 0xfff8);
 	bad("SS with RPL 0 for level 3", WITH(u, ss, SEL_UDATA), EXC_GP, SEL_UDATA);
 	bad("SS of level 0 for level 3", WITH(u, ss, SEL_KDATA | 3), EXC_GP, SEL_KDATA);
-	bad("SS of level 2 for level 3", WITH(u, ss, FREE(DATA_USER_DPL2) | 3), EXC_GP, FREE(DATA_USER_DPL2));
+	bad("SS of level 2 for level 3", WITH(u, ss, FREE(DATA_USER_DPL2) | 3), EXC_GP,
+	    FREE(DATA_USER_DPL2));
 	bad("SS is code", WITH(u, ss, SEL_UCODE | 3), EXC_GP, SEL_UCODE);
 	bad("SS is read-only", WITH(u, ss, FREE(READ_ONLY3) | 3), EXC_GP, FREE(READ_ONLY3));
-	bad("SS not present", WITH(u, ss, FREE(NOT_PRESENT_DATA) | 3), EXC_SS, FREE(NOT_PRESENT_DATA));
+	bad("SS not present", WITH(u, ss, FREE(NOT_PRESENT_DATA) | 3), EXC_SS,
+	    FREE(NOT_PRESENT_DATA));
 #if IS64
 	bad("RIP is not canonical", WITH(k, ip, 1ul << 63), EXC_GP, 0);
 	bad("RIP for level 3 is not canonical", WITH(u, ip, 1ul << 47), EXC_GP, 0);
@@ -144,7 +159,8 @@ static void level3(void)
 	f = user_frame(2);
 	f->cs = SEL_KCODE;
 	trap_user(user_iret, f);
-	report(trap_vector() == EXC_GP && trap_last()->error == SEL_KCODE && trap_last()->cs == (SEL_UCODE | 3),
+	report(trap_vector() == EXC_GP && trap_last()->error == SEL_KCODE &&
+		       trap_last()->cs == (SEL_UCODE | 3),
 	       "level 3: IRET to level 0");
 #if !IS64
 	/* What a processor that goes to virtual-8086 mode all the same finds there. */
@@ -174,14 +190,18 @@ static void nested_task(void)
 	tss->link = 0;
 	report(trap_guard(nt_iret, NULL) == EXC_TS && !trap_last()->error, "NT: a null back link");
 	tss->link = SEL_KDATA;
-	report(trap_guard(nt_iret, NULL) == EXC_TS && trap_last()->error == SEL_KDATA, "NT: a back link to data");
+	report(trap_guard(nt_iret, NULL) == EXC_TS && trap_last()->error == SEL_KDATA,
+	       "NT: a back link to data");
 	tss->link = 0xfff8;
-	report(trap_guard(nt_iret, NULL) == EXC_TS && trap_last()->error == 0xfff8, "NT: a back link beyond the GDT");
+	report(trap_guard(nt_iret, NULL) == EXC_TS && trap_last()->error == 0xfff8,
+	       "NT: a back link beyond the GDT");
 	gdt_set(FREE(LIMITED), descriptor((u32)&this_cpu()->tss_df, 103, 0x89, 0));
 	tss->link = FREE(LIMITED);
-	report(trap_guard(nt_iret, NULL) == EXC_TS && trap_last()->error == FREE(LIMITED), "NT: a back link to a task that is not busy");
+	report(trap_guard(nt_iret, NULL) == EXC_TS && trap_last()->error == FREE(LIMITED),
+	       "NT: a back link to a task that is not busy");
 	gdt_set(FREE(LIMITED), descriptor((u32)&this_cpu()->tss_df, 103, 0x0b, 0));
-	report(trap_guard(nt_iret, NULL) == EXC_NP && trap_last()->error == FREE(LIMITED), "NT: a back link to a task that is not present");
+	report(trap_guard(nt_iret, NULL) == EXC_NP && trap_last()->error == FREE(LIMITED),
+	       "NT: a back link to a task that is not present");
 	tss->link = 0;
 #endif
 	write_flags(2);
@@ -215,10 +235,14 @@ static void iret16(void *arg)
 
 #if IS64
 	__asm__ volatile("pushw %w4; pushw %w3; pushw %w2; pushw %w1; pushw %w0; .byte 0x66, 0xcf"
-			 : : "r"(f[0]), "r"(f[1]), "r"(f[2]), "r"((u16)0x1230), "r"((u16)SEL_KDATA) : "memory");
+			 :
+			 : "r"(f[0]), "r"(f[1]), "r"(f[2]), "r"((u16)0x1230), "r"((u16)SEL_KDATA)
+			 : "memory");
 #else
 	__asm__ volatile("pushw %w2; pushw %w1; pushw %w0; .byte 0x66, 0xcf"
-			 : : "r"(f[0]), "r"(f[1]), "r"(f[2]) : "memory");
+			 :
+			 : "r"(f[0]), "r"(f[1]), "r"(f[2])
+			 : "memory");
 #endif
 }
 
@@ -283,11 +307,18 @@ static void faulting_iret(void)
 	trap_clear();
 	this_cpu()->hook = in_handler;
 #if IS64
-	__asm__ volatile("mov %%rsp, %%rcx; pushq $0; pushq %%rcx; pushq $2; pushq $0; pushq $0\n"
-			 TRY("iretq") "mov %%rcx, %%rsp" : : : "rcx", "memory");
+	__asm__ volatile(
+		"mov %%rsp, %%rcx; pushq $0; pushq %%rcx; pushq $2; pushq $0; pushq $0\n" TRY(
+			"iretq") "mov %%rcx, %%rsp"
+		:
+		:
+		: "rcx", "memory");
 #else
-	__asm__ volatile("mov %%esp, %%ecx; pushl $2; pushl $0; pushl $0\n"
-			 TRY("iret") "mov %%ecx, %%esp" : : : "ecx", "memory");
+	__asm__ volatile(
+		"mov %%esp, %%ecx; pushl $2; pushl $0; pushl $0\n" TRY("iret") "mov %%ecx, %%esp"
+		:
+		:
+		: "ecx", "memory");
 #endif
 }
 static void no_iret(void)
@@ -297,8 +328,12 @@ static void no_iret(void)
 static void plain_iret(void)
 {
 #if IS64
-	__asm__ volatile("mov %%ss, %%eax; mov %%rsp, %%rcx; push %%rax; push %%rcx; pushfq; mov %%cs, %%eax\n"
-			 "push %%rax; lea 1f(%%rip), %%rax; push %%rax; iretq\n1:" : : : "rax", "rcx", "memory");
+	__asm__ volatile(
+		"mov %%ss, %%eax; mov %%rsp, %%rcx; push %%rax; push %%rcx; pushfq; mov %%cs, %%eax\n"
+		"push %%rax; lea 1f(%%rip), %%rax; push %%rax; iretq\n1:"
+		:
+		:
+		: "rax", "rcx", "memory");
 #else
 	__asm__ volatile("pushf; push %%cs; push $1f; iret\n1:" : : : "memory");
 #endif
@@ -350,7 +385,8 @@ static void virtual8086(void)
 {
 	struct {
 		u32 ip, cs, flags, sp, ss, es, ds, fs, gs;
-	} f = {0x12340000, 0x3000, 2 | FL_VM | FL_IOPL | FL_RF, 0xabcd4000, 0x4321, 0x1111, 0x2222, 0x3333, 0x4444};
+	} f = {0x12340000, 0x3000, 2 | FL_VM | FL_IOPL | FL_RF, 0xabcd4000, 0x4321, 0x1111, 0x2222,
+	       0x3333,	   0x4444};
 	int got;
 
 	user_map();
@@ -370,21 +406,26 @@ static void virtual8086(void)
 	}
 	this_cpu()->hook = NULL;
 	report_eq((u64)(s64)got, EXC_UD, "to virtual-8086 mode");
-	report(v86_seen.cs == 0x3000 && v86_seen.ip == (u32)(v86_code_end - v86_code) - 2, "EIP is cut to 16 bits");
+	report(v86_seen.cs == 0x3000 && v86_seen.ip == (u32)(v86_code_end - v86_code) - 2,
+	       "EIP is cut to 16 bits");
 	report(v86_seen.flags & FL_VM, "VM is pushed");
 	report_eq(v86_seen.ss, 0x4321, "SS");
 	report_eq(v86_seen.sp & 0xffff, 0x4000, "SP");
 	report(v86_seen.bx == 0x2222 && (u16)v86_seen.cx == 0x1111 && (u16)v86_seen.dx == 0x3333 &&
-	       (u16)v86_seen.si == 0x4444, "DS, ES, FS, GS");
+		       (u16)v86_seen.si == 0x4444,
+	       "DS, ES, FS, GS");
 	report(v86_seen.v86_es == 0x1111 && v86_seen.v86_gs == 0x4444, "and they are pushed");
 }
 
 /* The fault's own frame goes below the one that is too high, inside the limit. */
 static void __attribute__((noinline)) short_stack(u32 sel, ulong top)
 {
-	__asm__ volatile("mov %%esp, %%ecx; mov %0, %%ss; mov %1, %%esp\n" TRY("iret")
-			 "iret_back: mov $0x10, %%eax; mov %%eax, %%ss; mov %%ecx, %%esp"
-			 : : "r"(sel), "r"(top - 8) : "eax", "ecx", "memory");
+	__asm__ volatile(
+		"mov %%esp, %%ecx; mov %0, %%ss; mov %1, %%esp\n" TRY(
+			"iret") "iret_back: mov $0x10, %%eax; mov %%eax, %%ss; mov %%ecx, %%esp"
+		:
+		: "r"(sel), "r"(top - 8)
+		: "eax", "ecx", "memory");
 }
 
 extern char iret_back[];

@@ -7,18 +7,18 @@
 #include "x86/probe.h"
 #include "x86/smp.h"
 
-#define MSR_WALL_CLOCK 0x4b564d00
-#define MSR_SYSTEM_TIME 0x4b564d01
-#define MSR_ASYNC_PF 0x4b564d02
-#define MSR_STEAL_TIME 0x4b564d03
-#define MSR_EOI_EN 0x4b564d04
-#define MSR_POLL 0x4b564d05
+#define MSR_WALL_CLOCK	 0x4b564d00
+#define MSR_SYSTEM_TIME	 0x4b564d01
+#define MSR_ASYNC_PF	 0x4b564d02
+#define MSR_STEAL_TIME	 0x4b564d03
+#define MSR_EOI_EN	 0x4b564d04
+#define MSR_POLL	 0x4b564d05
 #define MSR_ASYNC_PF_INT 0x4b564d06
-#define MSR_MIGRATION 0x4b564d08
+#define MSR_MIGRATION	 0x4b564d08
 
-#define HC_KICK 5
-#define HC_SEND_IPI 10
-#define HC_YIELD 11
+#define HC_KICK		 5
+#define HC_SEND_IPI	 10
+#define HC_YIELD	 11
 #define HC_MAP_GPA_RANGE 12
 
 struct clock {
@@ -72,7 +72,8 @@ static void pvclock(void)
 	b = clock_read(c);
 	t = rdtsc() - t;
 	/* This CPU may have been away; the TSC went on meanwhile. */
-	report(b - a > 9000000 && b - a < 5000000ull * ((u32)(t >> 10) / ((u32)tsc_khz() >> 10) + 1),
+	report(b - a > 9000000 &&
+		       b - a < 5000000ull * ((u32)(t >> 10) / ((u32)tsc_khz() >> 10) + 1),
 	       "it runs as fast as the TSC");
 	note("%u us", (u32)(b - a) / 1000);
 	for (unsigned i = 0; i < 10000; i++) {
@@ -115,7 +116,10 @@ static void on_pv(struct regs *r)
 	{
 		u8 was;
 
-		__asm__ volatile("lock btrl $0, (%1); setc %0" : "=q"(was) : "r"(eoi_page) : "memory", "cc");
+		__asm__ volatile("lock btrl $0, (%1); setc %0"
+				 : "=q"(was)
+				 : "r"(eoi_page)
+				 : "memory", "cc");
 		if (!was)
 			apic_eoi();
 	}
@@ -149,9 +153,15 @@ static long hypercall(ulong nr, ulong a, ulong b, ulong c, ulong d)
 	long r;
 
 	if (cpu_is_intel())
-		__asm__ volatile("vmcall" : "=a"(r) : "a"(nr), "b"(a), "c"(b), "d"(c), "S"(d) : "memory");
+		__asm__ volatile("vmcall"
+				 : "=a"(r)
+				 : "a"(nr), "b"(a), "c"(b), "d"(c), "S"(d)
+				 : "memory");
 	else
-		__asm__ volatile("vmmcall" : "=a"(r) : "a"(nr), "b"(a), "c"(b), "d"(c), "S"(d) : "memory");
+		__asm__ volatile("vmmcall"
+				 : "=a"(r)
+				 : "a"(nr), "b"(a), "c"(b), "d"(c), "S"(d)
+				 : "memory");
 	return r;
 }
 
@@ -211,11 +221,14 @@ static void hypercalls(void)
 		n = hypercall(10, (1u << cpu_count) - 2, 0, 0, 0x67);
 		report_eq((ulong)n, cpu_count - 1, "PV IPI says how many it sent");
 		report(wait_change(&pv_hits[cpu_count - 1], 0, 1000), "PV IPI arrives");
-		report_eq((ulong)hypercall(10, 1, 0, cpus[1]->apic_id, 0x67), 1, "PV IPI: the bits count from a lowest id");
+		report_eq((ulong)hypercall(10, 1, 0, cpus[1]->apic_id, 0x67), 1,
+			  "PV IPI: the bits count from a lowest id");
 		report(wait_change(&pv_hits[1], pv_hits[1] - 1, 1000), "and it arrives");
-		report_eq((ulong)hypercall(10, 0, 3, 0, 0x67), 0, "PV IPI: the second word counts behind the first");
+		report_eq((ulong)hypercall(10, 0, 3, 0, 0x67), 0,
+			  "PV IPI: the second word counts behind the first");
 		report_eq((ulong)hypercall(10, 0, 0, 0, 0x67), 0, "PV IPI to nobody");
-		report_eq((ulong)hypercall(10, 1, 0, 200, 0x67), 0, "PV IPI to a CPU that is not there");
+		report_eq((ulong)hypercall(10, 1, 0, 200, 0x67), 0,
+			  "PV IPI to a CPU that is not there");
 		nmis = 0;
 		irq_set(EXC_NMI, on_nmi);
 		report_eq((ulong)hypercall(10, 2, 0, 0, ICR_NMI), 1, "PV IPI of an NMI");
@@ -285,8 +298,8 @@ static void tlb_flush(void)
 			pause();
 		*pte_of(shared) = (ulong)b | PT_P | PT_W;
 		c.run++;
-		if (__atomic_compare_exchange_n(&steals[1].preempted, &was, PREEMPTED | FLUSH_TLB, false,
-						__ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
+		if (__atomic_compare_exchange_n(&steals[1].preempted, &was, PREEMPTED | FLUSH_TLB,
+						false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST)) {
 			used++;
 			apic_icr(ICR_ASSERT | 0x68, cpus[1]->apic_id);
 			if (!smp_wait(1))
@@ -294,7 +307,8 @@ static void tlb_flush(void)
 			if (seen_value != 0xbbbb)
 				fail_case(&c, "round %u: read %x after the flush", i, seen_value);
 			if (steals[1].preempted)
-				fail_case(&c, "round %u: preempted is %x while it runs", i, steals[1].preempted);
+				fail_case(&c, "round %u: preempted is %x while it runs", i,
+					  steals[1].preempted);
 		} else {
 			apic_icr(ICR_ASSERT | 0x68, cpus[1]->apic_id);
 			smp_wait(1);
@@ -330,12 +344,14 @@ static void unhalt(void)
 		report_eq((ulong)hypercall(HC_KICK, 0, cpus[1]->apic_id, 0, 0), 0, "kick");
 		for (unsigned i = 0; i < 1000 && kicked != 2; i++)
 			delay_us(1000);
-		if (!report(kicked == 2, "it ends HLT%s", early ? ", also when it comes first" : ""))
+		if (!report(kicked == 2, "it ends HLT%s",
+			    early ? ", also when it comes first" : ""))
 			apic_icr(ICR_NMI | ICR_ASSERT, cpus[1]->apic_id);
 		smp_wait(1);
 	}
 	if (HAS(KVM_PV_SCHED_YIELD))
-		report_eq((ulong)hypercall(HC_YIELD, cpus[1]->apic_id, 0, 0, 0), 0, "yield to another CPU");
+		report_eq((ulong)hypercall(HC_YIELD, cpus[1]->apic_id, 0, 0, 0), 0,
+			  "yield to another CPU");
 }
 
 /* ---- migration with the guest's help ---- */
@@ -346,23 +362,31 @@ static void migration(void)
 		report_eq(rdmsr(MSR_MIGRATION), 0, "migration control: not ready at first");
 		report_eq((u64)(s64)msr_write(MSR_MIGRATION, 1), ~0ull, "migration control: ready");
 		report_eq(rdmsr(MSR_MIGRATION), 1, "and it says so");
-		report_eq((u64)(s64)msr_write(MSR_MIGRATION, 2), EXC_GP, "migration control: reserved bits");
-		report_eq((u64)(s64)msr_write(MSR_MIGRATION, BIT64(63)), EXC_GP, "migration control: bit 63");
+		report_eq((u64)(s64)msr_write(MSR_MIGRATION, 2), EXC_GP,
+			  "migration control: reserved bits");
+		report_eq((u64)(s64)msr_write(MSR_MIGRATION, BIT64(63)), EXC_GP,
+			  "migration control: bit 63");
 		report_eq(rdmsr(MSR_MIGRATION), 1, "and it is as before");
 		msr_write(MSR_MIGRATION, 0);
 	} else {
 		report_skip("migration control");
 	}
 	if (HAS(KVM_HC_MAP_GPA_RANGE)) {
-		report_eq((ulong)hypercall(HC_MAP_GPA_RANGE, 0x200000, 2, 0x10, 0), 0, "map GPA range: two encrypted pages");
-		report_eq((ulong)hypercall(HC_MAP_GPA_RANGE, 0x200000, 1, 0, 0), 0, "map GPA range: one plain page");
-		report_eq((ulong)hypercall(HC_MAP_GPA_RANGE, 0x200800, 1, 0, 0), (ulong)-22, "map GPA range: not the start of a page");
-		report_eq((ulong)hypercall(HC_MAP_GPA_RANGE, 0x200000, 0, 0, 0), (ulong)-22, "map GPA range: no pages");
+		report_eq((ulong)hypercall(HC_MAP_GPA_RANGE, 0x200000, 2, 0x10, 0), 0,
+			  "map GPA range: two encrypted pages");
+		report_eq((ulong)hypercall(HC_MAP_GPA_RANGE, 0x200000, 1, 0, 0), 0,
+			  "map GPA range: one plain page");
+		report_eq((ulong)hypercall(HC_MAP_GPA_RANGE, 0x200800, 1, 0, 0), (ulong)-22,
+			  "map GPA range: not the start of a page");
+		report_eq((ulong)hypercall(HC_MAP_GPA_RANGE, 0x200000, 0, 0, 0), (ulong)-22,
+			  "map GPA range: no pages");
 #if IS64
-		report_eq((ulong)hypercall(HC_MAP_GPA_RANGE, 0x200000, ~0ul, 0, 0), (ulong)-22, "map GPA range: around the end");
+		report_eq((ulong)hypercall(HC_MAP_GPA_RANGE, 0x200000, ~0ul, 0, 0), (ulong)-22,
+			  "map GPA range: around the end");
 #endif
 	} else {
-		report_eq((ulong)hypercall(HC_MAP_GPA_RANGE, 0x200000, 1, 0, 0), (ulong)-1000, "map GPA range: not offered");
+		report_eq((ulong)hypercall(HC_MAP_GPA_RANGE, 0x200000, 1, 0, 0), (ulong)-1000,
+			  "map GPA range: not offered");
 	}
 }
 
@@ -372,11 +396,13 @@ static void async_pf(void)
 		report_skip("asynchronous page faults");
 		return;
 	}
-	report_eq((u64)(s64)msr_write(MSR_ASYNC_PF, (ulong)page_alloc() | 0x11), EXC_GP, "asynchronous page faults: reserved bits");
+	report_eq((u64)(s64)msr_write(MSR_ASYNC_PF, (ulong)page_alloc() | 0x11), EXC_GP,
+		  "asynchronous page faults: reserved bits");
 	report_eq(rdmsr(MSR_ASYNC_PF), 0, "and they are off");
 	if (HAS(KVM_ASYNC_PF_INT)) {
 		report_eq((u64)(s64)msr_write(MSR_ASYNC_PF_INT, 0xf3), ~0ull, "their vector");
-		report_eq((u64)(s64)msr_write(MSR_ASYNC_PF_INT, 0x100), EXC_GP, "their vector has 8 bits");
+		report_eq((u64)(s64)msr_write(MSR_ASYNC_PF_INT, 0x100), EXC_GP,
+			  "their vector has 8 bits");
 		msr_write(MSR_ASYNC_PF_INT, 0);
 	}
 }

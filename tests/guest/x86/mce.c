@@ -10,7 +10,7 @@
 
 #define MCG_CTL 0x17b
 #define BANK(n) (0x400u + 4 * (n))
-#define HWCR 0xc0010015u
+#define HWCR	0xc0010015u
 
 static void bank(unsigned n)
 {
@@ -18,12 +18,15 @@ static void bank(unsigned n)
 
 	if (!report(msr_read(BANK(n), &old) == -1, "bank %u: CTL", n))
 		return;
-	report(msr_write(BANK(n), 0) == -1 && msr_read(BANK(n), &v) == -1 && !v, "bank %u: CTL takes 0", n);
-	report(msr_write(BANK(n), ~0ull) == -1 && msr_read(BANK(n), &v) == -1 && v, "bank %u: CTL takes all ones", n);
+	report(msr_write(BANK(n), 0) == -1 && msr_read(BANK(n), &v) == -1 && !v,
+	       "bank %u: CTL takes 0", n);
+	report(msr_write(BANK(n), ~0ull) == -1 && msr_read(BANK(n), &v) == -1 && v,
+	       "bank %u: CTL takes all ones", n);
 	msr_write(BANK(n), old);
 	report(msr_read(BANK(n) + 1, &v) == -1 && !(v >> 63), "bank %u: STATUS holds no error", n);
 	report_eq((u64)(s64)msr_write(BANK(n) + 1, 0), ~0ull, "bank %u: STATUS takes 0", n);
-	report_eq((u64)(s64)msr_write(BANK(n) + 1, 1), EXC_GP, "bank %u: STATUS takes nothing else", n);
+	report_eq((u64)(s64)msr_write(BANK(n) + 1, 1), EXC_GP, "bank %u: STATUS takes nothing else",
+		  n);
 	report(msr_read(BANK(n) + 1, &v) == -1 && !v, "bank %u: and is as before", n);
 }
 
@@ -38,7 +41,8 @@ static void status_write(void)
 		report_skip("McStatusWrEn");
 		return;
 	}
-	report_eq((u64)(s64)msr_write(BANK(0) + 1, 0x8000000000000135), ~0ull, "McStatusWrEn: STATUS can be written");
+	report_eq((u64)(s64)msr_write(BANK(0) + 1, 0x8000000000000135), ~0ull,
+		  "McStatusWrEn: STATUS can be written");
 	msr_read(BANK(0) + 1, &v);
 	report_eq(v, 0x8000000000000135, "and holds it");
 	msr_write(BANK(0) + 1, 0);
@@ -48,16 +52,16 @@ static void status_write(void)
 /* ---- errors that the machine's owner injects: anykvm's VMM, on anykvm or a real KVM ---- */
 
 #define ERROR_PORT 0x5f8
-#define S_VAL BIT64(63)
-#define S_OVER BIT64(62)
-#define S_UC BIT64(61)
-#define S_EN BIT64(60)
-#define S_MISCV BIT64(59)
-#define S_ADDRV BIT64(58)
-#define S_PCC BIT64(57)
-#define G_RIPV 1ull
-#define G_MCIP 4ull
-#define FATAL (S_VAL | S_UC | S_EN | S_MISCV | S_ADDRV | S_PCC)
+#define S_VAL	   BIT64(63)
+#define S_OVER	   BIT64(62)
+#define S_UC	   BIT64(61)
+#define S_EN	   BIT64(60)
+#define S_MISCV	   BIT64(59)
+#define S_ADDRV	   BIT64(58)
+#define S_PCC	   BIT64(57)
+#define G_RIPV	   1ull
+#define G_MCIP	   4ull
+#define FATAL	   (S_VAL | S_UC | S_EN | S_MISCV | S_ADDRV | S_PCC)
 
 static struct {
 	u64 status, addr, misc, mcg_status;
@@ -131,8 +135,10 @@ static void injected(unsigned banks)
 	wrmsr(BANK(1), ~0ull);
 	wrmsr(BANK(banks - 1), ~0ull);
 	/* corrected: kept, not told */
-	report(inject(1, corrected, 0) && !taken && bank_is(1, corrected), "a corrected error is kept in its bank");
-	report(inject(1, corrected | 1, 0) && bank_is(1, S_OVER | corrected | 1), "a second one: overflow");
+	report(inject(1, corrected, 0) && !taken && bank_is(1, corrected),
+	       "a corrected error is kept in its bank");
+	report(inject(1, corrected | 1, 0) && bank_is(1, S_OVER | corrected | 1),
+	       "a second one: overflow");
 	clear(1);
 	report(!rdmsr(BANK(1) + 1) && !rdmsr(BANK(1) + 2), "and it can be cleared");
 	report(inject(banks - 1, corrected, 0) && bank_is(banks - 1, corrected), "the last bank");
@@ -144,14 +150,17 @@ static void injected(unsigned banks)
 	report(taken == 1, "MC, with IF clear");
 	report_eq(mcg_seen, G_MCIP | G_RIPV, "MCG_STATUS in the handler");
 	report_eq(status_seen, FATAL | 0x110, "the bank's STATUS in the handler");
-	report(!trap_last()->error && (cs_seen & 3) == 0 && !(flags_seen & FL_IF), "no error code, IF clear in the handler");
-	report(bank_is(1, FATAL | 0x110) && !rdmsr(MSR_MCG_STATUS), "the bank stays as it is, MCG_STATUS is cleared");
+	report(!trap_last()->error && (cs_seen & 3) == 0 && !(flags_seen & FL_IF),
+	       "no error code, IF clear in the handler");
+	report(bank_is(1, FATAL | 0x110) && !rdmsr(MSR_MCG_STATUS),
+	       "the bank stays as it is, MCG_STATUS is cleared");
 	report(inject(1, corrected, 0) && taken == 1 && bank_is(1, S_OVER | FATAL | 0x110),
 	       "a corrected error does not replace it: overflow");
 	report(inject(1, FATAL | 0x220, G_MCIP) && taken == 2 && bank_is(1, S_OVER | FATAL | 0x220),
 	       "another uncorrected one does");
 	clear(1);
-	report(inject(1, ucna, 0) && taken == 2 && bank_is(1, ucna), "uncorrected, no action required: not told");
+	report(inject(1, ucna, 0) && taken == 2 && bank_is(1, ucna),
+	       "uncorrected, no action required: not told");
 	clear(1);
 	wrmsr(BANK(1), 0);
 	report(inject(1, FATAL, G_MCIP) && taken == 2, "a bank that is off tells nothing");
@@ -178,7 +187,8 @@ static void injected(unsigned banks)
 		((ulong *)r.sp)[1] = (ulong)&error;
 #endif
 		this_cpu()->hook = NULL;
-		report(trap_enter(&r) == EXC_MC && (trap_last()->cs & 3) == 3 && trap_last()->ss == (SEL_UDATA | 3),
+		report(trap_enter(&r) == EXC_MC && (trap_last()->cs & 3) == 3 &&
+			       trap_last()->ss == (SEL_UDATA | 3),
 		       "MC at level 3");
 	}
 	report_eq(rdmsr(MSR_MCG_STATUS), G_MCIP | G_RIPV, "MCIP stays until it is cleared");
@@ -188,8 +198,8 @@ static void injected(unsigned banks)
 
 /* ---- errors told by an interrupt ---- */
 
-#define CTL2(n) (0x280u + (n))
-#define CTL2_EN BIT64(30)
+#define CTL2(n)	    (0x280u + (n))
+#define CTL2_EN	    BIT64(30)
 #define CMCI_VECTOR 0x5a
 
 static volatile u32 told;
@@ -215,28 +225,34 @@ static void cmci(unsigned banks, u64 cap)
 	u64 v = 0;
 
 	if (!(cap & BIT(10))) {
-		report(msr_read(CTL2(0), &v) == EXC_GP && msr_write(CTL2(0), 0) == EXC_GP, "CTL2 of a bank: not there");
+		report(msr_read(CTL2(0), &v) == EXC_GP && msr_write(CTL2(0), 0) == EXC_GP,
+		       "CTL2 of a bank: not there");
 		return;
 	}
 	report(msr_read(CTL2(1), &v) == -1 && !v, "CTL2 of a bank is 0");
 	report(msr_write(CTL2(1), CTL2_EN | 0x7fff) == -1 && rdmsr(CTL2(1)) == (CTL2_EN | 0x7fff),
 	       "and takes the threshold and the enable bit");
-	report(msr_write(CTL2(1), BIT64(29)) == EXC_GP && rdmsr(CTL2(1)) == (CTL2_EN | 0x7fff), "but nothing else");
+	report(msr_write(CTL2(1), BIT64(29)) == EXC_GP && rdmsr(CTL2(1)) == (CTL2_EN | 0x7fff),
+	       "but nothing else");
 	if (banks < 32)
 		report(msr_read(CTL2(banks), &v) == EXC_GP, "CTL2 of a bank that is not there");
 	apic_init();
-	report_eq(apic_read(APIC_VERSION) >> 16 & 0xff, 6ull, "the local APIC has seven local vectors");
+	report_eq(apic_read(APIC_VERSION) >> 16 & 0xff, 6ull,
+		  "the local APIC has seven local vectors");
 	report(apic_read(APIC_CMCI) & LVT_MASKED, "CMCI's is masked");
 	if (inl(ERROR_PORT))
 		return;
 	irq_set(CMCI_VECTOR, on_cmci);
 	taken = 0;
 	this_cpu()->hook = on_mc;
-	report(inject_open(1, ucna) && !told && bank_is(1, ucna), "masked: an error is kept, not told");
+	report(inject_open(1, ucna) && !told && bank_is(1, ucna),
+	       "masked: an error is kept, not told");
 	apic_write(APIC_CMCI, CMCI_VECTOR);
-	report(inject_open(1, ucna) && told == 1 && !taken, "open: it comes as an interrupt, not as MC");
+	report(inject_open(1, ucna) && told == 1 && !taken,
+	       "open: it comes as an interrupt, not as MC");
 	wrmsr(CTL2(1), 0);
-	report(inject_open(1, ucna) && told == 1 && bank_is(1, ucna), "the bank's enable bit is clear: not told");
+	report(inject_open(1, ucna) && told == 1 && bank_is(1, ucna),
+	       "the bank's enable bit is clear: not told");
 	apic_write(APIC_CMCI, LVT_MASKED);
 	clear(1);
 }
@@ -285,15 +301,19 @@ void test_main(void)
 	report(msr_read(MSR_MCG_STATUS, &v) == -1 && !(v & 4), "MCG_STATUS: nothing in progress");
 	report(msr_write(MSR_MCG_STATUS, 0) == -1, "MCG_STATUS takes 0");
 	if (cap & BIT(8)) {
-		report(msr_write(MCG_CTL, 0) == -1 && msr_write(MCG_CTL, ~0ull) == -1, "MCG_CTL takes 0 and all ones");
+		report(msr_write(MCG_CTL, 0) == -1 && msr_write(MCG_CTL, ~0ull) == -1,
+		       "MCG_CTL takes 0 and all ones");
 	} else {
-		report(msr_read(MCG_CTL, &v) == EXC_GP && msr_write(MCG_CTL, 0) == EXC_GP, "MCG_CTL: not there");
+		report(msr_read(MCG_CTL, &v) == EXC_GP && msr_write(MCG_CTL, 0) == EXC_GP,
+		       "MCG_CTL: not there");
 	}
 	for (unsigned i = 0; i < banks && i < 32; i += i ? banks - 1 > i ? banks - 1 - i : 1 : 1)
 		bank(i);
 	if (banks < 32) {
-		report_eq((u64)(s64)msr_read(BANK(banks), &v), EXC_GP, "the bank after the last: RDMSR");
-		report_eq((u64)(s64)msr_write(BANK(banks), 0), EXC_GP, "the bank after the last: WRMSR");
+		report_eq((u64)(s64)msr_read(BANK(banks), &v), EXC_GP,
+			  "the bank after the last: RDMSR");
+		report_eq((u64)(s64)msr_write(BANK(banks), 0), EXC_GP,
+			  "the bank after the last: WRMSR");
 	}
 	status_write();
 	if (inl(ERROR_PORT))

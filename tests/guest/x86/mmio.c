@@ -6,7 +6,7 @@
 #include "x86/apic.h"
 #include "x86/paging.h"
 
-#define TMICT 0xfee00380ul
+#define TMICT  0xfee00380ul
 #define LVTERR 0xfee00370ul
 
 static u32 get(ulong a)
@@ -14,7 +14,8 @@ static u32 get(ulong a)
 	return *(volatile u32 *)a;
 }
 
-#define LOAD(text, ...) __asm__ volatile(text : "=a"(v) : "r"(LVTERR), ##__VA_ARGS__ : "ecx", "edx", "cc", "memory")
+#define LOAD(text, ...) \
+	__asm__ volatile(text : "=a"(v) : "r"(LVTERR), ##__VA_ARGS__ : "ecx", "edx", "cc", "memory")
 
 static void loads(void)
 {
@@ -55,7 +56,11 @@ static void loads(void)
 		__asm__ volatile("lodsl" : "=a"(v), "+S"(p));
 		report_eq((u32)v, 0x1005a, "LODS");
 		p = (void *)LVTERR;
-		__asm__ volatile("xor %%eax, %%eax; mov $0x1005a, %%eax; scasl; sete %%al; movzx %%al, %%eax" : "=&a"(v), "+D"(p) : : "cc");
+		__asm__ volatile(
+			"xor %%eax, %%eax; mov $0x1005a, %%eax; scasl; sete %%al; movzx %%al, %%eax"
+			: "=&a"(v), "+D"(p)
+			:
+			: "cc");
 		report_eq((u32)v, 1, "SCAS");
 		u32 cell = 0, *to = &cell;
 
@@ -63,12 +68,16 @@ static void loads(void)
 		__asm__ volatile("movsl" : "+S"(p), "+D"(to) : : "memory");
 		report_eq(cell, 0x1005a, "MOVS from the device");
 		p = (void *)LVTERR, to = &cell;
-		__asm__ volatile("xor %%eax, %%eax; cmpsl; sete %%al" : "=&a"(t), "+S"(p), "+D"(to) : : "cc", "memory");
+		__asm__ volatile("xor %%eax, %%eax; cmpsl; sete %%al"
+				 : "=&a"(t), "+S"(p), "+D"(to)
+				 :
+				 : "cc", "memory");
 		report_eq((u8)t, 1, "CMPS");
 	}
 }
 
-#define STORE(text) __asm__ volatile(text : : "r"(TMICT), "a"(0x1234), "c"(0x10) : "edx", "cc", "memory")
+#define STORE(text) \
+	__asm__ volatile(text : : "r"(TMICT), "a"(0x1234), "c"(0x10) : "edx", "cc", "memory")
 
 static void stores(void)
 {
@@ -135,9 +144,15 @@ static void vectors(void)
 
 	write_cr0((cr0 & ~(ulong)(CR0_EM | CR0_TS)) | CR0_MP);
 	write_cr4(read_cr4() | CR4_OSFXSR | CR4_OSXMMEXCPT);
-	__asm__ volatile("movd %1, %%xmm0; movd %%xmm0, (%0)" : : "r"(TMICT), "m"(cell[0]) : "memory");
+	__asm__ volatile("movd %1, %%xmm0; movd %%xmm0, (%0)"
+			 :
+			 : "r"(TMICT), "m"(cell[0])
+			 : "memory");
 	report_eq(get(TMICT), 0x5151, "MOVD store");
-	__asm__ volatile("movd (%1), %%xmm1; movups %%xmm1, %0" : "=m"(back) : "r"(TMICT) : "memory");
+	__asm__ volatile("movd (%1), %%xmm1; movups %%xmm1, %0"
+			 : "=m"(back)
+			 : "r"(TMICT)
+			 : "memory");
 	report_eq(back[0], 0x5151, "MOVD load");
 	cell[0] = 0x6161;
 	__asm__ volatile("fildl %1; fistpl (%0)" : : "r"(TMICT), "m"(cell[0]) : "memory");
@@ -182,12 +197,14 @@ static void strings(void)
 		to = (void *)(va + 4095), n = 3;
 		trap_clear();
 		__asm__ volatile(TRY("rep insb") : "+D"(to), "+c"(n) : "d"(0x71) : "memory");
-		report(trap_vector() == EXC_PF && n == 2 && (ulong)to == va + 4096 && trap_last()->cr2 == va + 4096,
+		report(trap_vector() == EXC_PF && n == 2 && (ulong)to == va + 4096 &&
+			       trap_last()->cr2 == va + 4096,
 		       "REP INS into a page that is not there");
 		from = (void *)(va + 4094), n = 5;
 		trap_clear();
 		__asm__ volatile(TRY("rep outsb") : "+S"(from), "+c"(n) : "d"(0x80) : "memory");
-		report(trap_vector() == EXC_PF && n == 3 && (ulong)from == va + 4096, "REP OUTS from such a page");
+		report(trap_vector() == EXC_PF && n == 3 && (ulong)from == va + 4096,
+		       "REP OUTS from such a page");
 	}
 	{
 		u8 z = 0;
@@ -257,10 +274,16 @@ static void device_strings(void)
 	{
 		u8 z;
 
-		__asm__ volatile("repe scasl; setz %2" : "+D"(d), "+c"(n), "=q"(z) : "a"(0x1005a) : "memory", "cc");
+		__asm__ volatile("repe scasl; setz %2"
+				 : "+D"(d), "+c"(n), "=q"(z)
+				 : "a"(0x1005a)
+				 : "memory", "cc");
 		report(z && !n, "REPE SCAS");
 		s = &cells[2], d = (void *)LVTERR, n = 1;
-		__asm__ volatile("repe cmpsl; setz %3" : "+S"(s), "+D"(d), "+c"(n), "=q"(z) : : "memory", "cc");
+		__asm__ volatile("repe cmpsl; setz %3"
+				 : "+S"(s), "+D"(d), "+c"(n), "=q"(z)
+				 :
+				 : "memory", "cc");
 		report(z && !n, "REPE CMPS");
 	}
 #if IS64
@@ -284,7 +307,8 @@ static void across(void)
 	map_page(va + 4096, 0xfec00000, PT_P | PT_W | PT_PCD);
 	*(volatile u32 *)0xfec00000 = 1;
 	__asm__ volatile("movw %w1, (%0)" : : "r"(va + 4095), "r"(0x0255) : "memory");
-	report(ram[4095] == 0x55 && *(volatile u8 *)0xfec00000 == 2, "a store across memory and device");
+	report(ram[4095] == 0x55 && *(volatile u8 *)0xfec00000 == 2,
+	       "a store across memory and device");
 	__asm__ volatile("movw (%1), %w0" : "=r"(v) : "r"(va + 4095) : "memory");
 	report_eq(v, 0x0255, "a load across them");
 	__asm__ volatile("addw $0x0101, (%0)" : : "r"(va + 4095) : "memory", "cc");
@@ -295,7 +319,8 @@ static void across(void)
 		*(volatile u32 *)0xfec00000 = 1;
 		trap_clear();
 		__asm__ volatile(TRY("movw %w1, (%0)") : : "r"(va + 4095), "r"(0x0355) : "memory");
-		report(trap_vector() == EXC_PF && trap_last()->cr2 == va + 4095 && *(volatile u8 *)0xfec00000 == 1,
+		report(trap_vector() == EXC_PF && trap_last()->cr2 == va + 4095 &&
+			       *(volatile u8 *)0xfec00000 == 1,
 		       "a fault on the memory leaves the device alone");
 		map_page(va, (ulong)ram, PT_P | PT_W);
 		map_page(va + 4096, 0xfec00000, PT_P | PT_PCD);
@@ -303,7 +328,8 @@ static void across(void)
 		ram[4095] = 0x11;
 		trap_clear();
 		__asm__ volatile(TRY("movw %w1, (%0)") : : "r"(va + 4095), "r"(0x0355) : "memory");
-		report(trap_vector() == EXC_PF && ram[4095] == 0x11, "a fault on the device's page leaves the memory alone");
+		report(trap_vector() == EXC_PF && ram[4095] == 0x11,
+		       "a fault on the device's page leaves the memory alone");
 	}
 }
 
@@ -330,15 +356,30 @@ static void widths(void)
 	__asm__ volatile("xor %%ecx, %%ecx; setz (%0)" : : "r"(index) : "ecx", "memory", "cc");
 	report_eq(*index & 0xff, 1, "SETcc");
 	*index = 2;
-	__asm__ volatile("mov $7, %%eax; mulb (%1); movzwl %%ax, %%eax" : "=&a"(v) : "r"(index) : "memory", "cc");
+	__asm__ volatile("mov $7, %%eax; mulb (%1); movzwl %%ax, %%eax"
+			 : "=&a"(v)
+			 : "r"(index)
+			 : "memory", "cc");
 	report_eq((u32)v, 14, "MUL");
-	__asm__ volatile("mov $9, %%eax; divb (%1); movzwl %%ax, %%eax" : "=&a"(v) : "r"(index) : "memory", "cc");
+	__asm__ volatile("mov $9, %%eax; divb (%1); movzwl %%ax, %%eax"
+			 : "=&a"(v)
+			 : "r"(index)
+			 : "memory", "cc");
 	report_eq((u32)v, 0x104, "DIV");
-	__asm__ volatile("stc; mov $1, %%eax; adcb (%1), %%al; movzbl %%al, %%eax" : "=&a"(v) : "r"(index) : "memory", "cc");
+	__asm__ volatile("stc; mov $1, %%eax; adcb (%1), %%al; movzbl %%al, %%eax"
+			 : "=&a"(v)
+			 : "r"(index)
+			 : "memory", "cc");
 	report_eq((u32)v, 4, "ADC");
-	__asm__ volatile("stc; mov $9, %%eax; sbbb (%1), %%al; movzbl %%al, %%eax" : "=&a"(v) : "r"(index) : "memory", "cc");
+	__asm__ volatile("stc; mov $9, %%eax; sbbb (%1), %%al; movzbl %%al, %%eax"
+			 : "=&a"(v)
+			 : "r"(index)
+			 : "memory", "cc");
 	report_eq((u32)v, 6, "SBB");
-	__asm__ volatile("xor %%eax, %%eax; btw $1, (%1); setc %%al" : "=&a"(v) : "r"(index) : "memory", "cc");
+	__asm__ volatile("xor %%eax, %%eax; btw $1, (%1); setc %%al"
+			 : "=&a"(v)
+			 : "r"(index)
+			 : "memory", "cc");
 	report_eq((u32)v, 1, "BT of a word");
 	if (HAS(POPCNT)) {
 		__asm__ volatile("popcntl (%1), %k0" : "=r"(v) : "r"(LVTERR) : "memory", "cc");

@@ -6,11 +6,11 @@
 #include "x86/probe.h"
 
 enum kind {
-	ANY = 1,	/* keeps every value of `mask` */
-	CANONICAL = 2,	/* an address: others fault */
-	RESERVED = 4,	/* bits outside the mask fault */
+	ANY = 1,       /* keeps every value of `mask` */
+	CANONICAL = 2, /* an address: others fault */
+	RESERVED = 4,  /* bits outside the mask fault */
 	READ_ONLY = 8,
-	ONLY64 = 16,	/* faults without CPUID.LM */
+	ONLY64 = 16, /* faults without CPUID.LM */
 	ONLY_INTEL = 32,
 	HIGH_FAULTS = 64, /* 32 bits wide */
 };
@@ -42,7 +42,8 @@ static const struct row {
 
 static void canonical(const struct row *r, u64 old)
 {
-	static const u64 good[] = {0, 0x00007ffffffff123, 0xffff800000000000, 0xfffffffffffff000, 0x12345678};
+	static const u64 good[] = {0, 0x00007ffffffff123, 0xffff800000000000, 0xfffffffffffff000,
+				   0x12345678};
 	static const u64 bad[] = {0x8000000000000000, 0x0100000000000000, 0x7fffffffffffffff};
 	struct cases c = {0};
 	u64 v = 0;
@@ -57,7 +58,8 @@ static void canonical(const struct row *r, u64 old)
 			continue;
 		if (msr_write(r->msr, good[i]) != -1 || msr_read(r->msr, &v) != -1 || v != good[i])
 			fail_case(&c, "%s: wrote %llx, got %llx, vector %d", r->name,
-				  (unsigned long long)good[i], (unsigned long long)v, trap_vector());
+				  (unsigned long long)good[i], (unsigned long long)v,
+				  trap_vector());
 	}
 	report_cases(&c, r->name);
 	if (!HAS(LM) || cut)
@@ -66,7 +68,8 @@ static void canonical(const struct row *r, u64 old)
 	c = (struct cases){0};
 	for (unsigned i = 0; i < ARRAY_SIZE(bad); i++) {
 		c.run++;
-		if (msr_write(r->msr, bad[i]) != EXC_GP || msr_read(r->msr, &v) != -1 || (v != 0x1234 && (IS64 || !seg)))
+		if (msr_write(r->msr, bad[i]) != EXC_GP || msr_read(r->msr, &v) != -1 ||
+		    (v != 0x1234 && (IS64 || !seg)))
 			fail_case(&c, "%s: %llx was taken", r->name, (unsigned long long)bad[i]);
 		msr_write(r->msr, 0x1234);
 	}
@@ -89,8 +92,8 @@ static void any(const struct row *r, u64 old)
 	}
 	report_cases(&c, r->name);
 	if (r->kind & HIGH_FAULTS)
-		report_eq(msr_write(r->msr, BIT64(32)), cpu_is_amd() ? -1 : EXC_GP,
-			  "%s: bit 32", r->name);
+		report_eq(msr_write(r->msr, BIT64(32)), cpu_is_amd() ? -1 : EXC_GP, "%s: bit 32",
+			  r->name);
 }
 
 static void row(const struct row *r)
@@ -139,12 +142,17 @@ static void efer(void)
 {
 	u64 old = rdmsr(MSR_EFER), v;
 
-	report(msr_write(MSR_EFER, old ^ EFER_SCE) == (HAS(SYSCALL) || HAS(LM) ? -1 : EXC_GP), "EFER.SCE");
-	report(msr_read(MSR_EFER, &v) == -1 && (v ^ old) == (HAS(SYSCALL) || HAS(LM) ? EFER_SCE : 0), "EFER.SCE reads back");
+	report(msr_write(MSR_EFER, old ^ EFER_SCE) == (HAS(SYSCALL) || HAS(LM) ? -1 : EXC_GP),
+	       "EFER.SCE");
+	report(msr_read(MSR_EFER, &v) == -1 &&
+		       (v ^ old) == (HAS(SYSCALL) || HAS(LM) ? EFER_SCE : 0),
+	       "EFER.SCE reads back");
 	msr_write(MSR_EFER, old);
 	if (!HAS(LM)) {
-		report_eq(msr_write(MSR_EFER, old | EFER_LME), EXC_GP, "EFER.LME without long mode");
-		report_eq(msr_write(MSR_EFER, old | EFER_LMA), EXC_GP, "EFER.LMA without long mode");
+		report_eq(msr_write(MSR_EFER, old | EFER_LME), EXC_GP,
+			  "EFER.LME without long mode");
+		report_eq(msr_write(MSR_EFER, old | EFER_LMA), EXC_GP,
+			  "EFER.LMA without long mode");
 	}
 	report_eq(rdmsr(MSR_EFER), old, "EFER is as before");
 }
@@ -154,7 +162,8 @@ static void apic_base(void)
 	u64 old = rdmsr(MSR_APIC_BASE);
 
 	report(old & BIT64(8), "APIC_BASE: this is the boot processor");
-	report_eq(msr_write(MSR_APIC_BASE, old | BIT64(cpu_maxphyaddr())), EXC_GP, "APIC_BASE bit MAXPHYADDR");
+	report_eq(msr_write(MSR_APIC_BASE, old | BIT64(cpu_maxphyaddr())), EXC_GP,
+		  "APIC_BASE bit MAXPHYADDR");
 	report_eq(msr_write(MSR_APIC_BASE, old | 1), EXC_GP, "APIC_BASE bit 0");
 	report_eq(rdmsr(MSR_APIC_BASE), old, "APIC_BASE is as before");
 }

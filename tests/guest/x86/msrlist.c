@@ -9,15 +9,15 @@
  */
 #include "x86/probe.h"
 
-#define NO_RESET 1u   /* firmware or the machine sets it before us */
-#define RO 2u	      /* writes fault */
-#define COUNTS 4u     /* moves by itself */
-#define CANON 8u
-#define INTEL 16u
-#define AMD 32u
-#define HIDDEN 64u    /* the client's only: faults */
-#define NO_BAD 128u   /* no bit faults */
-#define IGNORED 256u  /* reads its constant whatever is written */
+#define NO_RESET 1u /* firmware or the machine sets it before us */
+#define RO	 2u /* writes fault */
+#define COUNTS	 4u /* moves by itself */
+#define CANON	 8u
+#define INTEL	 16u
+#define AMD	 32u
+#define HIDDEN	 64u  /* the client's only: faults */
+#define NO_BAD	 128u /* no bit faults */
+#define IGNORED	 256u /* reads its constant whatever is written */
 
 static const struct row {
 	u32 msr;
@@ -82,7 +82,8 @@ static const struct row {
 	{0x4b564d03, "KVM steal time", FEATURE_KVM_STEAL_TIME, 0, 0, 0, BIT64(1)},
 	{0x4b564d04, "KVM PV EOI", FEATURE_KVM_PV_EOI, 0, 0, 0, BIT64(1)},
 	{0x4b564d05, "KVM poll control", FEATURE_KVM_POLL_CONTROL, 0, 1, 0, BIT64(1)},
-	{0x4b564d06, "KVM asynchronous faults, vector", FEATURE_KVM_ASYNC_PF_INT, 0, 0, 0xf3, BIT64(8)},
+	{0x4b564d06, "KVM asynchronous faults, vector", FEATURE_KVM_ASYNC_PF_INT, 0, 0, 0xf3,
+	 BIT64(8)},
 	{0xc0000080, "EFER", -1, NO_RESET, 0, 0, BIT64(1)},
 	{0xc0000081, "STAR", FEATURE_SYSCALL, NO_BAD, 0, 0x123456789abcdef0, 0},
 	{0xc0000082, "LSTAR", FEATURE_LM, CANON, 0, 0xffff800012345678, 0},
@@ -90,7 +91,8 @@ static const struct row {
 	{0xc0000084, "SFMASK", FEATURE_LM, NO_BAD, 0, 0x47700, 0},
 	{0xc0000102, "KERNEL_GS_BASE", FEATURE_LM, CANON, 0, 0xffff800012345678, 0},
 	{0xc0000103, "TSC_AUX", FEATURE_RDTSCP, NO_BAD, 0, 0x12345678, 0},
-	{0xc0000104, "AMD TSC ratio", FEATURE_SVM_TSC_RATE, AMD, 0x100000000, 0x100000000, BIT64(40)},
+	{0xc0000104, "AMD TSC ratio", FEATURE_SVM_TSC_RATE, AMD, 0x100000000, 0x100000000,
+	 BIT64(40)},
 	{0xc0010015, "HWCR", -1, AMD | NO_RESET, 0, 0, BIT64(45)},
 	{0xc0010117, "VM_HSAVE_PA", FEATURE_SVM, AMD, 0, 0x1000, BIT64(0)},
 	{0xc001011f, "VIRT_SPEC_CTRL", FEATURE_VIRT_SSBD, AMD, 0, 4, BIT64(63)},
@@ -109,10 +111,11 @@ static void variable_mtrrs(void)
 		u64 old = 0, want = i & 1 ? 0xfffff800 : 0x80000006;
 
 		c.run++;
-		if (msr_read(0x200 + i, &old) != -1 || msr_write(0x200 + i, want) != -1 || msr_read(0x200 + i, &v) != -1 ||
-		    v != want || msr_write(0x200 + i, want | BIT64(i & 1 ? 0 : 9)) != EXC_GP ||
-		    msr_write(0x200 + i, BIT64(63)) != EXC_GP || msr_read(0x200 + i, &v) != -1 || v != want ||
-		    msr_write(0x200 + i, old) != -1)
+		if (msr_read(0x200 + i, &old) != -1 || msr_write(0x200 + i, want) != -1 ||
+		    msr_read(0x200 + i, &v) != -1 || v != want ||
+		    msr_write(0x200 + i, want | BIT64(i & 1 ? 0 : 9)) != EXC_GP ||
+		    msr_write(0x200 + i, BIT64(63)) != EXC_GP || msr_read(0x200 + i, &v) != -1 ||
+		    v != want || msr_write(0x200 + i, old) != -1)
 			fail_case(&c, "MSR %x: %llx", 0x200 + i, (unsigned long long)v);
 	}
 	report_cases(&c, "the variable MTRRs");
@@ -123,14 +126,15 @@ static void variable_mtrrs(void)
 
 static const struct {
 	u32 first, count;
-} counter_msrs[] = {{0xc1, 8}, {0x186, 8}, {0x309, 3}, {0x38d, 4}, {0xc0010000, 8}, {0xc0010200, 12}};
+} counter_msrs[] = {{0xc1, 8},	{0x186, 8},	 {0x309, 3},
+		    {0x38d, 4}, {0xc0010000, 8}, {0xc0010200, 12}};
 
 static void holds(u32 msr, u64 value)
 {
 	u64 old = 0, v = 0;
 
-	report(msr_read(msr, &old) == -1 && msr_write(msr, value) == -1 && msr_read(msr, &v) == -1 && v == value &&
-		       msr_write(msr, old) == -1,
+	report(msr_read(msr, &old) == -1 && msr_write(msr, value) == -1 &&
+		       msr_read(msr, &v) == -1 && v == value && msr_write(msr, old) == -1,
 	       "counter MSR %x holds a value", msr);
 }
 
@@ -145,16 +149,19 @@ static void counters(void)
 	for (unsigned i = 0; (c.a & 0xff) && i < n && i < 8; i++) {
 		holds(0xc1 + i, 0x12345678);
 		holds(0x186 + i, 0x300c0);
-		report(msr_write(0x186 + i, BIT64(40)) == EXC_GP, "counter MSR %x: reserved bits fault", 0x186 + i);
+		report(msr_write(0x186 + i, BIT64(40)) == EXC_GP,
+		       "counter MSR %x: reserved bits fault", 0x186 + i);
 	}
 	if ((c.a & 0xff) >= 2) {
 		for (unsigned i = 0; i < (c.d & 31) && i < 3; i++)
 			holds(0x309 + i, 0x12345678);
 		holds(0x38d, 0);
-		report(msr_write(0x38d, BIT64(63)) == EXC_GP, "counter MSR 38d: reserved bits fault");
+		report(msr_write(0x38d, BIT64(63)) == EXC_GP,
+		       "counter MSR 38d: reserved bits fault");
 		report(msr_write(0x38e, 0) == EXC_GP, "counter MSR 38e: read-only");
 		holds(0x38f, 0);
-		report(msr_write(0x38f, BIT64(63)) == EXC_GP, "counter MSR 38f: reserved bits fault");
+		report(msr_write(0x38f, BIT64(63)) == EXC_GP,
+		       "counter MSR 38f: reserved bits fault");
 		report(msr_write(0x390, 0) == -1, "counter MSR 390 takes 0");
 	}
 	if (!cpu_is_amd() || !HAS(PERFCTR_CORE))
@@ -199,13 +206,16 @@ static void row(const struct row *r)
 		/* AMD's SYSENTER addresses, and everybody's in 32 bits, end at bit 31. */
 		u64 want = r->good;
 
-		report(msr_write(r->msr, want) == -1 && msr_read(r->msr, &v) == -1 && v == want, "%s: holds a value", r->name);
+		report(msr_write(r->msr, want) == -1 && msr_read(r->msr, &v) == -1 && v == want,
+		       "%s: holds a value", r->name);
 		if (v != want)
-			note("wrote %llx, read %llx", (unsigned long long)want, (unsigned long long)v);
+			note("wrote %llx, read %llx", (unsigned long long)want,
+			     (unsigned long long)v);
 	}
 	if (r->flags & CANON && !(cpu_is_amd() && r->msr < 0xc0000000) && HAS(LM)) {
 		msr_read(r->msr, &v);
-		report(msr_write(r->msr, BIT64(63)) == EXC_GP && msr_write(r->msr, 0x00ffffffffffffff) == EXC_GP,
+		report(msr_write(r->msr, BIT64(63)) == EXC_GP &&
+			       msr_write(r->msr, 0x00ffffffffffffff) == EXC_GP,
 		       "%s: addresses are canonical", r->name);
 		report(msr_read(r->msr, &old) == -1 && old == v, "%s: as before", r->name);
 		old = 0;
@@ -215,12 +225,14 @@ static void row(const struct row *r)
 		{
 			u64 now = ~v;
 
-			report(msr_read(r->msr, &now) == -1 && now == v, "%s: and change nothing", r->name);
+			report(msr_read(r->msr, &now) == -1 && now == v, "%s: and change nothing",
+			       r->name);
 		}
 	}
 	if (r->flags & COUNTS)
 		return;
-	report(msr_write(r->msr, old) == -1 && msr_read(r->msr, &v) == -1 && v == old, "%s: restored", r->name);
+	report(msr_write(r->msr, old) == -1 && msr_read(r->msr, &v) == -1 && v == old,
+	       "%s: restored", r->name);
 	if (r->msr == 0x3b) /* the TSC has moved by what we wrote */
 		msr_write(r->msr, 0);
 }
@@ -233,10 +245,10 @@ static const struct {
 	u16 count;
 	u8 list;
 } listed[] = {
-#define MSR(index, name, vendors, list, ...) {index, 1, list},
-#define MSR_STORE(index, name, vendors, list, ...) {index, 1, list},
-#define MSR_FN(first, count, name, vendors, list, ...) {first, count, list},
-#define MSR_CONST(index, name, vendors, list, ...) {index, 1, list},
+#define MSR(index, name, vendors, list, ...)		  {index, 1, list},
+#define MSR_STORE(index, name, vendors, list, ...)	  {index, 1, list},
+#define MSR_FN(first, count, name, vendors, list, ...)	  {first, count, list},
+#define MSR_CONST(index, name, vendors, list, ...)	  {index, 1, list},
 #define MSR_ABOVE(first, count, name, vendors, list, ...) {first, count, list},
 #include "cpu/msr.def"
 };
@@ -256,7 +268,8 @@ static void complete(void)
 				found |= msr - counter_msrs[k].first < counter_msrs[k].count;
 			c.run++;
 			if (!found)
-				fail_case(&c, "MSR %x is in the API's list and has no row here", msr);
+				fail_case(&c, "MSR %x is in the API's list and has no row here",
+					  msr);
 		}
 	report_cases(&c, "every MSR of the API's list has a row");
 }

@@ -8,9 +8,9 @@
 #include "x86/line.h"
 #include "x86/smp.h"
 
-#define BASE 0x40 /* vector of IRQ 0 */
+#define BASE   0x40 /* vector of IRQ 0 */
 #define MASTER 0x20
-#define SLAVE 0xa0
+#define SLAVE  0xa0
 
 static volatile u32 order[16], taken;
 static u8 isr_seen;
@@ -93,7 +93,8 @@ static void masks(void)
 	outb(MASTER + 1, 0xfe);
 	settle();
 	report(taken == 1 && order[0] == 0, "unmasked, it comes");
-	report(isr_seen == 1 && !isr() && !(irr() & 1), "ISR in the handler, and neither after EOI");
+	report(isr_seen == 1 && !isr() && !(irr() & 1),
+	       "ISR in the handler, and neither after EOI");
 	settle();
 	report_eq(taken, 1, "once");
 }
@@ -164,7 +165,8 @@ static void rotation(void)
 	tick();
 	outb(MASTER + 1, 0xee);
 	settle();
-	later(taken == 3 && order[1] == 4 && order[2] == 0, "rotating EOI: IRQ 0 is the lowest then");
+	later(taken == 3 && order[1] == 4 && order[2] == 0,
+	      "rotating EOI: IRQ 0 is the lowest then");
 	ocw(0xc7);
 	set_up(3);
 	eoi = 0;

@@ -68,8 +68,8 @@ static int model(const struct state *s, enum access a, bool user)
 	}
 	if (!bad && !pk)
 		return -1;
-	return (int)(PF_P | (a == WRITE ? PF_W : 0) | (user ? PF_U : 0) |
-		     (a == FETCH ? PF_I : 0) | (pk ? PF_PK : 0));
+	return (int)(PF_P | (a == WRITE ? PF_W : 0) | (user ? PF_U : 0) | (a == FETCH ? PF_I : 0) |
+		     (pk ? PF_PK : 0));
 }
 
 static void check(const struct state *s, unsigned level, enum access a, bool user)
@@ -79,10 +79,13 @@ static void check(const struct state *s, unsigned level, enum access a, bool use
 	access(a, user, va[level], s->ac);
 	got = trap_vector() == -1 ? -1 : (int)trap_last()->error;
 	cases.run++;
-	if (got != want || (want >= 0 && (trap_vector() != EXC_PF || trap_last()->cr2 != va[level])))
+	if (got != want ||
+	    (want >= 0 && (trap_vector() != EXC_PF || trap_last()->cr2 != va[level])))
 		fail_case(&cases, "%s %s %s: page %s%s key %u %s%s %s%s%s%s%s: want %x, got %d/%x",
 			  sizes[level], user ? "user" : "kernel",
-			  a == READ ? "read" : a == WRITE ? "write" : "fetch",
+			  a == READ    ? "read"
+			  : a == WRITE ? "write"
+				       : "fetch",
 			  s->page_u ? "U" : "-", s->page_w ? "W" : "-", s->key,
 			  s->rights & AD ? "AD" : "", s->rights & WD ? "WD" : "",
 			  s->pke ? "PKE " : "", s->pks ? "PKS " : "", s->wp ? "WP " : "",
@@ -124,8 +127,9 @@ static void sweep_page(struct state *s, unsigned level)
 			s->key = keys[k];
 			s->page_w = wu & 1;
 			s->page_u = wu & 2;
-			*(volatile ulong *)leaf[level] = ((ulong)target & ~((1ul << (3 + 9 * level)) - 1)) |
-				PT_P | PT_A | PT_D | (level > 1 ? PT_PS : 0) | (wu & 1 ? PT_W : 0) |
+			*(volatile ulong *)leaf[level] =
+				((ulong)target & ~((1ul << (3 + 9 * level)) - 1)) | PT_P | PT_A |
+				PT_D | (level > 1 ? PT_PS : 0) | (wu & 1 ? PT_W : 0) |
 				(wu & 2 ? PT_U : 0) | (ulong)s->key << 59;
 			invlpg((void *)va[level]);
 			for (s->rights = 0; s->rights < 4; s->rights++) {
@@ -144,7 +148,8 @@ static void sweep(unsigned level)
 {
 	cases = (struct cases){0};
 	for (unsigned c = 0; c < 32; c++) {
-		struct state s = {.pke = c & 1, .pks = c & 2, .wp = c & 4, .smap = c & 8, .ac = c & 16};
+		struct state s = {
+			.pke = c & 1, .pks = c & 2, .wp = c & 4, .smap = c & 8, .ac = c & 16};
 
 		if ((s.pks && !HAS(PKS)) || (s.smap && !HAS(SMAP)) || (s.ac && !s.smap))
 			continue;
@@ -189,14 +194,16 @@ static void write_after_read(void)
 		if (!user && !HAS(PKS))
 			continue;
 		control(&(struct state){.wp = true, .pke = user, .pks = !user});
-		*(volatile ulong *)leaf[1] = data | PT_P | PT_W | PT_A | PT_D | (user ? PT_U : 0) | 3ul << 59;
+		*(volatile ulong *)leaf[1] =
+			data | PT_P | PT_W | PT_A | PT_D | (user ? PT_U : 0) | 3ul << 59;
 		invlpg((void *)va[1]);
 		if (user)
 			pkru_write(WD << 6, 0, 0);
 		else
 			wrmsr(MSR_PKRS, WD << 6);
 		access(READ, user, va[1], false);
-		report_eq((u64)(s64)trap_vector(), ~0ull, "WD: a read of %s page", user ? "a user" : "a supervisor");
+		report_eq((u64)(s64)trap_vector(), ~0ull, "WD: a read of %s page",
+			  user ? "a user" : "a supervisor");
 		access(WRITE, user, va[1], false);
 		report(trap_vector() == EXC_PF && trap_last()->error & PF_PK, "WD: then a write");
 		if (user)
@@ -246,7 +253,8 @@ static void xsave(void)
 	report(c.a == 8 && c.b >= 576, "its component has 8 bytes");
 	pkru_write(0xa5a5a5a4, 0, 0);
 	__asm__ volatile("xsave (%0)" : : "r"(area), "a"(0x200), "d"(0) : "memory");
-	report(*(u32 *)(area + c.b) == 0xa5a5a5a4 && (*(u64 *)(area + 512) & BIT(9)), "XSAVE stores PKRU");
+	report(*(u32 *)(area + c.b) == 0xa5a5a5a4 && (*(u64 *)(area + 512) & BIT(9)),
+	       "XSAVE stores PKRU");
 	*(u32 *)(area + c.b) = 0x44440000;
 	__asm__ volatile("xrstor (%0)" : : "r"(area), "a"(0x200), "d"(0) : "memory");
 	report(pkru_read(&v, 0) == -1 && v == 0x44440000, "XRSTOR loads it");

@@ -8,19 +8,19 @@
 #include "x86/paging.h"
 #include "x86/probe.h"
 
-#define PERFCTR(n) (0xc1u + (n))
-#define EVNTSEL(n) (0x186u + (n))
-#define FIXED(n) (0x309u + (n))
-#define FIXED_CTRL 0x38du
-#define GLOBAL_STATUS 0x38eu
-#define GLOBAL_CTRL 0x38fu
-#define GLOBAL_OVF 0x390u
-#define CORE_SEL(n) (0xc0010200u + 2 * (n))
-#define CORE_CTR(n) (0xc0010201u + 2 * (n))
-#define SEL_USR BIT(16)
-#define SEL_OS BIT(17)
-#define SEL_INT BIT(20)
-#define SEL_EN BIT(22)
+#define PERFCTR(n)	   (0xc1u + (n))
+#define EVNTSEL(n)	   (0x186u + (n))
+#define FIXED(n)	   (0x309u + (n))
+#define FIXED_CTRL	   0x38du
+#define GLOBAL_STATUS	   0x38eu
+#define GLOBAL_CTRL	   0x38fu
+#define GLOBAL_OVF	   0x390u
+#define CORE_SEL(n)	   (0xc0010200u + 2 * (n))
+#define CORE_CTR(n)	   (0xc0010201u + 2 * (n))
+#define SEL_USR		   BIT(16)
+#define SEL_OS		   BIT(17)
+#define SEL_INT		   BIT(20)
+#define SEL_EN		   BIT(22)
 #define EVENT_INSTRUCTIONS 0xc0
 
 static int rdpmc(u32 index, u64 *v)
@@ -52,11 +52,13 @@ static void counter(const char *name, u32 sel, u32 ctr, u32 pmc, u32 global)
 	report_eq((u64)(s64)msr_write(ctr, 0), ~0ull, "%s: written", name);
 	if (global)
 		msr_write(GLOBAL_CTRL, 1);
-	report_eq((u64)(s64)msr_write(sel, EVENT_INSTRUCTIONS | SEL_OS | SEL_USR | SEL_EN), ~0ull, "%s: instructions", name);
+	report_eq((u64)(s64)msr_write(sel, EVENT_INSTRUCTIONS | SEL_OS | SEL_USR | SEL_EN), ~0ull,
+		  "%s: instructions", name);
 	report_eq((u64)(s64)rdpmc(pmc, &a), ~0ull, "%s: RDPMC", name);
 	loop(10000);
 	rdpmc(pmc, &b);
-	report(b - a >= 20000 && b - a < 40000, "%s: 20000 instructions are %u", name, (u32)(b - a));
+	report(b - a >= 20000 && b - a < 40000, "%s: 20000 instructions are %u", name,
+	       (u32)(b - a));
 	msr_read(ctr, &v);
 	report(v >= b, "%s: RDMSR agrees", name);
 	msr_write(sel, EVENT_INSTRUCTIONS | SEL_USR | SEL_EN);
@@ -111,10 +113,12 @@ static void intel(unsigned version, unsigned count, unsigned width)
 	report(width >= 32 && width <= 64, "counters of %u bits", width);
 	counter("counter 0", EVNTSEL(0), PERFCTR(0), 0, version >= 2);
 	report_eq((u64)(s64)rdpmc(count, &v), EXC_GP, "RDPMC of the counter after the last");
-	report_eq((u64)(s64)msr_write(EVNTSEL(0), BIT64(40)), EXC_GP, "reserved bits of the event select");
+	report_eq((u64)(s64)msr_write(EVNTSEL(0), BIT64(40)), EXC_GP,
+		  "reserved bits of the event select");
 	if (version < 2)
 		return;
-	report_eq((u64)(s64)msr_write(GLOBAL_CTRL, BIT64(63)), EXC_GP, "reserved bits of the global control");
+	report_eq((u64)(s64)msr_write(GLOBAL_CTRL, BIT64(63)), EXC_GP,
+		  "reserved bits of the global control");
 	report_eq((u64)(s64)msr_write(GLOBAL_STATUS, 0), EXC_GP, "the global status is read-only");
 	msr_write(GLOBAL_CTRL, 0);
 	msr_write(EVNTSEL(0), EVENT_INSTRUCTIONS | SEL_OS | SEL_EN);
@@ -129,7 +133,8 @@ static void intel(unsigned version, unsigned count, unsigned width)
 		report_eq((u64)(s64)rdpmc(BIT(30), &a), ~0ull, "RDPMC of fixed counter 0");
 		loop(10000);
 		rdpmc(BIT(30), &b);
-		report(b - a >= 20000 && b - a < 40000, "fixed counter 0: 20000 instructions are %u", (u32)(b - a));
+		report(b - a >= 20000 && b - a < 40000,
+		       "fixed counter 0: 20000 instructions are %u", (u32)(b - a));
 		msr_write(FIXED_CTRL, 0);
 		msr_write(GLOBAL_CTRL, 0);
 	}
@@ -153,7 +158,8 @@ static void none(void)
 		report_eq((u64)(s64)msr_read(FIXED_CTRL, &v), EXC_GP, "no fixed counters");
 	/* Old kernels touch these without looking: they read 0 and hold nothing. */
 	if (msr_read(EVNTSEL(0), &v) == -1)
-		report(!v && msr_write(EVNTSEL(0), 0) == -1, "the first event select holds nothing");
+		report(!v && msr_write(EVNTSEL(0), 0) == -1,
+		       "the first event select holds nothing");
 	else
 		report(true, "the first event select is not there");
 }
@@ -178,7 +184,7 @@ void test_main(void)
 		none();
 	write_cr4(cr4 | CR4_PCE);
 	trap_user(user_rdpmc, NULL);
-	report_eq((u64)(s64)trap_vector(),
-		  (c.a & 0xff) || cpu_is_amd() ? ~0ull : (u64)EXC_GP, "RDPMC at level 3 with it");
+	report_eq((u64)(s64)trap_vector(), (c.a & 0xff) || cpu_is_amd() ? ~0ull : (u64)EXC_GP,
+		  "RDPMC at level 3 with it");
 	write_cr4(cr4);
 }

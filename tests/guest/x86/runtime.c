@@ -28,8 +28,8 @@ static void test_format(void)
 
 	snprintf(buf, sizeof(buf), "%d %5u|%-4x|%08llx %s %lld %c%%", -42, 7u, 0xabu,
 		 0x123456789ull, "text", -10000000000ll, 'z');
-	report(!strncmp(buf, "-42     7|ab  |123456789 text -10000000000 z%", 80),
-	       "printf: %s", buf);
+	report(!strncmp(buf, "-42     7|ab  |123456789 text -10000000000 z%", 80), "printf: %s",
+	       buf);
 }
 
 void test_main(void)
@@ -52,7 +52,8 @@ void test_main(void)
 	report_eq(*(volatile u32 *)va, 5, "mapped page");
 	user_map();
 	if (!report_eq((u64)(s64)trap_user(nothing, NULL), ~0ull, "privilege level 3"))
-		note("vector %d error %x ip %lx cr2 %lx cs %lx", trap_vector(), trap_last()->error, trap_last()->ip, trap_last()->cr2, trap_last()->cs);
+		note("vector %d error %x ip %lx cr2 %lx cs %lx", trap_vector(), trap_last()->error,
+		     trap_last()->ip, trap_last()->cr2, trap_last()->cs);
 	report_eq(trap_user(privileged, NULL), EXC_GP, "a fault at privilege level 3");
 	report(trap_last()->cs == (SEL_UCODE | 3), "its CS");
 	smp_start();

@@ -11,19 +11,31 @@ static u8 data[64];
 static int load_at(u16 sel, u32 offset)
 {
 	trap_clear();
-	__asm__ volatile("mov %0, %%fs\n" TRY("movb %%fs:(%1), %%al") "xor %%eax, %%eax; mov %%eax, %%fs" : : "r"((u32)sel), "r"(offset) : "eax", "memory");
+	__asm__ volatile(
+		"mov %0, %%fs\n" TRY("movb %%fs:(%1), %%al") "xor %%eax, %%eax; mov %%eax, %%fs"
+		:
+		: "r"((u32)sel), "r"(offset)
+		: "eax", "memory");
 	return trap_vector();
 }
 static int load4_at(u16 sel, u32 offset)
 {
 	trap_clear();
-	__asm__ volatile("mov %0, %%fs\n" TRY("movl %%fs:(%1), %%eax") "xor %%eax, %%eax; mov %%eax, %%fs" : : "r"((u32)sel), "r"(offset) : "eax", "memory");
+	__asm__ volatile(
+		"mov %0, %%fs\n" TRY("movl %%fs:(%1), %%eax") "xor %%eax, %%eax; mov %%eax, %%fs"
+		:
+		: "r"((u32)sel), "r"(offset)
+		: "eax", "memory");
 	return trap_vector();
 }
 static int store_at(u16 sel, u32 offset)
 {
 	trap_clear();
-	__asm__ volatile("mov %0, %%fs\n" TRY("movb $1, %%fs:(%1)") "xor %%eax, %%eax; mov %%eax, %%fs" : : "r"((u32)sel), "r"(offset) : "eax", "memory");
+	__asm__ volatile(
+		"mov %0, %%fs\n" TRY("movb $1, %%fs:(%1)") "xor %%eax, %%eax; mov %%eax, %%fs"
+		:
+		: "r"((u32)sel), "r"(offset)
+		: "eax", "memory");
 	return trap_vector();
 }
 
@@ -55,7 +67,10 @@ static void limits(void)
 	load_at(s, 0);
 	report((this_cpu()->gdt[s >> 3] >> 40) & 1, "loading sets the accessed bit");
 	trap_clear();
-	__asm__ volatile("xor %%eax, %%eax; mov %%eax, %%fs\n" TRY("movb %%fs:0, %%al") : : : "eax");
+	__asm__ volatile("xor %%eax, %%eax; mov %%eax, %%fs\n" TRY("movb %%fs:0, %%al")
+			 :
+			 :
+			 : "eax");
 	report_eq(trap_vector(), EXC_GP, "a null FS");
 	{
 		u32 v = 0, w;
@@ -86,15 +101,20 @@ static void gates(void)
 {
 	u32 at = (u32)gate_entry;
 
-	gdt_set(0x80, (at & 0xffff) | (u64)SEL_KCODE << 16 | (u64)1 << 32 | (u64)0xec << 40 | (u64)(at >> 16) << 48);
+	gdt_set(0x80, (at & 0xffff) | (u64)SEL_KCODE << 16 | (u64)1 << 32 | (u64)0xec << 40 |
+			      (u64)(at >> 16) << 48);
 	gate_cs = 0;
 	trap_user((void (*)(void *))through_gate, NULL);
-	report(trap_vector() == -1 && (gate_cs & 0xffff) == SEL_KCODE, "call gate to level 0 and back");
+	report(trap_vector() == -1 && (gate_cs & 0xffff) == SEL_KCODE,
+	       "call gate to level 0 and back");
 	report_eq(gate_arg, 0x1234, "its parameter");
-	gdt_set(0x80, (at & 0xffff) | (u64)SEL_KCODE << 16 | (u64)1 << 32 | (u64)0x8c << 40 | (u64)(at >> 16) << 48);
+	gdt_set(0x80, (at & 0xffff) | (u64)SEL_KCODE << 16 | (u64)1 << 32 | (u64)0x8c << 40 |
+			      (u64)(at >> 16) << 48);
 	trap_user((void (*)(void *))through_gate, NULL);
-	report(trap_vector() == EXC_GP && trap_last()->error == 0x80, "call gate of level 0 from level 3");
-	gdt_set(0x80, (at & 0xffff) | (u64)SEL_KCODE << 16 | (u64)1 << 32 | (u64)0x6c << 40 | (u64)(at >> 16) << 48);
+	report(trap_vector() == EXC_GP && trap_last()->error == 0x80,
+	       "call gate of level 0 from level 3");
+	gdt_set(0x80, (at & 0xffff) | (u64)SEL_KCODE << 16 | (u64)1 << 32 | (u64)0x6c << 40 |
+			      (u64)(at >> 16) << 48);
 	trap_user((void (*)(void *))through_gate, NULL);
 	report(trap_vector() == EXC_NP && trap_last()->error == 0x80, "call gate not present");
 }
@@ -115,7 +135,7 @@ static int v86(const u8 *code, unsigned len, u32 flags)
 	return trap_enter(&r);
 }
 
-#define V86(...) v86((const u8[]){__VA_ARGS__}, sizeof((const u8[]){__VA_ARGS__}), 0)
+#define V86(...)      v86((const u8[]){__VA_ARGS__}, sizeof((const u8[]){__VA_ARGS__}), 0)
 #define V86_IOPL(...) v86((const u8[]){__VA_ARGS__}, sizeof((const u8[]){__VA_ARGS__}), FL_IOPL)
 
 static void virtual8086(void)
@@ -134,7 +154,8 @@ static void virtual8086(void)
 	report_eq(V86(0xcd, 0x21), EXC_GP, "v8086: INT n with IOPL 0");
 	report_eq(V86(0xe4, 0x80, 0xf4), EXC_GP, "v8086: IN by the I/O map");
 	report_eq(V86(0x0f, 0x0b), EXC_UD, "v8086: UD2");
-	report_eq(V86(0xb8, 0x00, 0x30, 0x8e, 0xd8, 0xc6, 0x06, 0x00, 0x00, 0x77, 0xf4), EXC_GP, "v8086: load of DS");
+	report_eq(V86(0xb8, 0x00, 0x30, 0x8e, 0xd8, 0xc6, 0x06, 0x00, 0x00, 0x77, 0xf4), EXC_GP,
+		  "v8086: load of DS");
 	report_eq(*(volatile u8 *)0x30000, 0x77, "a store through it");
 	report_eq(V86(0x0f, 0x01, 0x16, 0, 0), EXC_GP, "v8086: LGDT");
 	report_eq(V86(0x0f, 0x00, 0xc8), EXC_UD, "v8086: STR");
@@ -169,18 +190,26 @@ static void vme(void)
 	this_cpu()->hook = vme_hook;
 	report(V86(0xfb, 0xf4) == EXC_GP && vme_seen.ip == 1, "VME: STI with IOPL 0");
 	report((vme_seen.flags & (FL_VIF | FL_IF)) == FL_VIF, "VME: it sets VIF, not IF");
-	report(V86(0xfb, 0xfa, 0xf4) == EXC_GP && vme_seen.ip == 2 && !(vme_seen.flags & FL_VIF), "VME: CLI clears VIF");
-	report(v86((const u8[]){0xfb, 0xf4}, 2, FL_VIP) == EXC_GP && vme_seen.ip == 0, "VME: STI with VIP faults");
-	report(v86((const u8[]){0xfa, 0xf4}, 2, FL_VIP) == EXC_GP && vme_seen.ip == 1, "VME: CLI with VIP does not");
+	report(V86(0xfb, 0xfa, 0xf4) == EXC_GP && vme_seen.ip == 2 && !(vme_seen.flags & FL_VIF),
+	       "VME: CLI clears VIF");
+	report(v86((const u8[]){0xfb, 0xf4}, 2, FL_VIP) == EXC_GP && vme_seen.ip == 0,
+	       "VME: STI with VIP faults");
+	report(v86((const u8[]){0xfa, 0xf4}, 2, FL_VIP) == EXC_GP && vme_seen.ip == 1,
+	       "VME: CLI with VIP does not");
 	report(V86(0xfb, 0x9c, 0x58, 0xf4) == EXC_GP && vme_seen.ip == 3, "VME: PUSHF with IOPL 0");
-	report_eq(vme_seen.ax & (FL_IF | FL_IOPL), FL_IF | FL_IOPL, "VME: it shows VIF as IF, and IOPL 3");
+	report_eq(vme_seen.ax & (FL_IF | FL_IOPL), FL_IF | FL_IOPL,
+		  "VME: it shows VIF as IF, and IOPL 3");
 	report(V86(0x66, 0x9c, 0xf4) == EXC_GP && vme_seen.ip == 0, "VME: PUSHFD faults");
-	report(V86(0x68, 0x02, 0x02, 0x9d, 0xf4) == EXC_GP && vme_seen.ip == 4 && (vme_seen.flags & (FL_VIF | FL_IF)) == FL_VIF,
+	report(V86(0x68, 0x02, 0x02, 0x9d, 0xf4) == EXC_GP && vme_seen.ip == 4 &&
+		       (vme_seen.flags & (FL_VIF | FL_IF)) == FL_VIF,
 	       "VME: POPF sets VIF");
-	report(V86(0xfb, 0x68, 0x02, 0x00, 0x9d, 0xf4) == EXC_GP && vme_seen.ip == 5 && !(vme_seen.flags & FL_VIF),
+	report(V86(0xfb, 0x68, 0x02, 0x00, 0x9d, 0xf4) == EXC_GP && vme_seen.ip == 5 &&
+		       !(vme_seen.flags & FL_VIF),
 	       "VME: POPF clears VIF");
-	report(V86(0x68, 0x02, 0x03, 0x9d, 0xf4) == EXC_GP && vme_seen.ip == 3, "VME: POPF of TF faults");
-	report(v86((const u8[]){0x68, 0x02, 0x02, 0x9d, 0xf4}, 5, FL_VIP) == EXC_GP && vme_seen.ip == 3,
+	report(V86(0x68, 0x02, 0x03, 0x9d, 0xf4) == EXC_GP && vme_seen.ip == 3,
+	       "VME: POPF of TF faults");
+	report(v86((const u8[]){0x68, 0x02, 0x02, 0x9d, 0xf4}, 5, FL_VIP) == EXC_GP &&
+		       vme_seen.ip == 3,
 	       "VME: POPF of IF with VIP faults");
 
 	*(volatile u16 *)(0x21 * 4) = 0x100;
@@ -189,14 +218,17 @@ static void vme(void)
 	report(V86(0xfb, 0xcd, 0x21) == EXC_GP && vme_seen.ip == 0x100 && vme_seen.cs == 0x2000,
 	       "VME: INT goes by the interrupt vector table");
 	report(frame[0] == 3 && frame[1] == 0x2000, "VME: its return address");
-	report_eq(frame[2] & (FL_IF | FL_IOPL), FL_IF | FL_IOPL, "VME: its flags show VIF and IOPL 3");
+	report_eq(frame[2] & (FL_IF | FL_IOPL), FL_IF | FL_IOPL,
+		  "VME: its flags show VIF and IOPL 3");
 	report(!(vme_seen.flags & FL_VIF), "VME: VIF is clear in the handler");
 	map[0x21 / 8] = 1 << (0x21 % 8);
-	report(V86(0xcd, 0x21) == EXC_GP && vme_seen.ip == 0 && !vme_seen.error, "VME: INT that the map keeps back, IOPL 0");
+	report(V86(0xcd, 0x21) == EXC_GP && vme_seen.ip == 0 && !vme_seen.error,
+	       "VME: INT that the map keeps back, IOPL 0");
 	report(V86_IOPL(0xcd, 0x21) == EXC_GP && vme_seen.ip == 0 && vme_seen.error == 0x21 * 8 + 2,
 	       "VME: the same with IOPL 3: by the IDT");
 	map[0x21 / 8] = 0;
-	report(V86_IOPL(0xcd, 0x21) == EXC_GP && vme_seen.ip == 0x100, "VME: by the table with IOPL 3");
+	report(V86_IOPL(0xcd, 0x21) == EXC_GP && vme_seen.ip == 0x100,
+	       "VME: by the table with IOPL 3");
 	this_cpu()->hook = NULL;
 	tss->iomap = iomap;
 	memset(map, 0xff, 32);

@@ -63,15 +63,21 @@ static void basic(void)
 		__asm__ volatile("lock addl $1, (%0)" : : "r"(code + 1) : "memory", "cc");
 		report_eq(call(code), 0x22222223, "LOCK ADD");
 		*(volatile u32 *)(code + 1) = 5;
-		__asm__ volatile("mov $9, %%eax; xchg %%eax, (%0)" : : "r"(code + 1) : "eax", "memory");
+		__asm__ volatile("mov $9, %%eax; xchg %%eax, (%0)"
+				 :
+				 : "r"(code + 1)
+				 : "eax", "memory");
 		report_eq(call(code), 9, "XCHG");
-		__asm__ volatile("mov %%" 
+		__asm__ volatile(
+			"mov %%"
 #if IS64
-				 "rsp, %%rdx; lea 5(%0), %%rsp; mov (%%rsp), %%al; lea -3(%%rsp), %%rsp; push $0x123; mov %%rdx, %%rsp"
+			"rsp, %%rdx; lea 5(%0), %%rsp; mov (%%rsp), %%al; lea -3(%%rsp), %%rsp; push $0x123; mov %%rdx, %%rsp"
 #else
-				 "esp, %%edx; lea 5(%0), %%esp; push $0x123; mov %%edx, %%esp"
+			"esp, %%edx; lea 5(%0), %%esp; push $0x123; mov %%edx, %%esp"
 #endif
-				 : : "r"(code) : "eax", "edx", "memory");
+			:
+			: "r"(code)
+			: "eax", "edx", "memory");
 	}
 	put(code, 0);
 }
@@ -109,19 +115,23 @@ static void ahead(void)
 	}
 	{
 		/* a loop that counts its own immediate up */
-		static const u8 loop[] = {0xb8, 0, 0, 0, 0, /* mov $0, %eax */
-					  0xff, 0x42, 0x01, /* incl 1(%rdx) */
-					  0x49, /* dec %ecx: patched in 64-bit */
+		static const u8 loop[] = {0xb8, 0,    0,    0, 0, /* mov $0, %eax */
+					  0xff, 0x42, 0x01,	  /* incl 1(%rdx) */
+					  0x49,			  /* dec %ecx: patched in 64-bit */
 					  0x75, 0xf5, 0xc3};
 #if IS64
-		static const u8 loop64[] = {0xb8, 0, 0, 0, 0, 0xff, 0x42, 0x01, 0xff, 0xc9, 0x75, 0xf4, 0xc3};
+		static const u8 loop64[] = {0xb8, 0,	0,    0,    0,	  0xff, 0x42,
+					    0x01, 0xff, 0xc9, 0x75, 0xf4, 0xc3};
 
 		memcpy(code, loop64, sizeof(loop64));
 		(void)loop;
 #else
 		memcpy(code, loop, sizeof(loop));
 #endif
-		__asm__ volatile("call *%1" : "=a"(v) : "r"(code), "d"(code), "c"(50) : "memory", "cc");
+		__asm__ volatile("call *%1"
+				 : "=a"(v)
+				 : "r"(code), "d"(code), "c"(50)
+				 : "memory", "cc");
 		report_eq(v, 49, "a loop that changes itself");
 	}
 }

@@ -11,15 +11,15 @@
 #include "x86/paging.h"
 #include "x86/smp.h"
 
-#define SMBASE 0x30000ul
-#define SMBASE2 0x38000ul /* its entry is 32 KiB above */
+#define SMBASE	   0x30000ul
+#define SMBASE2	   0x38000ul /* its entry is 32 KiB above */
 #define SAVE(base) ((base) + 0xfe00)
-#define ICR_SMI 0x200u
+#define ICR_SMI	   0x200u
 
 /* What the handler leaves at 0x20000; it counts last. */
 struct seen {
 	u32 count, cr0, cr4, eflags, dr7, cs, ss, esp, wide, smbase_cs;
-	u32 command;	/* what it does before RSM */
+	u32 command; /* what it does before RSM */
 	u32 argument;
 	u32 efer, nmi_count;
 	u32 sgdt_limit, cpu_apic;
@@ -137,9 +137,11 @@ static void registers(void)
 			 "1: dec %%ecx; jnz 1b\n"
 			 "pushf; pop %4\n push $2; popf"
 			 : "+b"(bx), "+S"(si), "+D"(di), "+a"(bp), "=&d"(flags)
-			 : "r"(icr), "i"(0x0c02 | FL_IOPL | FL_AC) : "ecx", "memory", "cc");
+			 : "r"(icr), "i"(0x0c02 | FL_IOPL | FL_AC)
+			 : "ecx", "memory", "cc");
 	report(bx == 0x11223344 && si == 0x55667788 && di == 0x99aabbcc, "registers are as before");
-	report_eq(flags & (FL_DF | FL_IOPL | FL_AC), FL_DF | FL_IOPL | FL_AC, "flags are as before");
+	report_eq(flags & (FL_DF | FL_IOPL | FL_AC), FL_DF | FL_IOPL | FL_AC,
+		  "flags are as before");
 }
 
 static void changes(void)
@@ -154,22 +156,26 @@ static void changes(void)
 			 "mov $100000, %%ecx\n"
 			 "1: test %%eax, %%eax; jnz 2f; dec %%ecx; jnz 1b\n"
 			 "2:"
-			 : "=&a"(v) : "r"(0xfee00300ul) : "ecx", "memory", "cc");
+			 : "=&a"(v)
+			 : "r"(0xfee00300ul)
+			 : "ecx", "memory", "cc");
 	report_eq(v, 0x13579bdf, "RSM loads a changed RAX");
 	SEEN->command = 5;
 	__asm__ volatile(
 #if IS64
-			 "lea 2f(%%rip), %%rax; mov %%eax, 44(%2)\n"
+		"lea 2f(%%rip), %%rax; mov %%eax, 44(%2)\n"
 #else
-			 "lea 2f, %%eax; mov %%eax, 44(%2)\n"
+		"lea 2f, %%eax; mov %%eax, 44(%2)\n"
 #endif
-			 "xor %%eax, %%eax\n"
-			 "movl $0x44200, (%1)\n"
-			 "1: mov $10000000, %%ecx\n"
-			 "3: dec %%ecx; jnz 3b; jmp 4f\n"
-			 "2: mov $1, %%eax\n"
-			 "4:"
-			 : "=&a"(v) : "r"(0xfee00300ul), "r"(SEEN) : "ecx", "memory", "cc");
+		"xor %%eax, %%eax\n"
+		"movl $0x44200, (%1)\n"
+		"1: mov $10000000, %%ecx\n"
+		"3: dec %%ecx; jnz 3b; jmp 4f\n"
+		"2: mov $1, %%eax\n"
+		"4:"
+		: "=&a"(v)
+		: "r"(0xfee00300ul), "r"(SEEN)
+		: "ecx", "memory", "cc");
 	report_eq(v, 1, "RSM loads a changed RIP");
 	report_eq(read_cr0() & 0x80000001, 0x80000001, "paging is on again");
 }

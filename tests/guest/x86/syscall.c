@@ -45,15 +45,17 @@ __asm__(".text\n"
 	"mov %cs, %eax; mov %rax, seen+24(%rip); mov %ss, %eax; mov %rax, seen+32(%rip)\n"
 	"sysexitl\n"
 	".data\n back_sp: .quad 0\n .text\n");
-extern char entry64[], to32[], call64[], after64[], sysenter64[], senter[], centry[], wrong_entry[], senter32[],
-	compat_syscall[], after_compat[], compat_sysenter[];
+extern char entry64[], to32[], call64[], after64[], sysenter64[], senter[], centry[], wrong_entry[],
+	senter32[], compat_syscall[], after_compat[], compat_sysenter[];
 extern u64 back_sp;
 
 USER static void user_popf_syscall(void *p)
 {
 	__asm__ volatile("push $0xc02; popf; mov %%rsp, %%r8; syscall\n"
 			 "mov %%r8, %%rsp; pushf; pop (%0); mov %%cs, 8(%0); mov %%ss, 16(%0)"
-			 : : "r"(p) : "rax", "rbx", "rcx", "r8", "r11", "memory", "cc");
+			 :
+			 : "r"(p)
+			 : "rax", "rbx", "rcx", "r8", "r11", "memory", "cc");
 }
 static void kernel_to32(void *p)
 {
@@ -134,17 +136,21 @@ static void compatibility(void)
 
 		report_eq(compat(compat_syscall), EXC_UD, "compatibility mode: SYSCALL on Intel");
 		wrmsr(MSR_SYSENTER_CS, 0);
-		report(compat(compat_sysenter) == EXC_GP && !trap_last()->error, "compatibility mode: SYSENTER with CS 0");
+		report(compat(compat_sysenter) == EXC_GP && !trap_last()->error,
+		       "compatibility mode: SYSENTER with CS 0");
 		wrmsr(MSR_SYSENTER_CS, SEL_KCODE);
 		wrmsr(MSR_SYSENTER_ESP, (ulong)stack + 4000);
 		wrmsr(MSR_SYSENTER_EIP, (ulong)senter32);
-		report_eq(compat(compat_sysenter), -1, "compatibility mode: SYSENTER, and SYSEXIT to 32 bits");
-		report(seen[3] == SEL_KCODE && seen[4] == SEL_KDATA && seen[6] == (ulong)stack + 4000,
+		report_eq(compat(compat_sysenter), -1,
+			  "compatibility mode: SYSENTER, and SYSEXIT to 32 bits");
+		report(seen[3] == SEL_KCODE && seen[4] == SEL_KDATA &&
+			       seen[6] == (ulong)stack + 4000,
 		       "compatibility mode: SYSENTER: CS, SS, RSP");
 		wrmsr(MSR_SYSENTER_CS, 0);
 	} else {
 		report_eq(compat(compat_syscall), -1, "compatibility mode: SYSCALL and SYSRET");
-		report(seen[3] == SEL_KCODE && seen[4] == SEL_KDATA, "compatibility mode: SYSCALL: CS, SS by STAR");
+		report(seen[3] == SEL_KCODE && seen[4] == SEL_KDATA,
+		       "compatibility mode: SYSCALL: CS, SS by STAR");
 		report_eq(seen[0], (ulong)after_compat, "compatibility mode: SYSCALL: RCX");
 		report(seen[1] & FL_DF, "compatibility mode: SYSCALL: R11 has the flags");
 		report_eq(seen[2], user_stack(), "compatibility mode: SYSCALL: RSP stays");
@@ -168,7 +174,8 @@ static void level3(void)
 	wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SCE);
 	report(trap_user(user_sysret, NULL) == EXC_GP && !trap_last()->error, "SYSRET at level 3");
 	wrmsr(MSR_SYSENTER_CS, SEL_KCODE);
-	report(trap_user(user_sysexit, NULL) == (cpu_is_amd() ? EXC_UD : EXC_GP), "SYSEXIT at level 3");
+	report(trap_user(user_sysexit, NULL) == (cpu_is_amd() ? EXC_UD : EXC_GP),
+	       "SYSEXIT at level 3");
 	wrmsr(MSR_SYSENTER_CS, 0);
 }
 
@@ -225,14 +232,17 @@ static void legacy(void)
 	wrmsr(MSR_EFER, efer | EFER_SCE);
 	wrmsr(MSR_STAR, (u64)SEL_UCODE32 << 48 | (u64)SEL_KCODE << 32 | (u32)lentry);
 	sti();
-	report_eq(trap_user((void (*)(void *))user_syscall, NULL), -1, "32 bits: SYSCALL and SYSRET");
+	report_eq(trap_user((void (*)(void *))user_syscall, NULL), -1,
+		  "32 bits: SYSCALL and SYSRET");
 	cli();
 	report_eq(seen[0], (ulong)after_syscall, "32 bits: SYSCALL: ECX");
 	report(seen[3] == SEL_KCODE && seen[4] == SEL_KDATA, "32 bits: SYSCALL: CS, SS by STAR");
 	report(!(seen[5] & FL_IF), "32 bits: SYSCALL clears IF");
-	report((user_cs & 0xffff) == (SEL_UCODE32 | 3) && (user_ss & 0xffff) == (SEL_UDATA | 3), "32 bits: SYSRET: CS, SS");
+	report((user_cs & 0xffff) == (SEL_UCODE32 | 3) && (user_ss & 0xffff) == (SEL_UDATA | 3),
+	       "32 bits: SYSRET: CS, SS");
 	report(user_flags & FL_IF, "32 bits: SYSRET sets IF");
-	report(trap_user(user_sysret, NULL) == EXC_GP && !trap_last()->error, "32 bits: SYSRET at level 3");
+	report(trap_user(user_sysret, NULL) == EXC_GP && !trap_last()->error,
+	       "32 bits: SYSRET at level 3");
 	wrmsr(MSR_STAR, 0);
 	wrmsr(MSR_EFER, efer);
 }
@@ -263,7 +273,8 @@ static void syscall(void)
 static void sysret_faults(void)
 {
 	wrmsr(MSR_SYSENTER_CS, SEL_KCODE);
-	report(trap_user(user_sysexit, NULL) == EXC_GP && !trap_last()->error, "SYSEXIT at level 3");
+	report(trap_user(user_sysexit, NULL) == EXC_GP && !trap_last()->error,
+	       "SYSEXIT at level 3");
 	wrmsr(MSR_SYSENTER_CS, 0);
 }
 static void compatibility(void)
@@ -276,10 +287,10 @@ static void level3(void)
 
 #if IS64
 #define USER_SYSENTER sysenter64
-#define SYSEXIT "sysexitq"
+#define SYSEXIT	      "sysexitq"
 #else
 #define USER_SYSENTER sysenter32
-#define SYSEXIT "sysexit"
+#define SYSEXIT	      "sysexit"
 #endif
 
 static void sysenter(void)
@@ -299,7 +310,8 @@ static void sysenter(void)
 	wrmsr(MSR_SYSENTER_ESP, (ulong)stack + 4000);
 	wrmsr(MSR_SYSENTER_EIP, (ulong)senter);
 	if (IS64)
-		report_eq(msr_write(MSR_SYSENTER_EIP, BIT64(60)), EXC_GP, "SYSENTER_EIP is canonical");
+		report_eq(msr_write(MSR_SYSENTER_EIP, BIT64(60)), EXC_GP,
+			  "SYSENTER_EIP is canonical");
 	wrmsr(MSR_SYSENTER_EIP, (ulong)senter);
 	trap_user(enter, NULL);
 	report_eq(trap_vector(), -1, "SYSENTER and SYSEXIT");

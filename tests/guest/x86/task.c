@@ -28,7 +28,8 @@ static u8 stacks[4][1024] __attribute__((aligned(16)));
 static volatile u32 task_seen, task_flags, task_cr0, task_tr, task_value, task_address;
 static volatile u32 fault_count, fault_error, fault_tr, fault_link;
 static u32 *fault_main __attribute__((used)); /* &cpu->tss.eip */
-static struct tss *fault_tss[4] __attribute__((used)) = {&handlers[0], &handlers[1], &handlers[2], &handlers[3]};
+static struct tss *fault_tss[4]
+	__attribute__((used)) = {&handlers[0], &handlers[1], &handlers[2], &handlers[3]};
 static u32 task_sp __attribute__((used));
 
 __asm__(".text\n"
@@ -143,8 +144,10 @@ static void calls(void)
 	seen = task_seen;
 	task.link = 0x1234;
 	report(task_jump() == -1 && task_seen == seen + 1, "JMP to a TSS and back");
-	report(!(task_flags & FL_NT) && task.link == 0x1234, "JMP sets neither NT nor the back link");
-	report(type_of(SEL_TASK) == 0x89 && type_of(SEL_TSS) == 0x8b, "JMP clears the old task's busy bit");
+	report(!(task_flags & FL_NT) && task.link == 0x1234,
+	       "JMP sets neither NT nor the back link");
+	report(type_of(SEL_TASK) == 0x89 && type_of(SEL_TSS) == 0x8b,
+	       "JMP clears the old task's busy bit");
 }
 
 static volatile u32 db_dr6, db_ip;
@@ -231,7 +234,8 @@ static void sixteen(void)
 	report(task_call() == -1 && task_seen == seen + 1, "a 16-bit TSS");
 	report_eq(task_value & 0xffff, 0xabcd, "16-bit TSS: AX");
 	report_eq(image[9], 0x4321, "16-bit TSS: AX is saved");
-	report(image[0] == SEL_TSS && type_of(SEL_TASK) == 0x81, "16-bit TSS: back link, not busy after IRET");
+	report(image[0] == SEL_TSS && type_of(SEL_TASK) == 0x81,
+	       "16-bit TSS: back link, not busy after IRET");
 	gdt_set(SEL_TASK, descriptor((u32)image, 42, 0x81, 0));
 	task_call();
 	report(faulted(EXC_TS, SEL_TASK), "16-bit TSS: too small");
@@ -353,7 +357,8 @@ static const struct bad bads[] = {
 	{"CS is a TSS", AT(cs), SEL_TSS, 0, EXC_TS, SEL_TSS, false},
 	{"CS of level 0 with RPL 3", AT(cs), SEL_KCODE | 3, 0, EXC_TS, SEL_KCODE, false},
 	{"CS of level 3 with RPL 0", AT(cs), SEL_UCODE, 0, EXC_TS, SEL_UCODE, false},
-	{"conforming CS of level 3 with RPL 0", AT(cs), SEL_BAD, DESC(0xff, 0xc), EXC_TS, SEL_BAD, false},
+	{"conforming CS of level 3 with RPL 0", AT(cs), SEL_BAD, DESC(0xff, 0xc), EXC_TS, SEL_BAD,
+	 false},
 	{"EIP beyond CS's limit", AT(cs), SEL_BAD, 0x00409b0000000fff, EXC_GP, 0, false},
 	{"CS not present", AT(cs), SEL_BAD, DESC(0x1b, 0xc), EXC_NP, SEL_BAD, false},
 	{"SS null", AT(ss), 0, 0, EXC_TS, 0, false},
@@ -391,10 +396,12 @@ static void expect_fault(void (*go)(void), int vector, u32 error, const char *na
 	go();
 	handlers_off();
 	got = fault_count ? EXC_TS + (int)(((fault_tr & 0xffff) - SEL_HANDLERS) / 8) : -1;
-	if (!report(got == vector && fault_error == error && task_seen == main_seen, "new task: %s", name))
+	if (!report(got == vector && fault_error == error && task_seen == main_seen, "new task: %s",
+		    name))
 		note("want %d/%x, got %d/%x", vector, error, got, fault_error);
 	current.run++, first.run++;
-	if ((fault_link & 0xffff) != SEL_TASK || type_of(SEL_TASK) != 0x8b || type_of(SEL_TSS) != 0x8b)
+	if ((fault_link & 0xffff) != SEL_TASK || type_of(SEL_TASK) != 0x8b ||
+	    type_of(SEL_TSS) != 0x8b)
 		fail_case(&current, "%s: back link %x", name, fault_link);
 	if (task.eip != (u32)task_code)
 		fail_case(&first, "%s: EIP %x", name, task.eip);
@@ -454,9 +461,11 @@ static void virtual8086(void)
 	fault_count = 0;
 	task_go();
 	handlers_off();
-	report(fault_count == 1 && (fault_tr & 0xffff) == SEL_HANDLERS + 8 * (EXC_GP - EXC_TS) && !fault_error,
+	report(fault_count == 1 && (fault_tr & 0xffff) == SEL_HANDLERS + 8 * (EXC_GP - EXC_TS) &&
+		       !fault_error,
 	       "a task in virtual-8086 mode");
-	report(mem[0x10] == 0x5a && task.eip == 5 && task.eflags & FL_VM && task.cs == 0x2000 && task.ds == 0x2200,
+	report(mem[0x10] == 0x5a && task.eip == 5 && task.eflags & FL_VM && task.cs == 0x2000 &&
+		       task.ds == 0x2200,
 	       "its store, and what was saved of it");
 }
 

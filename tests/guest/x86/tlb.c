@@ -84,7 +84,10 @@ static void accessed(void)
 	/* A locked instruction that does not store writes all the same */
 	put((ulong)page[0] | PT_P | PT_W);
 	invlpg((void *)va);
-	__asm__ volatile("lock cmpxchgl %%ecx, (%0)" : : "r"(va), "a"(12345), "c"(1) : "memory", "cc");
+	__asm__ volatile("lock cmpxchgl %%ecx, (%0)"
+			 :
+			 : "r"(va), "a"(12345), "c"(1)
+			 : "memory", "cc");
 	report(*pte_of(va) & PT_D, "a failed CMPXCHG sets D");
 	put((ulong)page[0] | PT_P | PT_W);
 	invlpg((void *)va);

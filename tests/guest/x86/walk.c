@@ -25,7 +25,7 @@ struct walk {
 	u64 table[6];	 /* what a plain entry of that level points at */
 	u64 rsvd[6];	 /* a reserved bit of a plain entry */
 	ulong va;
-	unsigned leaf;	 /* level of the entry that maps the page */
+	unsigned leaf; /* level of the entry that maps the page */
 	u64 leaf_base, leaf_rsvd;
 };
 
@@ -130,12 +130,15 @@ static void check(const struct walk *w, const unsigned *f, unsigned c, enum acce
 		if (!(get(w, l) & PT_A))
 			why = "accessed bit above not set";
 	if (why)
-		fail_case(&cases, "%s %s: leaf %s above %s(%u) cpu %s%s%s%s%s %s %s: want %x, got %d/%x",
+		fail_case(&cases,
+			  "%s %s: leaf %s above %s(%u) cpu %s%s%s%s%s %s %s: want %x, got %d/%x",
 			  w->name, why, text(f[w->leaf]), text(f[other]), other,
 			  c & C_WP ? "WP " : "", c & C_NXE ? "NXE " : "", c & C_SMEP ? "SMEP " : "",
 			  c & C_SMAP ? "SMAP " : "", c & C_AC ? "AC" : "", user ? "user" : "kernel",
-			  a == READ ? "read" : a == WRITE ? "write" : "fetch", (unsigned)want, got,
-			  trap_last()->error);
+			  a == READ    ? "read"
+			  : a == WRITE ? "write"
+				       : "fetch",
+			  (unsigned)want, got, trap_last()->error);
 }
 
 /* One setting of one level above the leaf, all settings of the leaf or only a good one. */
@@ -177,8 +180,7 @@ static void control(unsigned c)
 {
 	write_cr0((read_cr0() & ~(ulong)CR0_WP) | (c & C_WP ? CR0_WP : 0));
 	if (HAS(NX))
-		wrmsr(MSR_EFER,
-		      (rdmsr(MSR_EFER) & ~(u64)EFER_NX) | (c & C_NXE ? EFER_NX : 0));
+		wrmsr(MSR_EFER, (rdmsr(MSR_EFER) & ~(u64)EFER_NX) | (c & C_NXE ? EFER_NX : 0));
 	write_cr4((read_cr4() & ~(ulong)(CR4_SMEP | CR4_SMAP)) | (c & C_SMEP ? CR4_SMEP : 0) |
 		  (c & C_SMAP ? CR4_SMAP : 0));
 }
@@ -234,7 +236,7 @@ static void chain(struct walk *w, unsigned bits, unsigned top)
 
 		w->table[l + 1] = (ulong)t;
 		w->e[l] = (u8 *)t + ((w->va >> (12 + bits * (l - 1))) & ((1u << bits) - 1)) *
-					(w->wide ? 8 : 4);
+					    (w->wide ? 8 : 4);
 	}
 	w->leaf = 1;
 	w->leaf_base = (ulong)target;

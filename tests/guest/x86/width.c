@@ -31,7 +31,7 @@ __asm__(".text\n"
 	"mov %rsi, 32(%r15); mov %rdi, 40(%r15); mov %rbp, 48(%r15)\n"
 	"pop %r15; pop %r14; pop %r13; pop %r12; pop %rbp; pop %rbx\n ret\n");
 
-#define CODE32(name, text) \
+#define CODE32(name, text)                                                  \
 	__asm__(".text\n .code32\n" #name ": " text "\n lret\n .code64\n"); \
 	extern char name[];
 
@@ -124,9 +124,11 @@ static void go_inside(void *code)
 /* An exception ends it: trap_vector() tells, and RAX is none that a case expects. */
 static struct state go(void *code, ulong ax, ulong bx, ulong cx, ulong si, ulong di)
 {
-	now = (struct state){JUNK | ax, JUNK | bx, JUNK | cx, JUNK | 0x55, JUNK | si, JUNK | di, JUNK};
+	now = (struct state){JUNK | ax, JUNK | bx, JUNK | cx, JUNK | 0x55,
+			     JUNK | si, JUNK | di, JUNK};
 	if (trap_guard(go_inside, code) != -1) {
-		note("vector %d error %x at %lx", trap_vector(), trap_last()->error, trap_last()->ip);
+		note("vector %d error %x at %lx", trap_vector(), trap_last()->error,
+		     trap_last()->ip);
 		now.ax = 0xbad00bad;
 	}
 	return now;
@@ -169,10 +171,12 @@ static void invalidation(void)
 	go(c_invlpg, 0, va, 0, 0, 0);
 	report(trap_vector() == -1 && go(c_load, 0, va, 0, 0, 0).ax == 2, "INVLPG takes EBX");
 	if (HAS(INVPCID)) {
-		report_eq(go(c_invpcid, 2, (ulong)descriptor, 0, 0, 0).ax, 1, "INVPCID: the type is EAX");
+		report_eq(go(c_invpcid, 2, (ulong)descriptor, 0, 0, 0).ax, 1,
+			  "INVPCID: the type is EAX");
 		*pte_of(va) = (ulong)one | PT_P | PT_W;
 		descriptor[1] = va;
-		report(go(c_invpcid, 0, (ulong)descriptor, 0, 0, 0).ax == 1 && go(c_load, 0, va, 0, 0, 0).ax == 1,
+		report(go(c_invpcid, 0, (ulong)descriptor, 0, 0, 0).ax == 1 &&
+			       go(c_load, 0, va, 0, 0, 0).ax == 1,
 		       "INVPCID: the address in the descriptor has 64 bits");
 	}
 	map_page(va, va, PT_P | PT_W);
@@ -185,11 +189,13 @@ static void debug_registers(void)
 	static const struct {
 		void *code;
 		ulong value;
-	} dr[] = {{c_dr1, 0x11111111}, {c_dr2, 0x22222222}, {c_dr3, 0x33333333}, {c_dr6, 0xffff0ff0}};
+	} dr[] = {
+		{c_dr1, 0x11111111}, {c_dr2, 0x22222222}, {c_dr3, 0x33333333}, {c_dr6, 0xffff0ff0}};
 	ulong (*const get[])(void) = {read_dr1, read_dr2, read_dr3, read_dr6};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(dr); i++) {
-		report_eq((u32)go(dr[i].code, 0, dr[i].value, 0, 0, 0).ax, dr[i].value, "DR%u", i < 3 ? i + 1 : 6);
+		report_eq((u32)go(dr[i].code, 0, dr[i].value, 0, 0, 0).ax, dr[i].value, "DR%u",
+			  i < 3 ? i + 1 : 6);
 		report_eq(get[i](), dr[i].value, "DR%u has no upper half", i < 3 ? i + 1 : 6);
 	}
 	write_dr1(0x123456789abc);
@@ -204,7 +210,8 @@ static void forms(void)
 	ulong p = (ulong)cell;
 	struct cpuid r = cpuid(0, 0);
 
-	report_eq(go(c_rdmsr, 0, 0, MSR_EFER, 0, 0).ax, (u32)rdmsr(MSR_EFER), "RDMSR: the number is ECX");
+	report_eq(go(c_rdmsr, 0, 0, MSR_EFER, 0, 0).ax, (u32)rdmsr(MSR_EFER),
+		  "RDMSR: the number is ECX");
 	report_eq(go(c_cpuid, 0, 0, 0, 0, 0).ax, r.a, "CPUID: the leaf is EAX");
 	report_eq(go(c_cpuid, 0xd, 0, 0, 0, 0).ax, cpuid(0xd, 0).a, "CPUID: the index is ECX");
 	cell[0] = 0x44332211, other[0] = 0x44332211;
@@ -250,7 +257,8 @@ static void forms(void)
 		write_cr4(read_cr4() | CR4_OSXSAVE);
 		report_eq(go(c_xgetbv, 0, 0, 0, 0, 0).ax, 1, "XGETBV: the number is ECX");
 		go(c_xsetbv, 3, 0, 0, 0, 0);
-		report(trap_vector() == -1 && go(c_xgetbv, 0, 0, 0, 0, 0).ax == 3, "XSETBV: ECX and EAX");
+		report(trap_vector() == -1 && go(c_xgetbv, 0, 0, 0, 0, 0).ax == 3,
+		       "XSETBV: ECX and EAX");
 		go(c_xsetbv, 1, 0, 0, 0, 0);
 		write_cr4(read_cr4() & ~(ulong)CR4_OSXSAVE);
 	}
@@ -290,7 +298,8 @@ static void compat(void)
 
 	report_eq((u32)go(c_load, 0, p, 0, 0, 0).ax, 10, "load");
 	report_eq((u32)go(c_sib, 0, p, 2, 0, 0).ax, 13, "load with an index");
-	report_eq((u32)go(c_sib, 0, p + 16, 0xfffffffe, 0, 0).ax, 13, "address calculation wraps at 4 GiB");
+	report_eq((u32)go(c_sib, 0, p + 16, 0xfffffffe, 0, 0).ax, 13,
+		  "address calculation wraps at 4 GiB");
 	report_eq((u32)go(c_lea, 0, 0xfffffff0, 0x10, 0, 0).ax, 0x18, "LEA wraps");
 	report_eq((u32)go(c_lea16, 0, 0x1fff8, 0, 0x30, 0).ax, 0x38, "LEA with 16-bit addresses");
 	report_eq((u32)go(c_push, 0, 0x1234, 0, 0, 0).ax, 0x1234, "PUSH, POP");
@@ -305,7 +314,8 @@ static void compat(void)
 	debug_registers();
 	memset(t, 0, 16);
 	s = go(c_stos, 0x31323334, 0, 0, 0, (ulong)t);
-	report(*(u32 *)t == 0x31323334 && ((u32 *)t)[1] == 0x31323334 && !((u32 *)t)[2], "REP STOS counts ECX");
+	report(*(u32 *)t == 0x31323334 && ((u32 *)t)[1] == 0x31323334 && !((u32 *)t)[2],
+	       "REP STOS counts ECX");
 	report_eq((u32)s.di, (ulong)t + 8, "EDI");
 	go(c_movs, 0, 0, 5, p, (ulong)t);
 	report(t[0] == 10 && t[4] == 11, "REP MOVS");
@@ -319,7 +329,9 @@ static void compat(void)
 	report_eq((u8)go(c_xlat, 4, p, 0, 0, 0).ax, 11, "XLAT");
 	cells[6] = 1, cells[7] = 2;
 	{
-		struct state in = {JUNK | 1, JUNK | 5, JUNK | 6, JUNK | 2, JUNK, JUNK | (ulong)&cells[6], JUNK};
+		struct state in = {JUNK | 1, JUNK | 5, JUNK | 6,
+				   JUNK | 2, JUNK,     JUNK | (ulong)&cells[6],
+				   JUNK};
 
 		run32(c_cmpxchg8b, &in);
 		report((u32)in.ax == 1 && cells[6] == 5 && cells[7] == 6, "CMPXCHG8B");
@@ -334,13 +346,15 @@ static void compat(void)
 
 		report_eq(go(call, 1, 0, 0, 0, 0).ax, 0, "hypercall: the number is EAX");
 		report_eq(go(call, 99, 0, 0, 0, 0).ax, 0xfffffc18, "hypercall: the result is EAX");
-		if (HAS(KVM_HC_MAP_GPA_RANGE))
-		{
-			report_eq(go(call, 12, 0x200000, 1, 0, 0).ax, 0, "hypercall: its arguments are EBX, ECX, EDX");
-			report_eq(go(call, 12, 0x200000, 0, 0, 0).ax, 0xffffffea, "hypercall: no pages by ECX are none");
+		if (HAS(KVM_HC_MAP_GPA_RANGE)) {
+			report_eq(go(call, 12, 0x200000, 1, 0, 0).ax, 0,
+				  "hypercall: its arguments are EBX, ECX, EDX");
+			report_eq(go(call, 12, 0x200000, 0, 0, 0).ax, 0xffffffea,
+				  "hypercall: no pages by ECX are none");
 		}
 		if (HAS(KVM_PV_SEND_IPI))
-			report_eq(go(call, 10, 0, 0, 0, 0x99).ax, 0, "hypercall: nobody's bits are set in EBX and ECX");
+			report_eq(go(call, 10, 0, 0, 0, 0x99).ax, 0,
+				  "hypercall: nobody's bits are set in EBX and ECX");
 	}
 	report_eq((u32)go(c_str, 0, 0, 0, 0, 0).ax, SEL_TSS, "STR");
 	report_eq((u32)go(c_smsw, 0, 0, 0, 0, 0).ax, (u32)cr0, "SMSW");
@@ -360,11 +374,18 @@ static void long_mode(void)
 	report_eq(v, 5, "a 32-bit move clears the upper half");
 	__asm__ volatile("mov %1, %0; movw $7, %w0" : "=&r"(v) : "r"(JUNK | 5));
 	report_eq(v, JUNK | 7, "a 16-bit move keeps it");
-	__asm__ volatile("mov $-1, %%rax; mov $-1, %%rdx; mov %2, %%ecx; rdmsr" : "=&a"(v), "=&d"(w) : "i"(MSR_EFER) : "rcx");
+	__asm__ volatile("mov $-1, %%rax; mov $-1, %%rdx; mov %2, %%ecx; rdmsr"
+			 : "=&a"(v), "=&d"(w)
+			 : "i"(MSR_EFER)
+			 : "rcx");
 	report(!(v >> 32) && !(w >> 32), "RDMSR clears the upper halves");
 	__asm__ volatile("mov $-1, %%rax; mov $-1, %%rdx; rdtsc" : "=&a"(v), "=&d"(w));
 	report(!(v >> 32) && !(w >> 32), "RDTSC clears the upper halves");
-	__asm__ volatile("mov $-1, %%rax; mov $-1, %%rdx; mov $-1, %%rbx; xor %%ecx, %%ecx; cpuid; mov %%rbx, %0" : "=&S"(w), "=&a"(v) : : "rbx", "rcx", "rdx");
+	__asm__ volatile(
+		"mov $-1, %%rax; mov $-1, %%rdx; mov $-1, %%rbx; xor %%ecx, %%ecx; cpuid; mov %%rbx, %0"
+		: "=&S"(w), "=&a"(v)
+		:
+		: "rbx", "rcx", "rdx");
 	report(!(w >> 32) && !(v >> 32), "CPUID clears the upper halves");
 	__asm__ volatile("mov $-1, %%rax; in $0x61, %%eax" : "=&a"(v));
 	report(!(v >> 32), "IN of 32 bits clears the upper half");
@@ -388,18 +409,30 @@ static void long_mode(void)
 		/* an address-size prefix cuts the address */
 		__asm__ volatile("mov (%k1), %k0" : "=r"(v) : "r"(JUNK | (ulong)&cell));
 		report_eq(v, 9, "32-bit address in 64-bit mode");
-		__asm__ volatile("mov %1, %%rcx; .byte 0x67; rep lodsb" : "=a"(v) : "r"(JUNK | 1), "S"(&cell) : "rcx");
+		__asm__ volatile("mov %1, %%rcx; .byte 0x67; rep lodsb"
+				 : "=a"(v)
+				 : "r"(JUNK | 1), "S"(&cell)
+				 : "rcx");
 		report((u8)v == 9, "REP with a 32-bit address counts ECX");
-		__asm__ volatile("mov %1, %%rcx; xor %%eax, %%eax; addr32 loop 1f; inc %%eax; 1:" : "=&a"(v) : "r"(JUNK | 1) : "rcx", "cc");
+		__asm__ volatile("mov %1, %%rcx; xor %%eax, %%eax; addr32 loop 1f; inc %%eax; 1:"
+				 : "=&a"(v)
+				 : "r"(JUNK | 1)
+				 : "rcx", "cc");
 		report_eq(v, 1, "LOOP with a 32-bit address counts ECX");
 	}
 	__asm__ volatile("mov %1, %0; movslq %k0, %0" : "=&r"(v) : "r"(JUNK | 0x80000000));
 	report_eq(v, 0xffffffff80000000, "MOVSXD");
 	__asm__ volatile("mov %1, %0; bswap %k0" : "=&r"(v) : "r"(JUNK | 0x11223344));
 	report_eq(v, 0x44332211, "BSWAP of 32 bits");
-	__asm__ volatile("mov %1, %0; xor %%eax, %%eax; shl %%cl, %k0" : "=&r"(v) : "r"(JUNK | 3), "c"(0) : "eax", "cc");
+	__asm__ volatile("mov %1, %0; xor %%eax, %%eax; shl %%cl, %k0"
+			 : "=&r"(v)
+			 : "r"(JUNK | 3), "c"(0)
+			 : "eax", "cc");
 	report_eq(v, 3, "SHL by 0 clears the upper half");
-	__asm__ volatile("mov %1, %0; xor %%edx, %%edx; cmovnz %%edx, %k0" : "=&r"(v) : "r"(JUNK | 3) : "edx", "cc");
+	__asm__ volatile("mov %1, %0; xor %%edx, %%edx; cmovnz %%edx, %k0"
+			 : "=&r"(v)
+			 : "r"(JUNK | 3)
+			 : "edx", "cc");
 	report_eq(v, 3, "CMOV that does not move clears the upper half");
 }
 #endif

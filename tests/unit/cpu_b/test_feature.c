@@ -98,7 +98,8 @@ static void models_hold_back(void **state)
 			assert_true(some[i].leaf <= m->last_leaf || some[i].leaf >= 0x40000000);
 			if (some[i].leaf == 1)
 				assert_int_equal(some[i].eax, m->signature);
-			if (some[i].leaf == 0xd && !some[i].index && !cpu_model_has(m, X86_FEATURE_AVX512F))
+			if (some[i].leaf == 0xd && !some[i].index &&
+			    !cpu_model_has(m, X86_FEATURE_AVX512F))
 				assert_false(some[i].eax & XSTATE_AVX512);
 		}
 	}

@@ -2,12 +2,12 @@
 #include "rig.h"
 
 #define SEL_USR BIT64(16)
-#define SEL_OS BIT64(17)
+#define SEL_OS	BIT64(17)
 #define SEL_INT BIT64(20)
-#define SEL_EN BIT64(22)
-#define INSN 0xc0
-#define BRANCH 0xc4
-#define CYCLES 0x3c
+#define SEL_EN	BIT64(22)
+#define INSN	0xc0
+#define BRANCH	0xc4
+#define CYCLES	0x3c
 
 static unsigned interrupts, changes;
 static bool allow;
@@ -247,9 +247,12 @@ static void amd(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(intel_registers), cmocka_unit_test(intel_none),
-		cmocka_unit_test(counting),	   cmocka_unit_test(cycles),
-		cmocka_unit_test(overflow),	   cmocka_unit_test(filter),
+		cmocka_unit_test(intel_registers),
+		cmocka_unit_test(intel_none),
+		cmocka_unit_test(counting),
+		cmocka_unit_test(cycles),
+		cmocka_unit_test(overflow),
+		cmocka_unit_test(filter),
 		cmocka_unit_test(amd),
 	};
 

@@ -122,10 +122,10 @@ void rig_make(unsigned cpus)
 	rig.map = calloc(1, sizeof(*rig.map) + 3 * sizeof(rig.map->slot[0]));
 	rig.map->count = 3;
 	rig.map->slot[0] = (struct mmu_slot){0, RIG_RAM / 2, rig.ram, 0, 0, NULL, NULL};
-	rig.map->slot[1] = (struct mmu_slot){RIG_ROM_GPA, RIG_ROM_SIZE, rig.rom, 1,
-					     MMU_SLOT_READONLY, NULL, NULL};
+	rig.map->slot[1] = (struct mmu_slot){RIG_ROM_GPA,	RIG_ROM_SIZE, rig.rom, 1,
+					     MMU_SLOT_READONLY, NULL,	      NULL};
 	rig.map->slot[2] = (struct mmu_slot){RIG_HIGH_GPA, RIG_RAM / 2, rig.ram + RIG_RAM / 2, 2, 0,
-					     NULL, NULL};
+					     NULL,	   NULL};
 	assert_null(mmu_vm_set_map(&rig.vm, 0, rig.map));
 	for (unsigned i = 0; i < cpus; i++) {
 		struct cpu *cpu = rig.cpu[i] = pages(sizeof(*cpu));
@@ -158,7 +158,7 @@ void rig_free(void)
 
 void rig_cpl(struct cpu *cpu, unsigned cpl)
 {
-	unsigned view = cpl == 3                                          ? MMU_TLB_USER
+	unsigned view = cpl == 3					    ? MMU_TLB_USER
 			: (cpu->cr4 & CR4_SMAP) && !(cpu->rflags & FLAG_AC) ? MMU_TLB_KERNEL
 									    : MMU_TLB_KERNEL_AC;
 

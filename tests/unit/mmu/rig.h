@@ -14,14 +14,14 @@
 #include "mmu/mmu_internal.h"
 #include "mmu/translator.h"
 
-#define RIG_RAM (64ull << 20)
+#define RIG_RAM	 (64ull << 20)
 #define RIG_CPUS 3
 /* RAM at 0; a read-only slot; RAM above 4 GiB (the second half of the same mapping). */
-#define RIG_ROM_GPA 0xfffc0000ull
+#define RIG_ROM_GPA  0xfffc0000ull
 #define RIG_ROM_SIZE 0x40000ull
 #define RIG_HIGH_GPA 0x100000000ull
-#define RIG_DEVICE 0xe0000000ull /* no slot */
-#define RIG_PT 0x1000000ull      /* page tables are built from here */
+#define RIG_DEVICE   0xe0000000ull /* no slot */
+#define RIG_PT	     0x1000000ull  /* page tables are built from here */
 
 struct rig {
 	struct mmu_vm vm;
@@ -37,7 +37,7 @@ struct rig {
 	void (*on_invalidate)(struct cpu *cpu, u64 gpa, unsigned n);
 	unsigned device_reads, device_writes;
 	u64 dev_gpa;
-	u8 dev_byte; /* what the device answers */
+	u8 dev_byte;	    /* what the device answers */
 	bool device_inside; /* cpu->ops answers at RIG_DEVICE .. +0xff */
 };
 
@@ -56,13 +56,13 @@ void rig_cpl(struct cpu *cpu, unsigned cpl);
 /** As generated code tests the TLB: hit for n bytes? */
 bool rig_hit(struct cpu *cpu, u64 lin, unsigned n, bool write);
 
-#define P 1ull
-#define W 2ull
-#define U 4ull
-#define A 0x20ull
-#define D 0x40ull
+#define P  1ull
+#define W  2ull
+#define U  4ull
+#define A  0x20ull
+#define D  0x40ull
 #define PS 0x80ull
-#define G 0x100ull
+#define G  0x100ull
 #define NX BIT64(63)
 
 #endif

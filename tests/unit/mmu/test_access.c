@@ -53,7 +53,8 @@ static void crossing_bounce(void **state)
 	assert_int_equal(mmu_resolve(cpu, 0x400ffd, 8, MMU_READ, false), MMU_BOUNCED);
 	assert_memory_equal(cpu->bounce, &old, 8);
 	for (unsigned lock = 0; lock < 2; lock++) {
-		assert_int_equal(mmu_resolve(cpu, 0x400ffd, 8, MMU_WRITE | MMU_RMW, lock), MMU_BOUNCED);
+		assert_int_equal(mmu_resolve(cpu, 0x400ffd, 8, MMU_WRITE | MMU_RMW, lock),
+				 MMU_BOUNCED);
 		assert_int_equal(rig.vm.split_lock.word, lock);
 		assert_memory_equal(cpu->bounce, lock ? &v : &old, 8);
 		memcpy(cpu->bounce, &v, 8);
@@ -122,7 +123,8 @@ static void mmio_user_space(void **state)
 	assert_true(cpu->mmio.read_wanted);
 	assert_int_equal(cpu->mmio.want.gpa, RIG_DEVICE + 0x10);
 	assert_int_equal(cpu->mmio.want.len, 4);
-	cpu->mmio.done[cpu->mmio.done_count++] = (struct cpu_mmio_frag){RIG_DEVICE + 0x10, 4, {1, 2, 3, 4}};
+	cpu->mmio.done[cpu->mmio.done_count++] =
+		(struct cpu_mmio_frag){RIG_DEVICE + 0x10, 4, {1, 2, 3, 4}};
 	cpu->mmio.done_next = 0;
 	cpu->restart = true;
 	assert_int_equal(mmu_resolve(cpu, 0x500010, 4, MMU_READ, false), MMU_BOUNCED);
@@ -230,7 +232,9 @@ static void cmpxchg(void **state)
 		assert_int_equal(rig.ram[0x5100 + n], 0x11);
 	}
 	old = 0;
-	assert_int_equal(mmu_cmpxchg(cpu, 0x400ffc, &old, 0x8877665544332211ull, 8, &done, MMU_WRITE), CPU_OK);
+	assert_int_equal(
+		mmu_cmpxchg(cpu, 0x400ffc, &old, 0x8877665544332211ull, 8, &done, MMU_WRITE),
+		CPU_OK);
 	assert_true(done);
 	assert_int_equal(rig.ram[0x5ffc], 0x11);
 	assert_int_equal(rig.ram[0x9003], 0x88);
@@ -279,7 +283,8 @@ static void dirty_log(void **state)
 	assert_true(bitmap[RIG_PT / PAGE_SIZE / 64] & 1);
 	*rig_pte(cpu, 0x401000) |= A | D;
 	assert_int_equal(mmu_resolve(cpu, 0x401000, 8, MMU_READ, false), MMU_DIRECT);
-	assert_false(rig_hit(cpu, 0x401000, 8, true)); /* dirty in the guest is not dirty in the log */
+	assert_false(
+		rig_hit(cpu, 0x401000, 8, true)); /* dirty in the guest is not dirty in the log */
 	marked_count = 0;
 	assert_int_equal(mmu_resolve(cpu, 0x401000, 8, MMU_WRITE, false), MMU_DIRECT);
 	assert_true(bitmap[0] >> 9 & 1);

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #define CODE 0x5000ull /* guest-physical */
-#define LIN 0x400000ull
+#define LIN  0x400000ull
 
 static struct cpu *start(unsigned cpus)
 {
@@ -212,7 +212,8 @@ static void race_invalidate(struct cpu *cpu, u64 gpa, unsigned n)
 	if (cpu != rig.cpu[0])
 		return;
 	for (unsigned i = 0; i < 4; i++)
-		if (gpa - (gpa & 0xfff) == CODE && (gpa & 0xfff) <= i * 64 && (gpa & 0xfff) + n > i * 64)
+		if (gpa - (gpa & 0xfff) == CODE && (gpa & 0xfff) <= i * 64 &&
+		    (gpa & 0xfff) + n > i * 64)
 			race.have[i] = false;
 }
 
@@ -236,7 +237,8 @@ static void *race_writer(void *arg)
 			case 1:
 				/* evicts the entry */
 				rig_hit(cpu, LIN + (4096ull << MMU_TLB_BITS), 8, true);
-				mmu_resolve(cpu, LIN + (4096ull << MMU_TLB_BITS), 8, MMU_WRITE, false);
+				mmu_resolve(cpu, LIN + (4096ull << MMU_TLB_BITS), 8, MMU_WRITE,
+					    false);
 				break;
 			default:
 				store(cpu, LIN + ((r >> 40) & 3) * 64, r);
@@ -269,7 +271,8 @@ static void code_race(void **state)
 			if (!race.have[i]) {
 				race.have[i] = true;
 				mmu_code_add(cpu, CODE + i * 64, 8);
-				race.seen[i] = __atomic_load_n((u64 *)(rig.ram + CODE + i * 64), __ATOMIC_RELAXED);
+				race.seen[i] = __atomic_load_n((u64 *)(rig.ram + CODE + i * 64),
+							       __ATOMIC_RELAXED);
 			}
 			if (k % 37 == 0) {
 				mmu_code_remove(cpu, CODE);
@@ -292,12 +295,9 @@ static void code_race(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(code_own_store),
-		cmocka_unit_test(code_helper_store),
-		cmocka_unit_test(code_locked_store),
-		cmocka_unit_test(code_messages),
-		cmocka_unit_test(code_message_overflow),
-		cmocka_unit_test(code_race),
+		cmocka_unit_test(code_own_store),	 cmocka_unit_test(code_helper_store),
+		cmocka_unit_test(code_locked_store),	 cmocka_unit_test(code_messages),
+		cmocka_unit_test(code_message_overflow), cmocka_unit_test(code_race),
 	};
 
 	return cmocka_run_group_tests_name("mmu code", tests, NULL, NULL);

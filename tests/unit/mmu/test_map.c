@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #define PLACES 6000u
-#define STEP 0x10000ull
+#define STEP   0x10000ull
 
 static bool there[PLACES];
 static u64 seed = 1;

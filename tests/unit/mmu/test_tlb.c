@@ -18,9 +18,20 @@ static enum mmu_resolve_kind touch(struct cpu *cpu, u64 lin, unsigned access)
 static void tlb_empty_tags_match_nothing(void **state)
 {
 	struct cpu *cpu = start();
-	static const u64 near[] = {0, 1, 0xff8, 0xfff, 0x1000, 0x1ff8, 0x7fffff, 0x800000, 0xc000000000001000ull,
-				   0xc000000000000fffull, 0xfffffffffffff000ull, 0xffffffffffffffffull,
-				   0x40000000000000ull, 0x3fffffffffff000ull};
+	static const u64 near[] = {0,
+				   1,
+				   0xff8,
+				   0xfff,
+				   0x1000,
+				   0x1ff8,
+				   0x7fffff,
+				   0x800000,
+				   0xc000000000001000ull,
+				   0xc000000000000fffull,
+				   0xfffffffffffff000ull,
+				   0xffffffffffffffffull,
+				   0x40000000000000ull,
+				   0x3fffffffffff000ull};
 
 	for (unsigned i = 0; i < ARRAY_SIZE(near); i++)
 		for (unsigned n = 1; n <= 64; n *= 2) {
@@ -198,15 +209,17 @@ static void tlb_pcid(void **state)
 	assert_false(rig_hit(cpu, 0x400000, 8, false));
 	touch(cpu, 0x400000, MMU_WRITE);
 	touch(cpu, 0x402000, MMU_WRITE);
-	assert_ptr_equal((u8 *)0x400000 + cpu->tlb[cpu_mode_view(cpu)].addend[0x400], rig.ram + 0x6000);
+	assert_ptr_equal((u8 *)0x400000 + cpu->tlb[cpu_mode_view(cpu)].addend[0x400],
+			 rig.ram + 0x6000);
 
 	/* back, keeping */
 	mmu_set_cr3(cpu, as1 | BIT64(63));
 	assert_true(rig_hit(cpu, 0x400000, 8, true));
-	assert_ptr_equal((u8 *)0x400000 + cpu->tlb[cpu_mode_view(cpu)].addend[0x400], rig.ram + 0x5000);
+	assert_ptr_equal((u8 *)0x400000 + cpu->tlb[cpu_mode_view(cpu)].addend[0x400],
+			 rig.ram + 0x5000);
 	assert_true(rig_hit(cpu, 0x40001000, 8, true));
 	assert_true(rig_hit(cpu, 0x402000, 8, true)); /* global */
-	mmu_flush_page(cpu, 0x40000000);              /* the restored fragment knows its page */
+	mmu_flush_page(cpu, 0x40000000);	      /* the restored fragment knows its page */
 	assert_false(rig_hit(cpu, 0x40001000, 8, true));
 
 	/* INVPCID, one address of the other */
@@ -279,9 +292,11 @@ static void tlb_random(void **state)
 					assert_false(rig_hit(cpu, 0x10000000 + n * 4096, 1, false));
 			break;
 		default:
-			assert_int_equal(touch(cpu, lin, (r >> 40) & 1 ? MMU_WRITE : MMU_READ), MMU_DIRECT);
+			assert_int_equal(touch(cpu, lin, (r >> 40) & 1 ? MMU_WRITE : MMU_READ),
+					 MMU_DIRECT);
 			assert_true(rig_hit(cpu, lin, 1, (r >> 40) & 1));
-			assert_int_equal(cpu->jit_scratch[0], (u64)rig.ram + 0x100000 + (n & 255) * 4096);
+			assert_int_equal(cpu->jit_scratch[0],
+					 (u64)rig.ram + 0x100000 + (n & 255) * 4096);
 		}
 	}
 	rig_free();

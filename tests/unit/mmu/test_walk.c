@@ -17,7 +17,7 @@ struct verdict {
 };
 
 struct tables {
-	unsigned top;      /* number of levels read from memory */
+	unsigned top; /* number of levels read from memory */
 	unsigned esize;
 	u64 at[6], was[6]; /* [level]: guest-physical address and value before the walk */
 };
@@ -44,7 +44,8 @@ static struct verdict model(struct cpu *cpu, u64 lin, unsigned access, unsigned 
 {
 	const unsigned maxphy = 40;
 	bool pae = cpu->cr4 & CR4_PAE, lng = cpu->efer & EFER_LMA, nxe = cpu->efer & EFER_NX;
-	bool fetch = access & MMU_EXEC, write = access & MMU_WRITE, user_mode = view == MMU_TLB_USER;
+	bool fetch = access & MMU_EXEC, write = access & MMU_WRITE,
+	     user_mode = view == MMU_TLB_USER;
 	bool user = true, rw = true, nx = false, wp = cpu->cr0 & CR0_WP;
 	struct verdict v = {0};
 	u32 base = (write ? 2 : 0) | (user_mode ? 4 : 0);
@@ -68,7 +69,8 @@ static struct verdict model(struct cpu *cpu, u64 lin, unsigned access, unsigned 
 			if (level == 2 && (e & PS) && (cpu->cr4 & CR4_PSE)) {
 				leaf = true;
 				/* MAXPHYADDR 40: with PSE-36 all of 20..13 are address bits */
-				rsvd = cpu_has(cpu, X86_FEATURE_PSE36) ? 1 << 21 : bits_between(21, 13);
+				rsvd = cpu_has(cpu, X86_FEATURE_PSE36) ? 1 << 21
+								       : bits_between(21, 13);
 			}
 		} else {
 			shift = 12 + 9 * (level - 1);
@@ -121,7 +123,8 @@ static struct verdict model(struct cpu *cpu, u64 lin, unsigned access, unsigned 
 	if (!pae && shift == 22)
 		v.gpa = (e & 0xffc00000) | (e >> 13 & 0xff) << 32 | (lin & 0x3fffff);
 	else
-		v.gpa = (e & bits_between(51, shift) & (pae ? ~0ull : 0xffffffff)) | (lin & (v.size - 1));
+		v.gpa = (e & bits_between(51, shift) & (pae ? ~0ull : 0xffffffff)) |
+			(lin & (v.size - 1));
 	v.global = (e & G) && (cpu->cr4 & CR4_PGE);
 	return v;
 }
@@ -135,11 +138,14 @@ static void check(struct cpu *cpu, u64 lin, unsigned access, unsigned view, cons
 
 	cpu->mode = (cpu->mode & ~MODE_VIEW) | view << MODE_VIEW_SHIFT;
 	ret = mmu_walk(cpu, lin, access, false, &w, &f);
-	if ((ret == 0) != v.ok || (ret && (f.error != v.error || f.address != lin || f.kind != MMU_FAULT_PF)) ||
+	if ((ret == 0) != v.ok ||
+	    (ret && (f.error != v.error || f.address != lin || f.kind != MMU_FAULT_PF)) ||
 	    (!ret && (w.gpa != v.gpa || w.page_size != v.size || w.global != v.global))) {
-		print_error("lin %lx access %x view %u cr0 %lx cr4 %lx efer %lx: model %d err %x gpa %lx, "
-			    "walk %d err %x gpa %lx\n", lin, access, view, cpu->cr0, cpu->cr4, cpu->efer,
-			    v.ok, v.error, v.gpa, ret, f.error, w.gpa);
+		print_error(
+			"lin %lx access %x view %u cr0 %lx cr4 %lx efer %lx: model %d err %x gpa %lx, "
+			"walk %d err %x gpa %lx\n",
+			lin, access, view, cpu->cr0, cpu->cr4, cpu->efer, v.ok, v.error, v.gpa, ret,
+			f.error, w.gpa);
 		for (unsigned l = t->top; l; l--)
 			print_error("  level %u %016lx\n", l, t->was[l]);
 		fail();
@@ -402,7 +408,8 @@ static void walk_upper_levels(void **state)
 	for (unsigned how = 0; how < 5; how++) {
 		*pde = 0x1003000 | P | W | U;
 		for (unsigned i = 0; i < 3; i++)
-			assert_int_equal(mmu_walk(cpu, 0x400000 + i * 8, MMU_READ, false, &w, &f), 0);
+			assert_int_equal(mmu_walk(cpu, 0x400000 + i * 8, MMU_READ, false, &w, &f),
+					 0);
 		*pde = 0;
 		switch (how) {
 		case 0:
@@ -451,16 +458,11 @@ static void walk_pdptrs(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(walk_permissions),
-		cmocka_unit_test(walk_32bit),
-		cmocka_unit_test(walk_pae),
-		cmocka_unit_test(walk_4level),
-		cmocka_unit_test(walk_5level),
-		cmocka_unit_test(walk_unpaged),
-		cmocka_unit_test(walk_canonical),
-		cmocka_unit_test(walk_debug_and_odd_tables),
-		cmocka_unit_test(walk_upper_levels),
-		cmocka_unit_test(walk_pdptrs),
+		cmocka_unit_test(walk_permissions),  cmocka_unit_test(walk_32bit),
+		cmocka_unit_test(walk_pae),	     cmocka_unit_test(walk_4level),
+		cmocka_unit_test(walk_5level),	     cmocka_unit_test(walk_unpaged),
+		cmocka_unit_test(walk_canonical),    cmocka_unit_test(walk_debug_and_odd_tables),
+		cmocka_unit_test(walk_upper_levels), cmocka_unit_test(walk_pdptrs),
 	};
 
 	return cmocka_run_group_tests_name("mmu walk", tests, NULL, NULL);

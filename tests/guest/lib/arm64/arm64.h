@@ -6,11 +6,11 @@
 
 #define CPUS_MAX 8
 
-#define sys_read(reg)                                               \
-	({                                                          \
-		u64 v_;                                             \
+#define sys_read(reg)                                                      \
+	({                                                                 \
+		u64 v_;                                                    \
 		__asm__ volatile("mrs %0, " #reg : "=r"(v_) : : "memory"); \
-		v_;                                                 \
+		v_;                                                        \
 	})
 #define sys_write(reg, v) __asm__ volatile("msr " #reg ", %0\nisb" : : "r"((u64)(v)) : "memory")
 

@@ -100,7 +100,8 @@ void smp_start(void)
 	unsigned want = (unsigned)param("cpus", 1);
 
 	for (unsigned i = 1; i < want && i < CPUS_MAX; i++) {
-		long r = psci(0xc4000003, i, (u64)secondary_entry, (u64)stacks[i + 0] + sizeof(stacks[0]));
+		long r = psci(0xc4000003, i, (u64)secondary_entry,
+			      (u64)stacks[i + 0] + sizeof(stacks[0]));
 
 		if (r)
 			die("CPU_ON of CPU %u: %d", i, (int)r);

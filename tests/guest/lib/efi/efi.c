@@ -9,8 +9,8 @@
 
 #include <elf.h>
 
-#define EFIAPI __attribute__((ms_abi))
-#define LOWEST 0x3100000ull /* kernels and their pages end below */
+#define EFIAPI	  __attribute__((ms_abi))
+#define LOWEST	  0x3100000ull /* kernels and their pages end below */
 #define PVH_MAGIC 0x336ec578u
 
 typedef u64 EFIAPI efi_get_map(u64 *size, void *map, u64 *key, u64 *step, u32 *version);

@@ -1,7 +1,7 @@
 /* The local APIC in either mode, the I/O APIC, the 8259s' masks. */
 #include "apic.h"
 
-#define BASE 0xfee00000ul
+#define BASE   0xfee00000ul
 #define IOAPIC 0xfec00000ul
 
 bool apic_is_x2(void)

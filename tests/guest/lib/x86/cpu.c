@@ -12,8 +12,7 @@ _Static_assert(sizeof(struct cpu) < 0x7000, "the stacks begin there");
 u64 descriptor(u32 base, u32 limit, u8 access, u8 flags)
 {
 	return (limit & 0xffff) | (u64)(base & 0xffffff) << 16 | (u64)access << 40 |
-	       (u64)((limit >> 16) & 15) << 48 | (u64)(flags & 15) << 52 |
-	       (u64)(base >> 24) << 56;
+	       (u64)((limit >> 16) & 15) << 48 | (u64)(flags & 15) << 52 | (u64)(base >> 24) << 56;
 }
 
 void gdt_set(unsigned selector, u64 value)
@@ -25,10 +24,9 @@ void idt_set(unsigned vector, void *code, unsigned dpl)
 {
 	ulong at = (ulong)code;
 
-	idt[vector] = (struct gate){
-		.low = (u16)at,
-		.sel = SEL_KCODE,
-		.type = (u8)(0x8e | dpl << 5),
+	idt[vector] = (struct gate)
+	{
+		.low = (u16)at, .sel = SEL_KCODE, .type = (u8)(0x8e | dpl << 5),
 		.mid = (u16)(at >> 16),
 #if IS64
 		.high = (u32)(at >> 32),
@@ -72,8 +70,7 @@ static void gdt_init(struct cpu *cpu)
 	gdt[SEL_DATA16 >> 3] = descriptor(0, 0xffff, 0x93, 0);
 	gdt[SEL_TSS >> 3] = tss;
 #if !IS64
-	gdt[SEL_TSS_DF >> 3] =
-		descriptor((u32)&cpu->tss_df, sizeof(cpu->tss_df) - 1, 0x89, 0);
+	gdt[SEL_TSS_DF >> 3] = descriptor((u32)&cpu->tss_df, sizeof(cpu->tss_df) - 1, 0x89, 0);
 #endif
 }
 

@@ -10,7 +10,7 @@
 
 #include "x86.h"
 
-#define CPUS_MAX 16
+#define CPUS_MAX  16
 #define CPU_BLOCK 0x10000ul
 
 /* What an exception or interrupt pushed, lowest address first. */
@@ -80,8 +80,8 @@ struct cpu {
 };
 
 /* Stacks inside the block, by their tops. */
-#define STACK_TOP(cpu) ((ulong)(cpu) + CPU_BLOCK - 64)
-#define TRAP_STACK_TOP(cpu) ((ulong)(cpu) + 0xb000)
+#define STACK_TOP(cpu)	      ((ulong)(cpu) + CPU_BLOCK - 64)
+#define TRAP_STACK_TOP(cpu)   ((ulong)(cpu) + 0xb000)
 #define IST_STACK_TOP(cpu, n) ((ulong)(cpu) + 0xb000 - 0x1000 * (n)) /* 1 … 4 */
 
 extern struct cpu *cpus[CPUS_MAX];
@@ -127,8 +127,8 @@ void gdt_set(unsigned selector, u64 value);
  *
  * trap_clear() goes before it. After a fault execution goes on behind the instruction.
  */
-#define TRY(insn)                                                                        \
-	"771: " insn "\n772:\n"                                                           \
+#define TRY(insn)               \
+	"771: " insn "\n772:\n" \
 	".pushsection .fixup, \"a\"\n" ASM_PTR " 771b, 772b\n.popsection\n"
 
 static inline void trap_clear(void)

@@ -3,7 +3,7 @@
 #include "cpu.h"
 
 #define EXIT_PORT 0x5f4 /* anykvm's; QEMU's isa-debug-exit is put there too */
-#define COM1 0x3f8
+#define COM1	  0x3f8
 
 extern u32 boot_magic, boot_info;
 extern u8 cpu_blocks[CPUS_MAX][CPU_BLOCK];

@@ -4,23 +4,23 @@
 
 #include "cpu.h"
 
-#define PT_P 0x1ull
-#define PT_W 0x2ull
-#define PT_U 0x4ull
+#define PT_P   0x1ull
+#define PT_W   0x2ull
+#define PT_U   0x4ull
 #define PT_PWT 0x8ull
 #define PT_PCD 0x10ull
-#define PT_A 0x20ull
-#define PT_D 0x40ull
-#define PT_PS 0x80ull
-#define PT_G 0x100ull
-#define PT_NX (1ull << 63)
+#define PT_A   0x20ull
+#define PT_D   0x40ull
+#define PT_PS  0x80ull
+#define PT_G   0x100ull
+#define PT_NX  (1ull << 63)
 
-#define PF_P 1u
-#define PF_W 2u
-#define PF_U 4u
+#define PF_P	1u
+#define PF_W	2u
+#define PF_U	4u
 #define PF_RSVD 8u
-#define PF_I 16u
-#define PF_PK 32u
+#define PF_I	16u
+#define PF_PK	32u
 
 typedef ulong pte_t; /* 32-bit kernels run without PAE */
 

@@ -42,10 +42,14 @@ int access_kernel(enum access a, ulong va, bool ac)
 	trap_clear();
 	if (a == READ) {
 		__asm__ volatile("push %1; popf\n" TRY("movb (%0), %%al") "push $2; popf"
-				 : : "r"(va), "r"(flags) : "eax", "memory", "cc");
+				 :
+				 : "r"(va), "r"(flags)
+				 : "eax", "memory", "cc");
 	} else if (a == WRITE) {
 		__asm__ volatile("push %1; popf\n" TRY("movb $0xc3, (%0)") "push $2; popf"
-				 : : "r"(va), "r"(flags) : "memory", "cc");
+				 :
+				 : "r"(va), "r"(flags)
+				 : "memory", "cc");
 	} else {
 		write_flags(flags);
 		trap_guard(kernel_fetch, (void *)va);

@@ -46,8 +46,8 @@ static void unexpected(struct cpu *cpu, const struct regs *r)
 {
 	note("CPU %u: vector %u error %lx at %lx:%lx flags %lx sp %lx cr2 %lx", cpu->id,
 	     (unsigned)r->vector, r->error, r->cs, r->ip, r->flags, cpu->trap.sp, read_cr2());
-	note("ax %lx bx %lx cx %lx dx %lx si %lx di %lx bp %lx", r->ax, r->bx, r->cx, r->dx,
-	     r->si, r->di, r->bp);
+	note("ax %lx bx %lx cx %lx dx %lx si %lx di %lx bp %lx", r->ax, r->bx, r->cx, r->dx, r->si,
+	     r->di, r->bp);
 	note("cr0 %lx cr3 %lx cr4 %lx", read_cr0(), read_cr3(), read_cr4());
 	die("unexpected exception %u", (unsigned)r->vector);
 }
@@ -103,8 +103,12 @@ void df_handle(void)
 	struct tss *old = &cpu->tss;
 
 	/* Back to the main task: not busy, and loaded by hand. */
-	cpu->trap = (struct trap){.vector = EXC_DF, .ip = old->eip, .cs = old->cs,
-				  .flags = old->eflags, .sp = old->esp, .ss = old->ss};
+	cpu->trap = (struct trap){.vector = EXC_DF,
+				  .ip = old->eip,
+				  .cs = old->cs,
+				  .flags = old->eflags,
+				  .sp = old->esp,
+				  .ss = old->ss};
 	gdt_set(SEL_TSS, descriptor((u32)&cpu->tss, sizeof(cpu->tss) - 1, 0x89, 0));
 	gdt_set(SEL_TSS_DF, descriptor((u32)&cpu->tss_df, sizeof(cpu->tss_df) - 1, 0x89, 0));
 	cpu->tss_df.eip = 0;

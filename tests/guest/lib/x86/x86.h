@@ -5,12 +5,12 @@
 #include "../lib.h"
 
 #ifdef __x86_64__
-#define IS64 1
-#define W "q" /* suffix of a register-wide instruction */
+#define IS64	1
+#define W	"q" /* suffix of a register-wide instruction */
 #define ASM_PTR ".quad"
 #else
-#define IS64 0
-#define W "l"
+#define IS64	0
+#define W	"l"
 #define ASM_PTR ".long"
 #endif
 
@@ -32,28 +32,46 @@ enum {
 };
 
 enum {
-	EXC_DE, EXC_DB, EXC_NMI, EXC_BP, EXC_OF, EXC_BR, EXC_UD, EXC_NM, EXC_DF, EXC_CSO,
-	EXC_TS, EXC_NP, EXC_SS, EXC_GP, EXC_PF, EXC_MF = 16, EXC_AC, EXC_MC, EXC_XM, EXC_VE,
+	EXC_DE,
+	EXC_DB,
+	EXC_NMI,
+	EXC_BP,
+	EXC_OF,
+	EXC_BR,
+	EXC_UD,
+	EXC_NM,
+	EXC_DF,
+	EXC_CSO,
+	EXC_TS,
+	EXC_NP,
+	EXC_SS,
+	EXC_GP,
+	EXC_PF,
+	EXC_MF = 16,
+	EXC_AC,
+	EXC_MC,
+	EXC_XM,
+	EXC_VE,
 	EXC_CP,
 };
 
-#define FL_CF 0x1u
-#define FL_PF 0x4u
-#define FL_AF 0x10u
-#define FL_ZF 0x40u
-#define FL_SF 0x80u
-#define FL_TF 0x100u
-#define FL_IF 0x200u
-#define FL_DF 0x400u
-#define FL_OF 0x800u
+#define FL_CF	0x1u
+#define FL_PF	0x4u
+#define FL_AF	0x10u
+#define FL_ZF	0x40u
+#define FL_SF	0x80u
+#define FL_TF	0x100u
+#define FL_IF	0x200u
+#define FL_DF	0x400u
+#define FL_OF	0x800u
 #define FL_IOPL 0x3000u
-#define FL_NT 0x4000u
-#define FL_RF 0x10000u
-#define FL_VM 0x20000u
-#define FL_AC 0x40000u
-#define FL_VIF 0x80000u
-#define FL_VIP 0x100000u
-#define FL_ID 0x200000u
+#define FL_NT	0x4000u
+#define FL_RF	0x10000u
+#define FL_VM	0x20000u
+#define FL_AC	0x40000u
+#define FL_VIF	0x80000u
+#define FL_VIP	0x100000u
+#define FL_ID	0x200000u
 
 #define CR0_PE 0x1u
 #define CR0_MP 0x2u
@@ -67,55 +85,55 @@ enum {
 #define CR0_CD 0x40000000u
 #define CR0_PG 0x80000000u
 
-#define CR4_VME 0x1u
-#define CR4_PVI 0x2u
-#define CR4_TSD 0x4u
-#define CR4_DE 0x8u
-#define CR4_PSE 0x10u
-#define CR4_PAE 0x20u
-#define CR4_MCE 0x40u
-#define CR4_PGE 0x80u
-#define CR4_PCE 0x100u
-#define CR4_OSFXSR 0x200u
+#define CR4_VME	       0x1u
+#define CR4_PVI	       0x2u
+#define CR4_TSD	       0x4u
+#define CR4_DE	       0x8u
+#define CR4_PSE	       0x10u
+#define CR4_PAE	       0x20u
+#define CR4_MCE	       0x40u
+#define CR4_PGE	       0x80u
+#define CR4_PCE	       0x100u
+#define CR4_OSFXSR     0x200u
 #define CR4_OSXMMEXCPT 0x400u
-#define CR4_UMIP 0x800u
-#define CR4_LA57 0x1000u
-#define CR4_FSGSBASE 0x10000u
-#define CR4_PCIDE 0x20000u
-#define CR4_OSXSAVE 0x40000u
-#define CR4_SMEP 0x100000u
-#define CR4_SMAP 0x200000u
-#define CR4_PKE 0x400000u
-#define CR4_PKS 0x1000000u
+#define CR4_UMIP       0x800u
+#define CR4_LA57       0x1000u
+#define CR4_FSGSBASE   0x10000u
+#define CR4_PCIDE      0x20000u
+#define CR4_OSXSAVE    0x40000u
+#define CR4_SMEP       0x100000u
+#define CR4_SMAP       0x200000u
+#define CR4_PKE	       0x400000u
+#define CR4_PKS	       0x1000000u
 
-#define MSR_TSC 0x10
-#define MSR_APIC_BASE 0x1b
-#define MSR_TSC_ADJUST 0x3b
-#define MSR_SYSENTER_CS 0x174
-#define MSR_SYSENTER_ESP 0x175
-#define MSR_SYSENTER_EIP 0x176
-#define MSR_MCG_CAP 0x179
-#define MSR_MCG_STATUS 0x17a
-#define MSR_MISC_ENABLE 0x1a0
-#define MSR_DEBUGCTL 0x1d9
-#define MSR_PAT 0x277
-#define MSR_MTRR_DEF 0x2ff
-#define MSR_TSC_DEADLINE 0x6e0
-#define MSR_PKRS 0x6e1
-#define MSR_EFER 0xc0000080
-#define MSR_STAR 0xc0000081
-#define MSR_LSTAR 0xc0000082
-#define MSR_CSTAR 0xc0000083
-#define MSR_SFMASK 0xc0000084
-#define MSR_FS_BASE 0xc0000100
-#define MSR_GS_BASE 0xc0000101
+#define MSR_TSC		   0x10
+#define MSR_APIC_BASE	   0x1b
+#define MSR_TSC_ADJUST	   0x3b
+#define MSR_SYSENTER_CS	   0x174
+#define MSR_SYSENTER_ESP   0x175
+#define MSR_SYSENTER_EIP   0x176
+#define MSR_MCG_CAP	   0x179
+#define MSR_MCG_STATUS	   0x17a
+#define MSR_MISC_ENABLE	   0x1a0
+#define MSR_DEBUGCTL	   0x1d9
+#define MSR_PAT		   0x277
+#define MSR_MTRR_DEF	   0x2ff
+#define MSR_TSC_DEADLINE   0x6e0
+#define MSR_PKRS	   0x6e1
+#define MSR_EFER	   0xc0000080
+#define MSR_STAR	   0xc0000081
+#define MSR_LSTAR	   0xc0000082
+#define MSR_CSTAR	   0xc0000083
+#define MSR_SFMASK	   0xc0000084
+#define MSR_FS_BASE	   0xc0000100
+#define MSR_GS_BASE	   0xc0000101
 #define MSR_KERNEL_GS_BASE 0xc0000102
-#define MSR_TSC_AUX 0xc0000103
+#define MSR_TSC_AUX	   0xc0000103
 
 #define EFER_SCE 0x1u
 #define EFER_LME 0x100u
 #define EFER_LMA 0x400u
-#define EFER_NX 0x800u
+#define EFER_NX	 0x800u
 
 /* ---- ports ---- */
 
@@ -155,17 +173,17 @@ static inline u32 inl(u16 port)
 
 /* ---- control, debug registers, MSRs ---- */
 
-#define REGISTER(name)                                                                  \
-	static inline ulong read_##name(void)                                            \
-	{                                                                                \
-		ulong v;                                                                 \
-                                                                                         \
-		__asm__ volatile("mov %%" #name ", %0" : "=r"(v) : : "memory");          \
-		return v;                                                                \
-	}                                                                                \
-	static inline void write_##name(ulong v)                                         \
-	{                                                                                \
-		__asm__ volatile("mov %0, %%" #name : : "r"(v) : "memory");              \
+#define REGISTER(name)                                                          \
+	static inline ulong read_##name(void)                                   \
+	{                                                                       \
+		ulong v;                                                        \
+                                                                                \
+		__asm__ volatile("mov %%" #name ", %0" : "=r"(v) : : "memory"); \
+		return v;                                                       \
+	}                                                                       \
+	static inline void write_##name(ulong v)                                \
+	{                                                                       \
+		__asm__ volatile("mov %0, %%" #name : : "r"(v) : "memory");     \
 	}
 REGISTER(cr0)
 REGISTER(cr2)
