@@ -34,9 +34,6 @@
 /* Through the window: behind a greater one there is an array at a fixed address, and the register is an index. */
 #define WINDOW_FAR (1 << 20)
 
-/* What is no general register, but is the base of operands, which the window has groups for, too. */
-#define BASE_FS A_FS
-
 bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, unsigned *reg,
 		       s32 *disp)
 {
@@ -47,7 +44,7 @@ bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, uns
 		return false;
 	*disp = (s32)op->mem.disp.value;
 	if (t->window && base == ZYDIS_REGISTER_NONE && seg == ZYDIS_REGISTER_FS) {
-		*reg = BASE_FS;
+		*reg = A_FS;
 		return *disp == op->mem.disp.value;
 	}
 	if (base == ZYDIS_REGISTER_NONE || base == ZYDIS_REGISTER_RIP || seg == ZYDIS_REGISTER_FS)
@@ -102,13 +99,13 @@ static bool join(struct trans *t, struct group *g, s32 disp, unsigned size, bool
 /** The host register that the operand of a group's access is based on: A for memory-homed ones. */
 unsigned jit_group_base(unsigned reg)
 {
-	return reg == BASE_FS || jit_home[reg] == REG_MEMORY ? REG_A : jit_home[reg];
+	return reg == A_FS || jit_home[reg] == REG_MEMORY ? REG_A : jit_home[reg];
 }
 
 /* A = a base that lives in memory. */
 static void load_base(struct trans *t, unsigned reg)
 {
-	if (reg == BASE_FS || jit_home[reg] == REG_MEMORY)
+	if (reg == A_FS || jit_home[reg] == REG_MEMORY)
 		jit_emit_a(t, reg);
 }
 

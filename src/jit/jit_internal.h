@@ -285,7 +285,7 @@ struct group {
 	unsigned first, last; /* instructions */
 };
 
-/* What A may have a copy of: a memory-homed register, or what only group.c knows as a base. */
+/* What A may have a copy of: a memory-homed register, or FS's base, a base of operands in the window. */
 #define A_FS	  16u
 #define A_NOTHING 0xffu
 
