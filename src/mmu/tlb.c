@@ -192,7 +192,7 @@ void mmu_guest_switch(struct cpu *cpu)
 static void view_init(struct cpu *cpu, unsigned v)
 {
 	/* Only slots whose empty tag is not 0: untouched pages of the tables cost nothing. */
-	for (unsigned i = 0; i < 2; i++)
+	for (unsigned i = 0; i < MMU_TLB_LOW; i++)
 		cpu->tlb[v].rtag[i] = cpu->tlb[v].wtag[i] = mmu_tlb_empty(i);
 }
 

@@ -10,9 +10,9 @@
  * and LOOP (or JRCXZ) leave the guest's flags alone. On a hit the host address is A + addend.
  *
  * An empty slot holds mmu_tlb_empty(index): 0 almost everywhere, so a fresh table costs no
- * memory. A tag matches one page (and accesses that reach into it from the page before), so an
- * empty tag must belong to a page whose neighbourhood has other indexes. 0 is the tag of page
- * 0x1000; slots 0 and 1, which addresses near it select, hold the tag of page 0x800000 instead.
+ * memory. A tag matches one page, and accesses that reach into it from the page before, or from the one behind
+ * (CALL, at RSP - 8), so an empty tag must belong to a page whose neighbourhood has other indexes. 0 is the
+ * tag of page 0x1000; slots 0 to 2, which addresses near it select, hold the tag of page 0x800000 instead.
  */
 #ifndef MMU_TLB_H
 #define MMU_TLB_H
@@ -41,10 +41,12 @@ struct mmu_tlb {
 	s64 addend[MMU_TLB_SIZE];
 };
 
+#define MMU_TLB_LOW 3u /* slots whose empty tag is not 0 */
+
 /** The tag of a slot that matches nothing. */
 static inline u64 mmu_tlb_empty(unsigned index)
 {
-	return index < 2 ? 4096 - 0x800000ull : 0;
+	return index < MMU_TLB_LOW ? 4096 - 0x800000ull : 0;
 }
 
 /** The tag that matches one page. */

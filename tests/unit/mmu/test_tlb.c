@@ -38,6 +38,10 @@ static void tlb_empty_tags_match_nothing(void **state)
 			assert_false(rig_hit(cpu, near[i], n, false));
 			assert_false(rig_hit(cpu, near[i], n, true));
 		}
+	/* CALL looks where RSP is, for the eight bytes before it. */
+	for (u64 page = 0; page < 8; page++)
+		for (u64 at = page << PAGE_SHIFT; at < (page << PAGE_SHIFT) + 8; at++)
+			assert_true((cpu->tlb[0].wtag[page] + at - 8) >> PAGE_SHIFT != 1);
 	rig_free();
 }
 
