@@ -95,6 +95,20 @@ void run_chunk_begin(const struct engine_ops *engine)
 	engine->flush();
 }
 
+/* Makes a case, or takes it as it was made for the variant before, which spares a tenth of the time. */
+static void case_get(struct insn_case *c, u64 seed, u64 number)
+{
+	static struct insn_case kept[RUN_CHUNK];
+	struct insn_case *k = &kept[number % RUN_CHUNK];
+
+	if (k->count && k->number == number && k->seed == seed) {
+		*c = *k;
+		return;
+	}
+	gen_case(c, number >> 40, seed, number);
+	*k = *c;
+}
+
 const char *run_one(const struct engine_ops *engine, u64 seed, u64 number, struct insn_case *c,
 		    struct insn_result *nat, struct insn_result *eng, bool *skipped)
 {
@@ -109,7 +123,7 @@ const char *run_one(const struct engine_ops *engine, u64 seed, u64 number, struc
 		memory_rebase();
 		epoch = now;
 	}
-	gen_case(c, number >> 40, seed, number);
+	case_get(c, seed, number);
 	c->variant = run_variant < INSN_VARIANTS ? run_variant : number / RUN_CHUNK % INSN_VARIANTS;
 	if (c->wild || c->edge)
 		run_chunk_begin(engine);
@@ -237,7 +251,7 @@ static u64 now_ms(void)
 	return clock_ns(CLOCK_MONOTONIC) / 1000000;
 }
 
-/* Chunk k of the run: which mode, and the first index. */
+/* Chunk k of the run: which mode, and the first index. The modes take turns within each job, too. */
 static enum gen_mode chunk_mode(unsigned modes, u64 k, u64 *index)
 {
 	unsigned list[GEN_COUNT], n = 0;
@@ -246,7 +260,7 @@ static enum gen_mode chunk_mode(unsigned modes, u64 k, u64 *index)
 		if (modes >> m & 1)
 			list[n++] = m;
 	*index = k / n * RUN_CHUNK;
-	return list[k % n];
+	return list[(k + k / n) % n];
 }
 
 /* Counts the instructions that a case reached. */
