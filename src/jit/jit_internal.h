@@ -475,6 +475,8 @@ void jit_emit_reg_load(struct trans *t, unsigned host, unsigned guest);
 void jit_emit_a(struct trans *t, unsigned reg);
 void jit_emit_reg_store(struct trans *t, unsigned guest, unsigned host);
 unsigned jit_gpr_index(ZydisRegister r);
+#define X87_REGISTER 10u /* bytes */
+
 #define DESC_SIZE		0xffffu
 #define DESC_WRITE		BIT(16)
 #define DESC_LOCK		BIT(17)
@@ -490,7 +492,9 @@ unsigned jit_gpr_index(ZydisRegister r);
 #define DESC_MASK_REG_SHIFT	36
 #define DESC_MASK_ELEMENT_SHIFT 40
 #define DESC_MASK_COUNT_SHIFT	44
-#define DESC_MASK_WRAP_SHIFT	52	/* element addresses wrap: 1 at 64 KiB, 2 at 4 GiB */
+#define DESC_WRAP_SHIFT		52 /* of elements, or of an x87 register's two parts: addresses wrap at */
+#define DESC_WRAP_64K		1
+#define DESC_WRAP_4G		2
 #define DESC_CHECK		BIT(21) /* A is an offset: C code checks the segment */
 
 /* group.c */
@@ -517,6 +521,7 @@ u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem);
 /* operand.c */
 bool jit_cache_line_op(const struct trans *t);
 u64 jit_operand_desc(const struct trans *t, unsigned size);
+u64 jit_wrap_desc(const ZydisDecodedInstruction *in);
 u64 jit_mask_active(u64 desc, unsigned size, unsigned *shift);
 
 /* rewrite.c: ordinary instructions. False: not expressible (a #UD is due). */

@@ -85,10 +85,7 @@ u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem)
 		count = size / bytes;
 		/* elements have addresses of their own, each of the address size */
 		if (mem->mem.segment != ZYDIS_REGISTER_FS && mem->mem.segment != ZYDIS_REGISTER_GS)
-			d |= (u64)(in->address_width == 16   ? 1
-				   : in->address_width == 32 ? 2
-							     : 0)
-			     << DESC_MASK_WRAP_SHIFT;
+			d |= jit_wrap_desc(in);
 		break;
 	default:
 		if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || !suppresses(in))

@@ -115,6 +115,11 @@ void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc)
 	bool special = seg == SEG_FS || seg == SEG_GS;
 
 	*desc = seg << DESC_SEG_SHIFT;
+	if (op->size / 8 == X87_REGISTER &&
+	    t->in.address_width < (t->mode & MODE_LONG ? 64u : 32u)) {
+		*desc |= DESC_CHECK; /* its second part may be at offset 0 */
+		return;
+	}
 	if (!(t->mode & (seg == SEG_FS	 ? MODE_FS_FLAT
 			 : seg == SEG_GS ? MODE_GS_FLAT
 					 : MODE_FLAT))) {

@@ -55,8 +55,18 @@ static bool waits_for_x87(const struct trans *t)
 	return false;
 }
 
+/** Where addresses of the instruction's address size wrap. */
+u64 jit_wrap_desc(const ZydisDecodedInstruction *in)
+{
+	return (u64)(in->address_width == 16   ? DESC_WRAP_64K
+		     : in->address_width == 32 ? DESC_WRAP_4G
+					       : 0)
+	       << DESC_WRAP_SHIFT;
+}
+
 /** The bits of a descriptor that tell what the stub looks at before the page walk. */
 u64 jit_operand_desc(const struct trans *t, unsigned size)
 {
-	return (aligned_operand(t, size) ? DESC_ALIGN : 0) | (waits_for_x87(t) ? DESC_X87 : 0);
+	return (aligned_operand(t, size) ? DESC_ALIGN : 0) | (waits_for_x87(t) ? DESC_X87 : 0) |
+	       (size == X87_REGISTER ? jit_wrap_desc(&t->in) : 0);
 }

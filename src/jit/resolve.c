@@ -72,13 +72,20 @@ static u64 address_raw(const struct cpu *cpu, const struct part *p, u64 at)
 	return at;
 }
 
+/* Where the addresses of an operand's parts wrap; 0: nowhere. */
+static u64 wraps_at(const struct part *p)
+{
+	unsigned wrap = p->desc >> DESC_WRAP_SHIFT & 3;
+
+	return wrap == DESC_WRAP_64K ? BIT64(16) : wrap == DESC_WRAP_4G ? BIT64(32) : 0;
+}
+
 /* Element addresses that may wrap (VMASKMOV). */
 static u64 element_address(const struct part *p, u64 at)
 {
-	unsigned wrap = p->desc >> DESC_MASK_WRAP_SHIFT & 3;
-	u64 end = wrap == 1 ? 0x10000 : BIT64(32);
+	u64 end = wraps_at(p);
 
-	return (p->desc & DESC_MASK) && wrap && at >= end ? at - end : at;
+	return (p->desc & DESC_MASK) && end && at >= end ? at - end : at;
 }
 
 /* A masked operand could not be accessed: raises what its first bad element does. */
@@ -108,31 +115,76 @@ static int masked_fault(struct cpu *cpu, const struct part *p, u64 at)
 	return CPU_EXC;
 }
 
+/* The second part of an operand has raised an exception: that of the first one's pages goes first. */
+static int probe_first(struct cpu *cpu, const struct part *p, u64 lin, unsigned n)
+{
+	struct cpu_exc second = cpu->exc;
+	int ret;
+
+	cpu->exc.pending = false;
+	ret = mmu_probe(cpu, lin, n, p->access | MMU_AS_VIEW);
+	if (ret)
+		return ret;
+	cpu->exc = second;
+	return CPU_EXC;
+}
+
 /*
  * An operand that runs over the end of its segment: the ten bytes of an x87 register are accessed
  * as eight and two, a store of 64 as two halves, and the first part faults for itself.
  */
 static int beyond_limit(struct cpu *cpu, const struct part *p, u64 at)
 {
-	unsigned first = p->size == 10				    ? 8
+	unsigned first = p->size == X87_REGISTER		    ? 8
 			 : p->desc & DESC_HALVES		    ? p->size / 2
 			 : p->size == 64 && (p->access & MMU_WRITE) ? 32
 								    : 0;
-	struct cpu_exc whole = cpu->exc;
 	u64 lin;
-	int ret = CPU_OK;
 
 	if (first && !address_check(cpu, p, at, first, &lin))
-		ret = mmu_probe(cpu, lin, first, p->access | MMU_AS_VIEW);
-	if (ret)
-		return ret;
-	cpu->exc = whole;
+		return probe_first(cpu, p, lin, first);
 	return CPU_EXC;
+}
+
+/*
+ * The ten bytes of an x87 register, at the end of what the address size reaches: its two parts have addresses
+ * of their own, and the second may be at the beginning. The first one's page fault comes before the
+ * second one's segment.
+ */
+static enum mmu_resolve_kind resolve_x87(struct cpu *cpu, const struct part *p, u64 at)
+{
+	static const unsigned size[2] = {8, 2};
+	u64 lin[2];
+
+	if (address_check(cpu, p, at, size[0], &lin[0]))
+		return MMU_STOP_EXC;
+	if (address_check(cpu, p, (at + size[0]) & (wraps_at(p) - 1), size[1], &lin[1]))
+		return probe_first(cpu, p, lin[0], size[0]) == CPU_EXIT ? MMU_STOP_EXIT
+									: MMU_STOP_EXC;
+	return mmu_resolve_two(cpu, lin, size, p->access);
 }
 
 static u64 stopped(int ret)
 {
 	return ret == CPU_EXC ? MMU_STOP_EXC : MMU_STOP_EXIT;
+}
+
+/* The operand's place for generated code, which is the bounce buffer when it has none. */
+static u64 hand_out(struct cpu *cpu, const struct part *p, enum mmu_resolve_kind kind, u64 lin)
+{
+	struct jit *jit = cpu->jit;
+
+	if (kind == MMU_BOUNCED) {
+		/* At the operand's own alignment, so that aligned forms fault as they should. */
+		jit->bounce_at = jit->bounce + ((lin - p->skip) & 63) + p->skip;
+		jit->bounce_size = p->size;
+		jit->bounce_x87 = p->desc & DESC_X87;
+		jit->bounce_bytes = p->desc & DESC_MASK ? active_bytes(p) : ~0ull;
+		mem_copy(jit->bounce_at, cpu->bounce, p->size);
+		cpu->jit_scratch[0] = (u64)jit->bounce_at;
+	}
+	cpu->jit_scratch[0] -= p->skip;
+	return kind;
 }
 
 /**
@@ -147,7 +199,6 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 		.seg = (unsigned)(desc & DESC_SEG) >> DESC_SEG_SHIFT,
 		.access = desc & DESC_WRITE ? MMU_WRITE : MMU_READ,
 	};
-	struct jit *jit = cpu->jit;
 	enum mmu_resolve_kind kind;
 	u64 lin;
 	int ret;
@@ -164,7 +215,7 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 		p.active = jit_mask_active(desc, p.size, &p.shift);
 		if (!p.active) {
 			/* nothing is touched: any readable place will do */
-			cpu->jit_scratch[0] = (u64)jit->bounce;
+			cpu->jit_scratch[0] = (u64)cpu->jit->bounce;
 			return MMU_DIRECT;
 		}
 		p.skip = (unsigned)__builtin_ctzll(p.active) << p.shift;
@@ -174,6 +225,10 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 	if ((desc & DESC_ALIGN) && (address_raw(cpu, &p, at) & ((desc & DESC_SIZE) - 1))) {
 		cpu_raise_err(cpu, EXC_GP, 0);
 		return MMU_STOP_EXC;
+	}
+	if (UNLIKELY(p.size == X87_REGISTER && wraps_at(&p) && at + p.size > wraps_at(&p))) {
+		kind = resolve_x87(cpu, &p, at);
+		return hand_out(cpu, &p, kind, 0);
 	}
 	ret = address_check(cpu, &p, at + p.skip, p.size, &lin);
 	if (ret) {
@@ -197,17 +252,7 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 	kind = mmu_resolve(cpu, lin, p.size, p.access, desc & DESC_LOCK);
 	if (kind == MMU_STOP_EXC && (desc & DESC_MASK))
 		return stopped(masked_fault(cpu, &p, at));
-	if (kind == MMU_BOUNCED) {
-		/* At the operand's own alignment, so that aligned forms fault as they should. */
-		jit->bounce_at = jit->bounce + ((lin - p.skip) & 63) + p.skip;
-		jit->bounce_size = p.size;
-		jit->bounce_x87 = desc & DESC_X87;
-		jit->bounce_bytes = desc & DESC_MASK ? active_bytes(&p) : ~0ull;
-		mem_copy(jit->bounce_at, cpu->bounce, p.size);
-		cpu->jit_scratch[0] = (u64)jit->bounce_at;
-	}
-	cpu->jit_scratch[0] -= p.skip;
-	return kind;
+	return hand_out(cpu, &p, kind, lin);
 }
 
 /** A bounced store was done. Nonzero: leave the block behind this instruction. */

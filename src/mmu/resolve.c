@@ -239,6 +239,42 @@ enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsig
 	return resolve(cpu, lin, size, access, lock);
 }
 
+enum mmu_resolve_kind mmu_resolve_two(struct cpu *cpu, const u64 lin[2], const unsigned size[2],
+				      unsigned access)
+{
+	unsigned view = access_view(cpu, access), have = 0;
+	struct pend_part part[PEND_PARTS];
+	enum mmu_resolve_kind kind;
+	u64 hits = 0;
+
+	count(cpu, MMU_STAT_miss_cross);
+	if (UNLIKELY(cpu->mmu->late_len))
+		code_late_check(cpu);
+	if (UNLIKELY(cpu->mode & MODE_WINDOW))
+		window_miss(cpu);
+	for (unsigned i = 0; i < 2 && UNLIKELY(cpu->mode & MODE_WATCH); i++)
+		hits |= watch_hits(cpu, lin_wrap(cpu, lin[i]), size[i], access & MMU_WRITE);
+	if (hits && !cpu->mmu_stepping)
+		return MMU_STOP_STEP;
+	for (unsigned i = 0; i < 2; i++) {
+		u64 at = lin_wrap(cpu, lin[i]);
+		int n;
+
+		if (align_first(cpu, at, size[i], access))
+			return stopped(cpu_raise_err(cpu, EXC_AC, 0));
+		n = parts_walk(cpu, at, size[i], access, view, part + have);
+		if (n < 0)
+			return stopped(-n);
+		if (misaligned(cpu, at, size[i], access))
+			return stopped(cpu_raise_err(cpu, EXC_AC, 0));
+		have += (unsigned)n;
+	}
+	kind = bounce(cpu, access, false, part, have);
+	if (kind == MMU_BOUNCED)
+		cpu->pending_db |= hits;
+	return kind;
+}
+
 /* Bytes [from, from + n) of the bounce buffer go to a device, as far as `bytes` names them. */
 static bool device_store(struct cpu *cpu, u64 gpa, unsigned from, unsigned n, u64 bytes)
 {
