@@ -237,7 +237,9 @@ const struct jit_mark *jit_mark_find(const struct jit *jit, const struct jit_blo
 /** Makes a link's jump lead straight to a block of the link's mode. */
 void jit_link_patch(struct jit_link *link, struct jit_block *to)
 {
-	emit_patch_rel32(link->site, to->body);
+	bool brings = link->b_reg != JIT_NO_B && link->b_reg == to->b_reg;
+
+	emit_patch_rel32(link->site, brings ? to->body_b : to->body);
 	link->to = to;
 	link->next_in = to->in;
 	link->prev_in = &to->in;

@@ -66,7 +66,8 @@ static void side_exit(struct trans *t, u8 *from, u64 target, u32 mode)
 					  .from = t->block,
 					  .next_out = t->block->out,
 					  .mode = mode,
-					  .cross = crosses(t, target)};
+					  .cross = crosses(t, target),
+					  .b_reg = (u8)jit_group_b(t)};
 		t->block->out = link;
 		if (mode != t->mode) {
 			link->next_mode = t->jit->mode_links;
@@ -189,30 +190,29 @@ static void emit_load_target(struct trans *t, const ZydisDecodedOperand *op, uns
 }
 
 /*
- * The push of a computed CALL: [base + B + *disp]. A target that is not canonical takes it back, so what
- * was there is kept. Through the window a load would fault as one; there the target, in T or A, has to be
- * one of the user's half, or the instruction is translated once more, without.
+ * The push of a computed CALL. A target that is not canonical takes it back, so what was there is kept.
+ * Through the window a load would fault as one; there the target, in A, has to be one of the user's half, or
+ * the instruction is translated once more, without.
  */
-static int emit_push_target(struct trans *t, unsigned target, unsigned size, s32 *disp,
-			    struct cold **c)
+static struct host_operand emit_push_target(struct trans *t, unsigned size, struct cold **c)
 {
 	struct emit *e = &t->e;
 	u64 desc;
 
-	if (t->window && !t->plain) {
-		emit_pext_stack(e, REG_T, target, STACK_UPPER_MASK);
+	if (jit_sp_by_s(t)) {
+		emit_pext_stack(e, REG_T, REG_A, STACK_UPPER_MASK);
 		emit_lea(e, true, REG_T, REG_T, -1, 0, 1);
 		jit_emit_unless_one(t, COLD_AGAIN);
-		return jit_emit_sp_access(t, -(int)size, size, MMU_WRITE, disp, c);
+		return jit_emit_sp_access(t, -(int)size, size, MMU_WRITE, c);
 	}
+	emit_gs_store(e, REG_A, SCRATCH(8));
 	t->window = false;
 	jit_emit_sp_address(t, -(int)size, &desc);
 	*c = jit_emit_access(t, size, MMU_WRITE | MMU_RMW, false, desc);
 	t->window = t->mode & MODE_WINDOW;
 	emit_load(e, size, REG_T, REG_A, REG_B);
 	emit_gs_store(e, REG_T, SCRATCH(10));
-	*disp = 0;
-	return REG_A;
+	return (struct host_operand){REG_A, REG_B, 0};
 }
 
 static void emit_call(struct trans *t)
@@ -220,8 +220,7 @@ static void emit_call(struct trans *t)
 	const ZydisDecodedOperand *op = &t->op[0];
 	unsigned size = t->in.operand_width / 8;
 	struct emit *e = &t->e;
-	int base = REG_A;
-	s32 disp = 0;
+	struct host_operand at;
 	struct cold *c;
 
 	/* a loop of calls alone has to end, too */
@@ -229,20 +228,16 @@ static void emit_call(struct trans *t)
 	    linkable(t, branch_target(t)))
 		jit_emit_poll(t);
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-		emit_load_target(t, op, size, REG_T);
-		emit_gs_store(e, REG_T, SCRATCH(8));
+		emit_load_target(t, op, size, REG_A);
 	} else if (op->type == ZYDIS_OPERAND_TYPE_REGISTER) {
 		jit_emit_reg_load(t, REG_A, jit_gpr_index(op->reg.value));
 		if (size != 8)
 			size == 4 ? emit_mov(e, false, REG_A, REG_A) : emit_zext16(e, REG_A, REG_A);
-		emit_gs_store(e, REG_A, SCRATCH(8));
 	}
-	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
-		base = jit_emit_sp_access(t, -(int)size, size, MMU_WRITE, &disp, &c);
-	} else {
-		base = emit_push_target(t, op->type == ZYDIS_OPERAND_TYPE_MEMORY ? REG_T : REG_A,
-					size, &disp, &c);
-	}
+	if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+		at = jit_emit_sp_access(t, -(int)size, size, MMU_WRITE, &c);
+	else
+		at = emit_push_target(t, size, &c);
 	if (t->relative)
 		jit_emit_rip(t, REG_T, t->next_pc);
 	else
@@ -250,7 +245,7 @@ static void emit_call(struct trans *t)
 			     size == 8	 ? t->next_pc
 			     : size == 4 ? (u32)t->next_pc
 					 : (u16)t->next_pc);
-	emit_store_at(e, size, REG_T, base, REG_B, disp);
+	emit_store_at(e, size, REG_T, at.base, at.index, at.disp);
 	jit_emit_sp_add(t, -(int)size);
 	jit_access_end(t, c);
 	jit_emit_prefetch(t, t->next_pc);
@@ -258,7 +253,8 @@ static void emit_call(struct trans *t)
 		jit_emit_goto(t, branch_target(t));
 	} else {
 		t->block->rsp_change = -(s32)size;
-		emit_gs_load(e, REG_A, SCRATCH(8));
+		if (!jit_sp_by_s(t))
+			emit_gs_load(e, REG_A, SCRATCH(8));
 		jit_emit_goto_a(t);
 	}
 }
@@ -268,13 +264,11 @@ static void emit_ret(struct trans *t)
 	unsigned size = t->in.operand_width / 8;
 	unsigned release = t->in.raw.imm[0].size ? (u16)t->in.raw.imm[0].value.u : 0;
 	struct cold *c;
+	struct host_operand at = jit_emit_sp_access(t, 0, size, MMU_READ, &c);
 	unsigned to;
-	s32 disp;
-	int base;
 
-	base = jit_emit_sp_access(t, 0, size, MMU_READ, &disp, &c);
 	to = t->mode & MODE_LONG ? REG_A : REG_T; /* a stack of 16 bits needs A */
-	emit_load_at(&t->e, size, to, base, REG_B, disp);
+	emit_load_at(&t->e, size, to, at.base, at.index, at.disp);
 	jit_access_end(t, c);
 	jit_emit_sp_add(t, (int)(size + release));
 	t->block->rsp_change = (s32)(size + release);

@@ -102,6 +102,12 @@ unsigned jit_group_base(unsigned reg)
 	return reg == A_FS || jit_home[reg] == REG_MEMORY ? REG_A : jit_home[reg];
 }
 
+/** The host register that has the distance of a group's access. */
+unsigned jit_group_addend(const struct trans *t, unsigned reg)
+{
+	return t->window && reg == RSP ? REG_S : REG_B;
+}
+
 /* A = a base that lives in memory. */
 static void load_base(struct trans *t, unsigned reg)
 {
@@ -110,24 +116,65 @@ static void load_base(struct trans *t, unsigned reg)
 }
 
 /*
+ * Does the current instruction access its memory operand in any case? A mask may be 0, and a store of the
+ * x87 unit is not done when that raises an exception.
+ */
+static bool touches(const struct trans *t)
+{
+	ZydisRegister mask = t->in.avx.mask.reg;
+
+	switch (t->in.mnemonic) {
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
+	case ZYDIS_MNEMONIC_FISTTP:
+		return false;
+	default:
+		return t->in.meta.isa_ext != ZYDIS_ISA_EXT_X87 &&
+		       (t->in.encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX ||
+			mask == ZYDIS_REGISTER_NONE || mask == ZYDIS_REGISTER_K0);
+	}
+}
+
+/*
  * Through the window nothing is checked, and B serves all bytes around a base register, until there is
- * something else in either of them.
+ * something else in either of them. A block that begins with it can be entered behind it, by jumps with
+ * the same in B: as each entry touches memory through B, the register cannot get far in between.
  */
 static bool window_access(struct trans *t, unsigned reg, s32 disp)
 {
 	struct group *g = t->b_group;
+	bool first = t->e.p == t->block->body;
 
 	if (disp < -WINDOW_FAR || disp > WINDOW_FAR)
 		return false;
+	if (reg == RSP) {
+		t->stack_used |= touches(t);
+		return true;
+	}
 	load_base(t, reg);
 	if (g && g->open && g->reg == reg)
 		return true;
 	g = t->group; /* there is one B, and this one knows what is in it */
 	t->group_count = 1;
 	*g = (struct group){.reg = reg, .open = true};
-	jit_emit_window(t, jit_group_base(reg));
+	emit_window(&t->e, REG_B, jit_group_base(reg));
 	t->b_group = g;
+	if (first && jit_group_base(reg) != REG_A && touches(t)) {
+		t->block->b_reg = (u8)reg;
+		t->block->body_b = t->e.p;
+	}
 	return true;
+}
+
+/** The register whose distance in the window B has when the current instruction jumps, or JIT_NO_B. */
+unsigned jit_group_b(const struct trans *t)
+{
+	return t->window && !t->plain && t->b_group && t->b_group->open &&
+			       jit_group_base(t->b_group->reg) != REG_A
+		       ? t->b_group->reg
+		       : JIT_NO_B;
 }
 
 /* An open group that the access can join, which it then has done. */
@@ -289,6 +336,16 @@ static bool moves(const struct trans *t, unsigned reg)
 		return false;
 	}
 	return by >= -WINDOW_FAR && by <= WINDOW_FAR;
+}
+
+/**
+ * Behind each instruction, in the window: S = the distance of RSP, if it may have changed its part. A small
+ * step behind an access through S leaves S good enough, as it does B.
+ */
+void jit_group_stack(struct trans *t)
+{
+	if (writes(t, RSP) && !(t->stack_used && !t->plain && moves(t, RSP)))
+		emit_window(&t->e, REG_S, jit_home[RSP]);
 }
 
 /** Behind each instruction: which groups go on? t->keeps_b: B was left alone. */

@@ -2,10 +2,12 @@
  * jit_internal.h - shared by the translator's files
  *
  * Register mapping (host ← guest):
- *	rax rdx rbx rbp rsi rdi r8 r9 r12 r13   the guest's register of the same name
+ *	rax rdx rbx rbp rsi rdi r12 r13          the guest's register of the same name
  *	r14                                      guest RSP
  *	r15                                      guest RCX
- *	%gs:gpr[n]                               guest R10 R11 R14 R15 ("memory-homed")
+ *	r8                                       guest R14
+ *	%gs:gpr[n]                               guest R8 to R11, R15 ("memory-homed")
+ *	r9                                       in the window: S, what is added to RSP; else nothing
  *	r10, r11, rcx                            scratch: address A, index/addend B, test T
  *	rsp                                      the host's stack, 16-byte aligned inside blocks
  * RCX is scratch because LOOP and JRCXZ are the only branches that need no flags.
@@ -25,6 +27,7 @@
 #define REG_A	   H_R10
 #define REG_B	   H_R11
 #define REG_T	   H_RCX
+#define REG_S	   H_R9
 #define REG_MEMORY 0xff
 
 #define GS(field)  ((u32)offsetof(struct cpu, field))
@@ -38,6 +41,13 @@
 #define STACK_UPPER_MASK  24
 #define STACK_WINDOW_PART 32
 #define STACK_FRAME	  104
+
+/** dst = what makes of `host`, an address of the program's, one of the window. */
+static inline void emit_window(struct emit *e, unsigned dst, unsigned host)
+{
+	emit_pext_stack(e, dst, host, STACK_WINDOW_MASK);
+	emit_load_stack_index(e, dst, dst, STACK_WINDOW_PART);
+}
 
 /* Why generated code came back to the dispatcher (value of jit_enter). */
 enum jit_stop {
@@ -77,6 +87,8 @@ struct jit_page {
  * has rip 0, and takes the linear address of its page from cpu->code_base. Its entry for
  * computed jumps sets that; jumps within the page enter behind it.
  */
+#define JIT_NO_B 0xff
+
 struct jit_block {
 	/* one line of the host's cache: what a search looks at */
 	u64 gpa, rip;
@@ -89,9 +101,11 @@ struct jit_block {
 	bool dead;
 	bool relative; /* position-independent */
 	u8 retires;    /* PMU_INSN_* of a block of one instruction */
+	u8 b_reg; /* a register whose distance in the window jumps may bring in B, or JIT_NO_B … */
 
-	u8 *body; /* entry of jumps within the page */
-	u8 *cold; /* its stubs, in the cold half of the cache */
+	u8 *body;   /* entry of jumps within the page */
+	u8 *body_b; /* … their entry */
+	u8 *cold;   /* its stubs, in the cold half of the cache */
 	u32 host_len, cold_len;
 	u32 hot_marks, mark_count;
 	struct jit_mark *mark;
@@ -112,6 +126,7 @@ struct jit_link {
 	struct jit_link *next_in, **prev_in;
 	struct jit_link *next_cross; /* jit.cross_links of its page */
 	bool cross, listed;	     /* it leads to another page (cross.c); it is on the list */
+	u8 b_reg; /* the register whose distance in the window B has, or JIT_NO_B */
 };
 
 /*
@@ -256,6 +271,12 @@ struct cold {
 	s32 disp;
 };
 
+/* [base + index + disp] */
+struct host_operand {
+	int base, index;
+	s32 disp;
+};
+
 /* Where a TLB check can still be changed: fields of 32 bits. */
 struct check {
 	u8 *address; /* displacement of the LEA that made A; NULL: there is none */
@@ -314,6 +335,7 @@ struct trans {
 	bool keeps_a;	 /* the current instruction knows what a_guest is behind it */
 	bool plain;	 /* every access has a check of its own */
 	bool window;	 /* memory is reached through the window */
+	bool stack_used; /* … and a stack access has been, by S */
 	const u8 *guest; /* the block's bytes */
 	u8 *tail;	 /* behind the last instruction */
 	unsigned insn_count, mark_count;
@@ -508,6 +530,9 @@ bool jit_group_operand(const struct trans *t, const ZydisDecodedOperand *op, uns
 bool jit_group_access(struct trans *t, unsigned reg, s32 disp, unsigned size, unsigned access,
 		      bool lock, u64 desc, struct cold **c);
 unsigned jit_group_base(unsigned reg);
+unsigned jit_group_addend(const struct trans *t, unsigned reg);
+void jit_group_stack(struct trans *t);
+unsigned jit_group_b(const struct trans *t);
 /** True when an operand at a fixed address is in the window: then *host is where the host has it. */
 bool jit_window_static(const struct trans *t, const ZydisDecodedOperand *op, u64 *host);
 void jit_group_shift(struct trans *t, int n);
@@ -541,8 +566,10 @@ void jit_emit_jump_cache(struct trans *t);
 void jit_emit_prefetch(struct trans *t, u64 rip);
 /** A = stack pointer + disp (stack.c); and RSP += n. */
 void jit_emit_sp_address(struct trans *t, int disp, u64 *desc);
-int jit_emit_sp_access(struct trans *t, int disp, unsigned size, unsigned access, s32 *operand,
-		       struct cold **c);
+struct host_operand jit_emit_sp_access(struct trans *t, int disp, unsigned size, unsigned access,
+				       struct cold **c);
+/** Such an access takes nothing but S: A, B and T keep what they have. */
+bool jit_sp_by_s(const struct trans *t);
 void jit_emit_sp_add(struct trans *t, int n);
 void jit_emit_store_rip(struct trans *t, u64 rip);
 /** reg = a guest RIP near this block. */

@@ -12,10 +12,10 @@
 #include "mmu/mmu.h"
 
 const u8 jit_home[16] = {
-	[RAX] = H_RAX, [RCX] = H_R15, [RDX] = H_RDX,	  [RBX] = H_RBX,
-	[RSP] = H_R14, [RBP] = H_RBP, [RSI] = H_RSI,	  [RDI] = H_RDI,
-	[R8] = H_R8,   [R9] = H_R9,   [R10] = REG_MEMORY, [R11] = REG_MEMORY,
-	[R12] = H_R12, [R13] = H_R13, [R14] = REG_MEMORY, [R15] = REG_MEMORY,
+	[RAX] = H_RAX,	   [RCX] = H_R15,     [RDX] = H_RDX,	  [RBX] = H_RBX,
+	[RSP] = H_R14,	   [RBP] = H_RBP,     [RSI] = H_RSI,	  [RDI] = H_RDI,
+	[R8] = REG_MEMORY, [R9] = REG_MEMORY, [R10] = REG_MEMORY, [R11] = REG_MEMORY,
+	[R12] = H_R12,	   [R13] = H_R13,     [R14] = H_R8,	  [R15] = REG_MEMORY,
 };
 
 /** Number of the general register that r is a part of; AH..BH give 4..7 (see callers). */
@@ -263,12 +263,6 @@ u32 jit_tlb_addend(const struct trans *t)
 	return GS(tlb) + view * (u32)sizeof(struct mmu_tlb) + (u32)offsetof(struct mmu_tlb, addend);
 }
 
-void jit_emit_window(struct trans *t, unsigned host)
-{
-	emit_pext_stack(&t->e, REG_B, host, STACK_WINDOW_MASK);
-	emit_load_stack_index(&t->e, REG_B, REG_B, STACK_WINDOW_PART);
-}
-
 struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned size, unsigned access,
 			    bool lock, u64 desc, struct check *check)
 {
@@ -284,7 +278,7 @@ struct cold *jit_emit_check(struct trans *t, struct host_address at, unsigned si
 		c = jit_cold_add(t, e->p, COLD_ACCESS);
 		emit32(e, 0);
 	} else if (t->window) {
-		jit_emit_window(t, at.reg);
+		emit_window(e, REG_B, at.reg);
 		return NULL;
 	} else {
 		emit_pext_stack(e, REG_B, at.reg, STACK_TLB_MASK);

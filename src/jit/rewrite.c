@@ -384,6 +384,7 @@ static bool group_access(struct trans *t, struct rewrite *w, bool lock, struct c
 			      c))
 		return false;
 	w->base = (int)jit_group_base(reg);
+	w->index = (int)jit_group_addend(t, reg);
 	w->disp = there;
 	return true;
 }
@@ -411,6 +412,19 @@ static bool verbatim(const struct trans *t, const struct rewrite *w)
 	return true;
 }
 
+/* XCHG R8, rAX with a meaningless F3, which makes PAUSE of the others of its kind (classify.c). */
+static void emit_xchg_r8(struct trans *t)
+{
+	struct emit *e = &t->e;
+
+	emit_gs_load(e, REG_T, GS_GPR(R8));
+	if (t->in.operand_width == 16)
+		emit8(e, 0x66);
+	emit_rex(e, t->in.operand_width == 64, 0, 0, REG_T, false);
+	emit8(e, 0x90 | REG_T);
+	emit_gs_store(e, REG_T, GS_GPR(R8));
+}
+
 bool jit_emit_ordinary(struct trans *t)
 {
 	struct rewrite w = {
@@ -430,6 +444,10 @@ bool jit_emit_ordinary(struct trans *t)
 	}
 	if (t->in.mnemonic == ZYDIS_MNEMONIC_CLD || t->in.mnemonic == ZYDIS_MNEMONIC_STD) {
 		emit_gs_store8_imm(e, t->in.mnemonic == ZYDIS_MNEMONIC_STD, GS(df));
+		return true;
+	}
+	if (t->in.mnemonic == ZYDIS_MNEMONIC_PAUSE) {
+		emit_xchg_r8(t);
 		return true;
 	}
 	if (t->in.mnemonic == ZYDIS_MNEMONIC_LEA) {

@@ -22,22 +22,27 @@ void jit_emit_sp_address(struct trans *t, int disp, u64 *desc)
 	stack_address(t, jit_home[RSP], disp, desc);
 }
 
-/**
- * The check of a stack access at RSP + disp; the operand is then [returned register + B + *operand].
- * *c for jit_access_end().
- */
-int jit_emit_sp_access(struct trans *t, int disp, unsigned size, unsigned access, s32 *operand,
-		       struct cold **c)
+bool jit_sp_by_s(const struct trans *t)
+{
+	return t->window && !t->plain && !t->shadow && !(t->mode & MODE_ALIGN);
+}
+
+/** The check of a stack access at RSP + disp, and the operand for it. *c for jit_access_end(). */
+struct host_operand jit_emit_sp_access(struct trans *t, int disp, unsigned size, unsigned access,
+				       struct cold **c)
 {
 	u64 desc = (u64)SEG_SS << DESC_SEG_SHIFT;
 
-	*operand = disp;
 	if (jit_group_access(t, RSP, disp, size, access, false, desc, c))
-		return jit_home[RSP];
+		return (struct host_operand){jit_home[RSP], (int)jit_group_addend(t, RSP), disp};
 	jit_emit_sp_address(t, disp, &desc);
 	*c = jit_emit_access(t, size, access, false, desc);
-	*operand = 0;
-	return REG_A;
+	return (struct host_operand){REG_A, REG_B, 0};
+}
+
+static void emit_store_operand(struct emit *e, unsigned size, unsigned reg, struct host_operand at)
+{
+	emit_store_at(e, size, reg, at.base, at.index, at.disp);
 }
 
 /* dst = src + n as the stack pointer's width demands; destroys A in 16-bit stacks. */
@@ -61,42 +66,43 @@ static void emit_push(struct trans *t)
 {
 	const ZydisDecodedOperand *op = &t->op[0];
 	unsigned size = t->in.operand_width / 8;
+	bool memory = op->type == ZYDIS_OPERAND_TYPE_MEMORY;
 	struct emit *e = &t->e;
+	struct host_operand at;
+	unsigned from = REG_T;
 	struct cold *c;
 	u64 desc;
 
-	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
+	if (memory) {
 		jit_emit_address(t, op, 0, &desc);
 		c = jit_emit_access(t, size, MMU_READ, false, desc);
 		emit_load(e, size, REG_T, REG_A, REG_B);
-		emit_gs_store(e, REG_T, SCRATCH(8));
+		if (!jit_sp_by_s(t))
+			emit_gs_store(e, REG_T, SCRATCH(8));
 		jit_access_end(t, c);
 	}
-	s32 disp;
-	int base = jit_emit_sp_access(t, -(int)size, size, MMU_WRITE, &disp, &c);
-
-	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
-		emit_gs_load(e, REG_T, SCRATCH(8));
-		emit_store_at(e, size, REG_T, base, REG_B, disp);
+	at = jit_emit_sp_access(t, -(int)size, size, MMU_WRITE, &c);
+	if (memory) {
+		if (!jit_sp_by_s(t))
+			emit_gs_load(e, REG_T, SCRATCH(8));
 	} else if (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE) {
 		emit_mov_imm(e, REG_T, (u64)t->in.raw.imm[0].value.s);
-		emit_store_at(e, size, REG_T, base, REG_B, disp);
 	} else {
-		unsigned g = jit_gpr_index(op->reg.value), host = jit_home[g];
+		unsigned g = jit_gpr_index(op->reg.value);
 
-		if (host == REG_MEMORY && t->a_guest == g && base != REG_A) {
-			host = REG_A;
-		} else if (host == REG_MEMORY) {
+		if (jit_home[g] != REG_MEMORY)
+			from = jit_home[g];
+		else if (t->a_guest == g && at.base != REG_A)
+			from = REG_A;
+		else
 			emit_gs_load(e, REG_T, GS_GPR(g));
-			host = REG_T;
-		}
-		emit_store_at(e, size, host, base, REG_B, disp);
 	}
+	emit_store_operand(e, size, from, at);
 	jit_emit_sp_add(t, -(int)size);
 	jit_access_end(t, c);
 	jit_group_shift(t, -(int)size);
 	t->keeps_b = true;
-	t->keeps_a = base != REG_A && op->type != ZYDIS_OPERAND_TYPE_MEMORY;
+	t->keeps_a = at.base != REG_A && !memory;
 }
 
 /* Writes the low `size` bytes of T to a guest register. */
@@ -128,15 +134,14 @@ static void emit_pop(struct trans *t)
 	unsigned size = t->in.operand_width / 8;
 	struct emit *e = &t->e;
 	struct cold *c;
+	struct host_operand at = jit_emit_sp_access(t, 0, size, MMU_READ, &c);
 	u64 desc;
-	s32 disp;
-	int base = jit_emit_sp_access(t, 0, size, MMU_READ, &disp, &c);
 	bool direct = size == 8 && op->type == ZYDIS_OPERAND_TYPE_REGISTER &&
 		      jit_gpr_index(op->reg.value) != RSP &&
 		      jit_home[jit_gpr_index(op->reg.value)] != REG_MEMORY;
 
-	emit_load_at(e, size, direct ? jit_home[jit_gpr_index(op->reg.value)] : REG_T, base, REG_B,
-		     disp);
+	emit_load_at(e, size, direct ? jit_home[jit_gpr_index(op->reg.value)] : REG_T, at.base,
+		     at.index, at.disp);
 	jit_access_end(t, c);
 	if (op->type == ZYDIS_OPERAND_TYPE_MEMORY) {
 		bool by_sp =
@@ -157,7 +162,7 @@ static void emit_pop(struct trans *t)
 		pop_to_reg(t, jit_gpr_index(op->reg.value), size);
 	jit_group_shift(t, (int)size);
 	t->keeps_b = true;
-	t->keeps_a = base != REG_A && t->a_guest != jit_gpr_index(op->reg.value);
+	t->keeps_a = at.base != REG_A && t->a_guest != jit_gpr_index(op->reg.value);
 }
 
 static void emit_leave(struct trans *t)

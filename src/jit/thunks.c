@@ -8,8 +8,8 @@
 #include "jit/jit_internal.h"
 #include "mmu/window.h"
 
-static const u8 identity[] = {RDX, RBX, RBP, RSI, RDI, R8, R9, R12, R13};
-static const u8 caller_saved[] = {RDX, RSI, RDI, R8, R9};
+static const u8 in_registers[] = {RDX, RBX, RBP, RSI, RDI, R12, R13, R14, RSP, RCX};
+static const u8 caller_saved[] = {RDX, RSI, RDI, R14};
 
 static void bytes(struct emit *e, const char *s, unsigned n)
 {
@@ -38,18 +38,29 @@ static void restore_flags(struct emit *e)
 /* The registers but RAX into struct cpu, and from there. */
 static void save_registers(struct emit *e)
 {
-	for (unsigned i = 0; i < ARRAY_SIZE(identity); i++)
-		emit_gs_store(e, identity[i], GS_GPR(identity[i]));
-	emit_gs_store(e, H_R14, GS_GPR(RSP));
-	emit_gs_store(e, H_R15, GS_GPR(RCX));
+	for (unsigned i = 0; i < ARRAY_SIZE(in_registers); i++)
+		emit_gs_store(e, jit_home[in_registers[i]], GS_GPR(in_registers[i]));
 }
 
 static void load_registers(struct emit *e)
 {
-	for (unsigned i = 0; i < ARRAY_SIZE(identity); i++)
-		emit_gs_load(e, identity[i], GS_GPR(identity[i]));
-	emit_gs_load(e, H_R14, GS_GPR(RSP));
-	emit_gs_load(e, H_R15, GS_GPR(RCX));
+	for (unsigned i = 0; i < ARRAY_SIZE(in_registers); i++)
+		emit_gs_load(e, jit_home[in_registers[i]], GS_GPR(in_registers[i]));
+}
+
+/* What a call of C may change, and from there. */
+static void save_from_call(struct emit *e)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		emit_gs_store(e, jit_home[caller_saved[i]], GS_GPR(caller_saved[i]));
+	emit_gs_store(e, REG_S, SCRATCH(11));
+}
+
+static void load_from_call(struct emit *e)
+{
+	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
+		emit_gs_load(e, jit_home[caller_saved[i]], GS_GPR(caller_saved[i]));
+	emit_gs_load(e, REG_S, SCRATCH(11));
 }
 
 /* Back to the caller of enter with a reason; the guest's state is in struct cpu. */
@@ -99,6 +110,8 @@ static void emit_enter(struct emit *e, bool window)
 		set_window(e);
 	emit_gs_store(e, H_RSI, SCRATCH(4));
 	load_registers(e);
+	if (window)
+		emit_window(e, REG_S, jit_home[RSP]);
 	restore_flags(e);
 	emit_gs_load(e, REG_A, GS(rip)); /* as a computed jump would come */
 	BYTES(e, "\x65\xff");		 /* jmp *%gs:scratch4 */
@@ -127,8 +140,7 @@ static void stop_from_call(struct emit *e, unsigned reason)
 {
 	take_return_address(e);
 	emit_gs_store(e, REG_A, SCRATCH(1));
-	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
-		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	load_from_call(e);
 	leave(e, reason, true);
 }
 
@@ -138,8 +150,7 @@ static void emit_resolve(struct emit *e, const struct cpu *cpu, bool write)
 	u8 *stop;
 
 	save_flags(e);
-	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
-		emit_gs_store(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	save_from_call(e);
 	/* The C side may look at RSP and RCX (stack checks): keep them current. */
 	emit_gs_store(e, H_R14, GS_GPR(RSP));
 	emit_gs_store(e, REG_A, SCRATCH(5));
@@ -155,8 +166,7 @@ static void emit_resolve(struct emit *e, const struct cpu *cpu, bool write)
 		BYTES(e,
 		      "\x8d\x04\x80\x48\x01\x04\x24"); /* lea (%rax,%rax,4), %eax; add %rax, (%rsp) */
 	}
-	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
-		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	load_from_call(e);
 	emit_gs_load(e, REG_A, SCRATCH(5));
 	emit_gs_load(e, REG_B, SCRATCH(0));
 	BYTES(e, "\x4d\x29\xd3"); /* sub %r10, %r11 */
@@ -172,15 +182,13 @@ static void emit_commit(struct emit *e, const struct cpu *cpu)
 	u8 *stop;
 
 	save_flags(e);
-	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
-		emit_gs_store(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	save_from_call(e);
 	emit_mov_imm(e, H_RDI, (u64)cpu);
 	emit_call_c(e, (u64)jit_commit);
 	BYTES(e, "\x85\xc0\x0f\x85"); /* test %eax, %eax; jne */
 	stop = e->p;
 	emit32(e, 0);
-	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
-		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	load_from_call(e);
 	restore_flags(e);
 	emit8(e, 0xc3);
 	emit_patch_rel32(stop, e->p);
@@ -194,8 +202,7 @@ static void emit_lookup(struct emit *e, const struct cpu *cpu)
 	u8 *stop;
 
 	save_flags(e);
-	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
-		emit_gs_store(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	save_from_call(e);
 	emit_gs_store(e, REG_A, GS(rip));
 	emit_mov_imm(e, H_RDI, (u64)cpu);
 	emit_call_c(e, (u64)jit_jc_lookup);
@@ -203,8 +210,7 @@ static void emit_lookup(struct emit *e, const struct cpu *cpu)
 	stop = e->p;
 	emit32(e, 0);
 	emit_gs_store(e, H_RAX, SCRATCH(6));
-	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
-		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	load_from_call(e);
 	BYTES(e, "\x48\x83\xc4\x08"); /* add $8, %rsp: no return */
 	emit_gs_load(e, REG_A, GS(rip));
 	restore_flags(e);
@@ -220,8 +226,7 @@ static void emit_again(struct emit *e, const struct cpu *cpu)
 	u8 *stop;
 
 	save_flags(e);
-	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
-		emit_gs_store(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	save_from_call(e);
 	emit_gs_store(e, REG_A, SCRATCH(2));
 	emit_mov_imm(e, H_RDI, (u64)cpu);
 	emit_mov(e, true, H_RSI, REG_A);
@@ -232,14 +237,12 @@ static void emit_again(struct emit *e, const struct cpu *cpu)
 	BYTES(e, "\x48\x85\xc0\x0f\x84"); /* test %rax, %rax; je */
 	stop = e->p;
 	emit32(e, 0);
-	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
-		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	load_from_call(e);
 	restore_flags(e);
 	BYTES(e, "\x65\xff"); /* jmp *%gs:scratch6 */
 	emit_mem(e, 4, -1, -1, 0, (s32)SCRATCH(6));
 	emit_patch_rel32(stop, e->p);
-	for (unsigned i = 0; i < ARRAY_SIZE(caller_saved); i++)
-		emit_gs_load(e, caller_saved[i], GS_GPR(caller_saved[i]));
+	load_from_call(e);
 	leave(e, JIT_LINK, true);
 }
 
@@ -250,6 +253,7 @@ static void emit_called(struct emit *e, const struct cpu *cpu)
 
 	save_flags(e);
 	save_registers(e);
+	emit_gs_store(e, REG_S, SCRATCH(11));
 	emit_mov_imm(e, H_RDI, (u64)cpu);
 	emit_mov(e, true, H_RSI, REG_A);
 	emit_call_c(e, (u64)jit_called);
@@ -257,6 +261,7 @@ static void emit_called(struct emit *e, const struct cpu *cpu)
 	stop = e->p;
 	emit32(e, 0);
 	load_registers(e);
+	emit_gs_load(e, REG_S, SCRATCH(11));
 	restore_flags(e);
 	emit8(e, 0xc3);
 	emit_patch_rel32(stop, e->p);

@@ -59,7 +59,7 @@ static void emit_raise(struct trans *t, unsigned op, unsigned len)
 	emit_c_insn(t, &in);
 }
 
-static void emit_one(struct trans *t)
+static void emit_insn(struct trans *t)
 {
 	struct cpu_insn c;
 	unsigned op;
@@ -86,6 +86,13 @@ static void emit_one(struct trans *t)
 		t->cold_count = colds;
 		emit_raise(t, CPU_OP_UD, t->in.length);
 	}
+}
+
+static void emit_one(struct trans *t)
+{
+	emit_insn(t);
+	if ((t->mode & MODE_WINDOW) && !t->ended)
+		jit_group_stack(t);
 }
 
 /* A side exit to another page, from inside the cold stubs: its own stubs are appended to the list. */
@@ -402,6 +409,7 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	t.a_guest = A_NOTHING;
 	t.plain = (mode & MODE_STEP) || jit->no_groups;
 	t.window = mode & MODE_WINDOW;
+	t.stack_used = false;
 	t.guest = f.page + off;
 	*b = (struct jit_block){.gpa = at->gpa,
 				.rip = t.relative ? 0 : rip,
@@ -410,6 +418,7 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 				.code = jit->code_next,
 				.cold = jit->cold_next,
 				.page = f.record,
+				.b_reg = JIT_NO_B,
 				.gpa2 = ~0ull};
 	emit_entry(&t, off);
 	f.record->busy = true;

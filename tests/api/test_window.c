@@ -40,6 +40,30 @@ API_CODE64(exchange, "xchg %r9, (%r10); test %ecx, %ecx; jz 2f; invlpg (%rdi); j
 		     "2: mov %cr3, %rdx; mov %rdx, %cr3; 3: iretq");
 API_CODE64(handler, "out %eax, $0x80; test %ecx, %ecx; jz 2f; invlpg (%rdi); invlpg (%rsi); jmp 3f;"
 		    "2: mov %cr3, %rdx; mov %rdx, %cr3; 3: iretq");
+/* The stack goes to RDI in one of the ways that R11 chooses, or RSP walks by RBX steps; what is there is read. */
+API_CODE64(
+	stacker,
+	"1: int $0x40; cmp $1, %r11d; jb 10f; je 11f; cmp $3, %r11d; jb 12f; je 13f; cmp $5, %r11d;"
+	"jb 14f; je 15f; cmp $7, %r11d; jb 16f; je 25f; cmp $9, %r11d; jb 17f; je 18f; cmp $11, %r11d;"
+	"jb 19f; je 20f;"
+	"25: wrfsbase %rdi; rdfsbase %rsp; mov (%rsp), %eax; jmp 1b;"
+	"10: mov %rdi, %rsp; pop %rax; jmp 1b;"
+	"11: push %rdi; pop %rsp; movzwl 2(%rsp), %ebx; movzwl (%rsp), %eax; shl $16, %ebx; or %ebx, %eax;"
+	"jmp 1b;"
+	"12: mov %rdi, %rbp; leave; mov %ebp, %eax; jmp 1b;"
+	"13: push %rax; sub %rsp, %rdi; add %rdi, %rsp; mov (%rsp), %eax; jmp 1b;"
+	"14: push %rax; xchg %rdi, %rsp; cld; lea -4(%rsp), %rdi; lods (%rsi), %eax; pop %rax; jmp 1b;"
+	"15: lea 8(%rdi), %rsp; sub $8, %rsp; mov (%rsp), %eax; jmp 1b;"
+	"16: lea 8(%rdi), %rsp; mov $77, %eax; push %rax; mov (%rsp), %eax; jmp 1b;"
+	"17: sub $0xff000, %rsp; dec %rbx; jnz 17b; mov (%rsp), %eax; jmp 1b;"
+	"18: add $0xff000, %rsp; dec %rbx; jnz 18b; mov (%rsp), %eax; jmp 1b;"
+	/* the same with accesses that access nothing; and RDI */
+	"19: vpxor %xmm0, %xmm0, %xmm0;"
+	"21: vmaskmovps (%rsp), %ymm0, %ymm1; add $0xff000, %rsp; dec %rbx; jnz 21b; mov (%rsp), %eax; jmp 1b;"
+	"20: vpxor %xmm0, %xmm0, %xmm0; jmp 22f;"
+	"22: vmaskmovps (%rdi), %ymm0, %ymm1; add $0xff000, %rdi; dec %rbx; jnz 22b; mov (%rdi), %eax;"
+	"jmp 1b");
+enum { STACK_WAYS = 8, STACK_DOWN = 8, STACK_UP, STACK_UP_MASKED, RDI_UP_MASKED };
 /* A fault: its error code; the program goes on where the client says. */
 API_CODE64(page_fault, "pop %rax; out %eax, $0x81; mov %r8, (%rsp); iretq");
 API_CODE64(protection, "pop %rax; out %eax, $0x82; mov %r8, (%rsp); iretq");
@@ -417,6 +441,103 @@ static void nothing_else_is_reached(void **state)
 	api_vm_free(&t);
 }
 
+/* As fault_at(), by way of the stack: what was read, or 1 << 32 and the error code, or ~0 for #SS. */
+static u64 stack_at(struct api_vm *t, unsigned way, u64 rdi, u64 rsp, u64 steps)
+{
+	struct kvm_regs r = api_regs(t, 0);
+	struct kvm_run *run = t->run[0];
+	u32 told, port;
+
+	r.r11 = way;
+	r.rdi = rdi;
+	r.rsi = DATA(2);
+	*(u64 *)(t->mem + API_STACK - 16) = rsp; /* where IRET will find it */
+	r.rbx = steps;
+	r.rcx = 1;
+	r.r8 = home;
+	api_set_regs(t, 0, &r);
+	api_run_expect(t, 0, KVM_EXIT_IO);
+	memcpy(&told, (u8 *)run + run->io.data_offset, 4);
+	port = run->io.port;
+	if (port == 0x80)
+		return told;
+	api_run_to_out(t, 0, 0x80);
+	return port == 0x82 ? ~0ull : BIT64(32) | told;
+}
+
+static void user_features(struct api_vm *t)
+{
+	struct kvm_xcrs x = {.nr_xcrs = 1, .xcrs[0].value = 7};
+	struct kvm_sregs s;
+
+	assert_int_equal(api_ioctl(t->vcpu[0], KVM_GET_SREGS, &s), 0);
+	s.cr4 |= 1 << 18 | 1 << 16 | 1 << 9; /* OSXSAVE, FSGSBASE, OSFXSR */
+	assert_int_equal(api_ioctl(t->vcpu[0], KVM_SET_SREGS, &s), 0);
+	assert_int_equal(api_ioctl(t->vcpu[0], KVM_SET_XCRS, &x), 0);
+}
+
+static void stack_leads_nowhere(void **state)
+{
+	static const u64 step = 0xff000, walks[] = {1, 47, 3000, 70000, PART / step + 1};
+	u64 own[] = {0, (u64)&own, (u64)&stack_at, (u64)malloc};
+	struct api_vm t;
+
+	for (unsigned h = 0; h < ARRAY_SIZE(homes); h++) {
+		home = homes[h];
+		start(&t, API_WINDOW);
+		gate(&t, 12, FAULTS + 128, protection_begin, API_SIZE(protection));
+		user_features(&t);
+		memcpy(t.mem + DATA_GPA(6), stacker_begin, API_SIZE(stacker));
+		*pte(&t, 0) = DATA_GPA(6) | PTE_USER;
+		*(u64 *)(t.mem + API_STACK - 40) = home;
+		set(&t, DATA(1), DATA(2), 0, false);
+		api_run_to_out(&t, 0, 0x80);
+		own[0] = (u64)t.mem;
+		for (unsigned round = 0; round < 3; round++) {
+			for (unsigned way = 0; way < STACK_WAYS; way++) {
+				*(u32 *)(t.mem + DATA_GPA(3) + 16) = 100 * round + way;
+				assert_int_equal(stack_at(&t, way, DATA(3) + 16, DATA(9), 0),
+						 way == 6 ? 77 : 100 * round + way);
+			}
+			for (unsigned i = 0; i < 8 * ARRAY_SIZE(own); i++) {
+				static const u8 place[] = {0, 2, 2, 2, 2, 1, 2, 3};
+				u64 lin = (own[i / 8] & ~7ull) - HOST - place[i % 8] * PART +
+					  i % 8 * PART;
+				bool canonical = (u64)((s64)(lin << 16) >> 16) == lin;
+
+				for (unsigned way = 0; way < STACK_WAYS; way++)
+					assert_int_equal(stack_at(&t, way, lin, DATA(9), 0),
+							 canonical ? BIT64(32) | (way == 6 ? 6 : 4)
+								   : ~0ull);
+			}
+		}
+		/* Steps without an access: from anywhere to what is there, and from there to nothing. */
+		*(u32 *)(t.mem + DATA_GPA(3)) = 4711;
+		for (unsigned i = 0; i < ARRAY_SIZE(walks); i++) {
+			u64 far = step * walks[i];
+
+			assert_int_equal(stack_at(&t, STACK_DOWN, 0, DATA(3) + far, walks[i]),
+					 4711);
+			assert_int_equal(stack_at(&t, STACK_UP, 0, DATA(3) - far, walks[i]), 4711);
+			assert_int_equal(stack_at(&t, STACK_UP_MASKED, 0, DATA(3) - far, walks[i]),
+					 4711);
+			assert_int_equal(
+				stack_at(&t, RDI_UP_MASKED, DATA(3) - far, DATA(9), walks[i]),
+				4711);
+			for (unsigned up = 0; up < 2; up++) {
+				u64 end = up ? DATA(3) + far : DATA(3) - far;
+				bool canonical = (u64)((s64)(end << 16) >> 16) == end;
+
+				assert_int_equal(
+					stack_at(&t, STACK_DOWN + up, 0, DATA(3), walks[i]),
+					canonical ? BIT64(32) | 4 : ~0ull);
+			}
+		}
+		api_vm_free(&t);
+	}
+	home = homes[0];
+}
+
 static void is_refused(void **state)
 {
 	struct kvm_enable_cap cap = {.cap = ANYKVM_CAP_WINDOW};
@@ -451,6 +572,7 @@ int main(void)
 		cmocka_unit_test(forgets_both),
 		cmocka_unit_test(every_round_is_logged),
 		cmocka_unit_test(nothing_else_is_reached),
+		cmocka_unit_test(stack_leads_nowhere),
 		cmocka_unit_test(is_refused),
 	};
 
