@@ -165,7 +165,7 @@ static u64 str_code_room(struct cpu *cpu, const struct str *s, u64 off, u64 *lin
 	slot = mmu_slot_find(cpu, w.gpa);
 	if (!slot || (slot->flags & KVM_MEM_READONLY))
 		return 0;
-	*host = slot->hva + (w.gpa - slot->gpa);
+	*host = mmu_slot_host(slot, w.gpa);
 	return k;
 }
 

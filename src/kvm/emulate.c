@@ -18,7 +18,7 @@ unsigned emulate_fetch(struct vcpu *vcpu, u8 *bytes)
 	if (n == EMULATE_BYTES || mmu_walk(cpu, lin + n, MMU_EXEC, true, &w, &fault))
 		return n;
 	slot = mmu_slot_find(cpu, w.gpa);
-	if (!slot || hostmem_copy(bytes + n, slot->hva + (w.gpa - slot->gpa), EMULATE_BYTES - n))
+	if (!slot || hostmem_copy(bytes + n, mmu_slot_host(slot, w.gpa), EMULATE_BYTES - n))
 		return n;
 	return EMULATE_BYTES;
 }

@@ -60,7 +60,7 @@ static int pieces_insert(struct mmu_map_edit *edit, struct memslot *slot,
 		u64 in = at - slot->gpa;
 		struct mmu_slot piece = {
 			.gpa = at,
-			.hva = (u8 *)slot->hva + in,
+			.hva = slot->hva + in,
 			.id = slot->as << 16 | slot->id,
 			.flags = slot->flags,
 			.dirty = slot->dirty,
@@ -74,7 +74,7 @@ static int pieces_insert(struct mmu_map_edit *edit, struct memslot *slot,
 		if (is_private && !slot->gmem)
 			continue;
 		if (is_private)
-			piece.hva = slot->gmem->memory + slot->gmem_offset + in;
+			piece.hva = (u64)slot->gmem->memory + slot->gmem_offset + in;
 		ret = mmu_map_insert(edit, &piece);
 	}
 	return ret;
@@ -465,7 +465,7 @@ static int prefault_page(struct vcpu *vcpu, u64 gpa)
 
 	if (!slot)
 		return memattr_is_private(vcpu->vm, gpa) ? -EFAULT : -ENOENT;
-	ret = hostmem_copy(&byte, slot->hva + (gpa - slot->gpa), 1);
+	ret = hostmem_copy(&byte, mmu_slot_host(slot, gpa), 1);
 	if (!ret)
 		pages_give(&vcpu->cpu, slot, gpa, PAGES_ALL);
 	return ret;
@@ -513,7 +513,7 @@ int guest_exchange8(struct vcpu *vcpu, u64 gpa, u8 *value)
 	if (!slot || (slot->flags & KVM_MEM_READONLY))
 		return -EFAULT;
 	while (!done)
-		if (hostmem_cmpxchg(slot->hva + (gpa - slot->gpa), &old, *value, 1, &done))
+		if (hostmem_cmpxchg(mmu_slot_host(slot, gpa), &old, *value, 1, &done))
 			return -EFAULT;
 	*value = (u8)old;
 	return 0;

@@ -22,7 +22,7 @@ bool page_enter(struct cpu *cpu, u64 lin, unsigned access, unsigned view, const 
 		struct mmu_slot *slot, bool tracked)
 {
 	bool write = access & MMU_WRITE, writable;
-	u8 *host = slot->hva + ((w->gpa & PAGE_MASK) - slot->gpa);
+	u8 *host = mmu_slot_host(slot, w->gpa & PAGE_MASK);
 
 	pages_note(cpu, slot, w->gpa, access);
 	if (UNLIKELY(w->uncached)) {
@@ -64,7 +64,7 @@ int parts_walk(struct cpu *cpu, u64 lin, unsigned n, unsigned access, unsigned v
 		p->rom = false;
 		p->host = NULL;
 		if (p->slot) {
-			p->host = p->slot->hva + (w.gpa - p->slot->gpa);
+			p->host = mmu_slot_host(p->slot, w.gpa);
 			p->rom = p->slot->flags & MMU_SLOT_READONLY;
 			if (!((access & MMU_WRITE) && p->rom))
 				page_enter(cpu, at, access, view, &w, p->slot,
@@ -336,6 +336,6 @@ int mmu_host(struct cpu *cpu, u64 lin, unsigned access, u8 **host, unsigned *ava
 		return CPU_OK;
 	if (UNLIKELY(cpu->mode & MODE_WATCH) && watch_page(cpu, lin))
 		return CPU_OK;
-	*host = slot->hva + (w.gpa - slot->gpa);
+	*host = mmu_slot_host(slot, w.gpa);
 	return CPU_OK;
 }

@@ -123,7 +123,7 @@ int mmu_fetch(struct cpu *cpu, u64 lin, struct mmu_fetched *out)
 		pages_note(cpu, slot, w.gpa, MMU_EXEC);
 		e->page = page;
 		e->gpa = w.gpa & PAGE_MASK;
-		e->host = slot->hva + (e->gpa - slot->gpa);
+		e->host = mmu_slot_host(slot, e->gpa);
 		e->global = w.global;
 		e->gen = w.global ? mc->itlb_global_gen : mc->itlb_gen;
 		note_fetched(&mc->fetched[w.global], page, w.page_size);

@@ -56,7 +56,7 @@ struct mmu_walk {
 
 struct mmu_slot {
 	u64 gpa, size; /* bytes */
-	u8 *hva;
+	u64 hva;       /* what the client said: 0 is as good as any */
 	u32 id, flags; /* KVM_MEM_* */
 	u64 *dirty;    /* bitmap, one bit a page, or NULL: no dirty log */
 	void *priv;    /* the API layer's memslot; of an inner node's entry: struct mmu_map */
@@ -64,6 +64,12 @@ struct mmu_slot {
 	struct mmu_pages
 		*pages; /* what of it has been given to vCPUs (pages.h), or NULL: no record */
 };
+
+/** Where a slot has the byte at a guest-physical address within it. */
+static inline u8 *mmu_slot_host(const struct mmu_slot *slot, u64 gpa)
+{
+	return (u8 *)(slot->hva + (gpa - slot->gpa));
+}
 
 /*
  * A node of the tree of slots (map.c). A leaf alone is a map as well: who needs only a few slots

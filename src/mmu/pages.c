@@ -170,7 +170,7 @@ static bool fits(const struct mmu_slot *slot, u64 gpa, unsigned shift)
 {
 	u64 at = gpa & ~(BIT64(shift) - 1);
 
-	return !(((u64)slot->hva - slot->gpa) & (BIT64(shift) - 1)) && at >= slot->gpa &&
+	return !((slot->hva - slot->gpa) & (BIT64(shift) - 1)) && at >= slot->gpa &&
 	       BIT64(shift) <= slot->size && at - slot->gpa <= slot->size - BIT64(shift);
 }
 

@@ -195,7 +195,7 @@ static inline enum mmu_resolve_kind resolve(struct cpu *cpu, u64 lin, unsigned s
 			return MMU_STOP_EXIT;
 		return bounce(cpu, access, lock, &part, 1);
 	}
-	part.host = part.slot->hva + (w.gpa - part.slot->gpa);
+	part.host = mmu_slot_host(part.slot, w.gpa);
 	if (UNLIKELY(write && (part.slot->flags & MMU_SLOT_READONLY))) {
 		part.rom = true;
 		count(cpu, MMU_STAT_miss_device);

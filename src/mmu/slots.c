@@ -82,7 +82,7 @@ static bool map_host_gpa(const struct mmu_map *map, const void *host, u64 *gpa)
 {
 	for (unsigned i = 0; map && i < map->count; i++) {
 		const struct mmu_slot *s = &map->slot[i];
-		u64 off = (u64)host - (u64)s->hva;
+		u64 off = (u64)host - s->hva;
 
 		if (map->inner) {
 			if (map_host_gpa(s->priv, host, gpa))
@@ -119,7 +119,7 @@ int mmu_phys_read(struct cpu *cpu, u64 gpa, void *buf, unsigned n)
 		struct mmu_slot *s = slot_find(cpu, gpa);
 		unsigned part = (unsigned)MIN((u64)n, PAGE_SIZE - (gpa & (PAGE_SIZE - 1)));
 
-		if (!s || !hostmem_get(p, s->hva + (gpa - s->gpa), part))
+		if (!s || !hostmem_get(p, mmu_slot_host(s, gpa), part))
 			return -1;
 		gpa += part;
 		p += part;
@@ -137,7 +137,7 @@ int mmu_phys_write(struct cpu *cpu, u64 gpa, const void *buf, unsigned n)
 		unsigned part = (unsigned)MIN((u64)n, PAGE_SIZE - (gpa & (PAGE_SIZE - 1)));
 
 		if (!s || (s->flags & MMU_SLOT_READONLY) ||
-		    !ram_store(cpu, s, gpa, s->hva + (gpa - s->gpa), p, part))
+		    !ram_store(cpu, s, gpa, mmu_slot_host(s, gpa), p, part))
 			return -1;
 		gpa += part;
 		p += part;

@@ -85,7 +85,7 @@ again:
 		s = slot_find(cpu, at[level]);
 		if (!s)
 			return refuse(rq, fault, 0);
-		if (!hostmem_load64(s->hva + (at[level] - s->gpa), &e))
+		if (!hostmem_load64(mmu_slot_host(s, at[level]), &e))
 			return host_fault(at[level], fault);
 		entry[level] = e;
 		if (!(e & EPT_PERMS))

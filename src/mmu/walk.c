@@ -113,7 +113,7 @@ NOINLINE int walk_mark(struct cpu *cpu, u64 gpa, u64 old, u64 bits, unsigned siz
 	if (!s || (s->flags & MMU_SLOT_READONLY))
 		return 1;
 	slot_dirty(cpu, s, gpa);
-	if (hostmem_cmpxchg(s->hva + (gpa - s->gpa), &old, old | bits, size, &done))
+	if (hostmem_cmpxchg(mmu_slot_host(s, gpa), &old, old | bits, size, &done))
 		return -1;
 	return done;
 }
@@ -214,7 +214,7 @@ again:
 
 			if (UNLIKELY(!s))
 				return walk_fail(cpu, rq, gpa[level], 0, fault);
-			host = s->hva + (gpa[level] - s->gpa);
+			host = mmu_slot_host(s, gpa[level]);
 			if (psc && level == 1 && (all & PTE_A)) {
 				*psc = (struct psc_entry){.gen = mc->psc_gen,
 							  .key = rq->lin >> 21,

@@ -298,7 +298,7 @@ static void add_page(struct mmu_window *w, u64 lin, const struct mmu_walk *walk,
 	*p = (struct window_page){
 		.lin = lin,
 		.gfn = gpa >> PAGE_SHIFT,
-		.host = run->slot->hva + (gpa - run->slot->gpa),
+		.host = mmu_slot_host(run->slot, gpa),
 		.writable = run->writable,
 		.global = walk->global,
 		.large = walk->page_size > PAGE_SIZE,
@@ -325,7 +325,7 @@ static bool map_run(struct cpu *cpu, const struct mmu_walk *walk, struct run *ru
 	to = place_of(run->lin);
 	pages = run->bytes >> PAGE_SHIFT;
 	/* of length 0: the mapping is not moved, but made a second time */
-	if (sys_call(SYS_mremap, (u64)run->slot->hva + (run->gpa - run->slot->gpa), 0, run->bytes,
+	if (sys_call(SYS_mremap, (u64)mmu_slot_host(run->slot, run->gpa), 0, run->bytes,
 		     MREMAP_MAYMOVE | MREMAP_FIXED, to) < 0 ||
 	    (!run->writable && !protect(run->lin, run->bytes))) {
 		if (clear(to, run->bytes) < 0)
@@ -528,7 +528,7 @@ static bool still(struct cpu *cpu, const struct mmu_window *w, struct window_pag
 	    (walk.page_size > PAGE_SIZE) != p->large)
 		return false;
 	slot = slot_find(cpu, walk.gpa);
-	if (!slot || slot->hva + (walk.gpa - slot->gpa) != p->host)
+	if (!slot || mmu_slot_host(slot, walk.gpa) != p->host)
 		return false;
 	pages_note(cpu, slot, walk.gpa, p->writable ? MMU_WRITE : MMU_READ);
 	if (w->readonly_wanted || !walk.writable || !walk.dirty ||

@@ -170,6 +170,24 @@ static void client_mapping_gone(void **state)
 	munmap(p, 4096);
 }
 
+/* Address 0 of the client is as good as any, until somebody looks there. */
+static void client_address_0(void **state)
+{
+	struct api_vm t;
+
+	api_vm_make(&t, 1, 0);
+	api_slot(&t, 0, 0, 0, 0, NULL);
+	assert_int_equal(api_slot(&t, 0, 0, 0, 0x40000, t.mem), 0);
+	assert_int_equal(api_slot(&t, 1, 0, 0x40000, 0x2000, NULL), 0);
+	api_start16(&t, 0, peek_begin, API_SIZE(peek));
+	assert_errno(api_run(&t, 0), EFAULT);
+	assert_int_equal(api_slot(&t, 1, 0, 0, 0, NULL), 0);
+	assert_int_equal(api_slot(&t, 1, 0, 0x40000, 0x1000, t.mem + 0x40000), 0);
+	t.mem[0x40000] = 0x3c;
+	assert_int_equal(api_run_to_out(&t, 0, 0x10), 0x3c);
+	api_vm_free(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -178,6 +196,7 @@ int main(void)
 		cmocka_unit_test(moved_and_deleted),
 		cmocka_unit_test(while_running),
 		cmocka_unit_test(client_mapping_gone),
+		cmocka_unit_test(client_address_0),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

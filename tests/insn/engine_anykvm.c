@@ -270,12 +270,12 @@ static int memory_slots(void)
 	if (!map || !less || mmu_vm_init(&m.vm) < 0)
 		return -1;
 	map->count = 3;
-	map->slot[0] = (struct mmu_slot){.gpa = 0, .size = SYS_SIZE, .hva = m.sys, .id = 0};
+	map->slot[0] = (struct mmu_slot){.gpa = 0, .size = SYS_SIZE, .hva = (u64)m.sys, .id = 0};
 	map->slot[1] = (struct mmu_slot){
-		.gpa = GPA_CODE, .size = INSN_CODE_SIZE, .hva = insn_memory.code, .id = 1};
+		.gpa = GPA_CODE, .size = INSN_CODE_SIZE, .hva = (u64)insn_memory.code, .id = 1};
 	map->slot[2] = (struct mmu_slot){.gpa = GPA_DATA,
 					 .size = INSN_DATA_PAGES * PAGE_SIZE,
-					 .hva = insn_memory.engine,
+					 .hva = (u64)insn_memory.engine,
 					 .id = 2};
 	memcpy(less, map, sizeof(*map) + 2 * sizeof(map->slot[0]));
 	less->count = 2;

@@ -123,7 +123,7 @@ struct mmu_slot *mmu_slot_find(struct cpu *cpu, u64 gpa)
 {
 	struct machine *m = of(cpu);
 
-	m->slot = (struct mmu_slot){.size = MEM_SIZE, .hva = m->mem};
+	m->slot = (struct mmu_slot){.size = MEM_SIZE, .hva = (u64)m->mem};
 	return m->page[gpa >> 12] & PAGE_DEVICE ? NULL : &m->slot;
 }
 

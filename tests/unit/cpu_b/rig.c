@@ -36,7 +36,8 @@ int rig_setup(void **state)
 	for (unsigned as = 0; as < 2; as++) {
 		rig.map = calloc(1, sizeof(*rig.map) + sizeof(rig.map->slot[0]));
 		rig.map->count = 1;
-		rig.map->slot[0] = (struct mmu_slot){.gpa = 0, .size = RIG_RAM, .hva = rig.ram};
+		rig.map->slot[0] =
+			(struct mmu_slot){.gpa = 0, .size = RIG_RAM, .hva = (u64)rig.ram};
 		assert_null(mmu_vm_set_map(&rig.vm, as, rig.map));
 	}
 	rig.ops = (struct cpu_ops){.cr8_read = cr8_read, .cr8_write = cr8_write};

@@ -121,11 +121,11 @@ void rig_make(unsigned cpus)
 	rig.rom = pages(RIG_ROM_SIZE);
 	rig.map = calloc(1, sizeof(*rig.map) + 3 * sizeof(rig.map->slot[0]));
 	rig.map->count = 3;
-	rig.map->slot[0] = (struct mmu_slot){0, RIG_RAM / 2, rig.ram, 0, 0, NULL, NULL};
-	rig.map->slot[1] = (struct mmu_slot){RIG_ROM_GPA,	RIG_ROM_SIZE, rig.rom, 1,
+	rig.map->slot[0] = (struct mmu_slot){0, RIG_RAM / 2, (u64)rig.ram, 0, 0, NULL, NULL};
+	rig.map->slot[1] = (struct mmu_slot){RIG_ROM_GPA,	RIG_ROM_SIZE, (u64)rig.rom, 1,
 					     MMU_SLOT_READONLY, NULL,	      NULL};
-	rig.map->slot[2] = (struct mmu_slot){RIG_HIGH_GPA, RIG_RAM / 2, rig.ram + RIG_RAM / 2, 2, 0,
-					     NULL,	   NULL};
+	rig.map->slot[2] = (struct mmu_slot){
+		RIG_HIGH_GPA, RIG_RAM / 2, (u64)rig.ram + RIG_RAM / 2, 2, 0, NULL, NULL};
 	assert_null(mmu_vm_set_map(&rig.vm, 0, rig.map));
 	for (unsigned i = 0; i < cpus; i++) {
 		struct cpu *cpu = rig.cpu[i] = pages(sizeof(*cpu));
