@@ -302,7 +302,7 @@ static int ret_outer(struct cpu *cpu, const struct cpu_insn *in, const struct cp
 {
 	u16 release = (u16)in->imm;
 	struct cpu_seg ss;
-	u64 v[2], mask;
+	u64 v[2];
 	int ret = seg_stack_peek(cpu, 2 * in->opsize + release, in->opsize, 2, v);
 
 	if (!ret)
@@ -311,11 +311,7 @@ static int ret_outer(struct cpu *cpu, const struct cpu_insn *in, const struct cp
 		ret = seg_target_check(cpu, cs, rip, 0);
 	if (ret)
 		return ret;
-	mask = cpu_is_long(cpu) && (cs->attr & SEG_ATTR_L) ? ~0ull
-	       : ss.attr & SEG_ATTR_DB			   ? 0xffffffffull
-							   : 0xffffull;
-	v[0] = (v[0] + release) & mask;
-	cpu->gpr[RSP] = mask == 0xffff ? (cpu->gpr[RSP] & ~mask) | v[0] : v[0];
+	seg_sp_put(cpu, v[0] + release, seg_sp_mask_of(cpu, cs, &ss));
 	cpu->seg[SEG_SS] = ss;
 	cpu->cpl = cs->sel & 3;
 	seg_drop_privileged(cpu);
@@ -358,6 +354,6 @@ int insn_ret_far(struct cpu *cpu, const struct cpu_insn *in)
 		if (ret)
 			return ret;
 	}
-	seg_sp_set(cpu, cpu->gpr[RSP] + frame);
+	seg_sp_put(cpu, cpu->gpr[RSP] + frame, seg_sp_mask_of(cpu, &cs, &cpu->seg[SEG_SS]));
 	return far_commit(cpu, in, &cs, v[0]);
 }

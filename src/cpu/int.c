@@ -121,14 +121,17 @@ int insn_bound(struct cpu *cpu, const struct cpu_insn *in)
 {
 	unsigned n = in->opsize == 2 ? 2 : 4;
 	s32 index, low, high;
+	u64 at;
 	u8 buf[8];
 	int ret;
 
 	if ((cpu->mode & MODE_LONG) || !in->mem)
 		return cpu_raise(cpu, EXC_UD);
-	ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in), buf, n);
-	if (!ret)
-		ret = cpu_read(cpu, in->seg, cpu_insn_offset(cpu, in) + n, buf + n, n);
+	at = cpu_insn_offset(cpu, in);
+	ret = cpu_read(cpu, in->seg, at, buf, n);
+	if (!ret) /* an address of its own */
+		ret = cpu_read(cpu, in->seg, in->addrsize == 2 ? (u16)(at + n) : (u32)(at + n),
+			       buf + n, n);
 	if (ret)
 		return ret;
 	if (n == 2) {

@@ -237,17 +237,10 @@ static int iret_protected(struct cpu *cpu, const struct cpu_insn *in)
 		return ret;
 
 	flags = iret_flags(cpu, v[2], opsize);
-	if (!with_ss) {
-		seg_sp_set(cpu, cpu->gpr[RSP] + 3 * opsize);
-	} else {
-		u64 sp_mask = cs.attr & SEG_ATTR_L && cpu_is_long(cpu) ? ~0ull
-			      : ss.attr & SEG_ATTR_DB		       ? 0xffffffffull
-								       : 0xffffull;
-
+	if (with_ss)
 		cpu->seg[SEG_SS] = ss;
-		cpu->gpr[RSP] = sp_mask == 0xffff ? (cpu->gpr[RSP] & ~sp_mask) | (v[3] & sp_mask)
-						  : v[3] & sp_mask;
-	}
+	seg_sp_put(cpu, with_ss ? v[3] : cpu->gpr[RSP] + 3 * opsize,
+		   seg_sp_mask_of(cpu, &cs, &cpu->seg[SEG_SS]));
 	cpu->seg[SEG_CS] = cs;
 	cpu->rip = v[0];
 	if (cpl != cpu->cpl) {

@@ -137,15 +137,28 @@ static inline u64 seg_sp_mask(const struct cpu *cpu)
 	return (cpu->mode & MODE_SS32) ? 0xffffffffull : 0xffffull;
 }
 
-/** Sets the significant bits of the stack pointer. */
-static inline void seg_sp_set(struct cpu *cpu, u64 sp)
+/** The same under segments that are about to be loaded: what a return moves the pointer by. */
+static inline u64 seg_sp_mask_of(const struct cpu *cpu, const struct cpu_seg *cs,
+				 const struct cpu_seg *ss)
 {
-	u64 mask = seg_sp_mask(cpu);
+	if ((cs->attr & SEG_ATTR_L) && cpu_is_long(cpu))
+		return ~0ull;
+	return ss->attr & SEG_ATTR_DB ? 0xffffffffull : 0xffffull;
+}
 
+/** Sets the stack pointer's bits in mask; of a narrow one the others stay as they are. */
+static inline void seg_sp_put(struct cpu *cpu, u64 sp, u64 mask)
+{
 	if (mask == 0xffff)
 		cpu->gpr[RSP] = (cpu->gpr[RSP] & ~mask) | (sp & mask);
 	else
 		cpu->gpr[RSP] = sp & mask;
+}
+
+/** Sets the significant bits of the stack pointer. */
+static inline void seg_sp_set(struct cpu *cpu, u64 sp)
+{
+	seg_sp_put(cpu, sp, seg_sp_mask(cpu));
 }
 
 /** Sets cpu->exit.reason; returns CPU_EXIT. */
