@@ -30,16 +30,33 @@ static void mend_base(struct trans *t)
 		}
 }
 
+static bool legacy_prefix(u8 b)
+{
+	return b == 0x66 || b == 0x67 || b == 0xf0 || (b & 0xfe) == 0xf2 || (b & 0xe7) == 0x26 ||
+	       (b & 0xfe) == 0x64;
+}
+
 /* AMD's LOCK MOV to and from CR0, which is CR8; Zydis refuses it. True when it is one. */
 static bool decode_lock_cr(struct trans *t, const ZydisDecoder *d, const u8 *p, u32 n)
 {
-	u32 at = (t->mode & MODE_LONG) && n > 1 && (p[1] & 0xf0) == 0x40 ? 2 : 1;
+	u8 copy[15];
+	u32 at = 0, len = 0, locks;
 
-	if (at + 3 > n || p[0] != 0xf0 || p[at] != 0x0f || (p[at + 1] & 0xfd) != 0x20 ||
-	    !ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, p + 1, n - 1, &t->in, t->op)))
+	while (at < n && legacy_prefix(p[at])) {
+		if (p[at] != 0xf0)
+			copy[len++] = p[at];
+		at++;
+	}
+	locks = at - len;
+	if ((t->mode & MODE_LONG) && at < n && (p[at] & 0xf0) == 0x40)
+		copy[len++] = p[at++];
+	if (at + 3 > n || p[at] != 0x0f || (p[at + 1] & 0xfd) != 0x20)
+		return false;
+	mem_copy(copy + len, p + at, n - at);
+	if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, copy, n - locks, &t->in, t->op)))
 		return false;
 	t->in.raw.prefixes[t->in.raw.prefix_count++].value = 0xf0;
-	t->in.length++;
+	t->in.length = (u8)(t->in.length + locks);
 	return true;
 }
 
