@@ -546,7 +546,7 @@ u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem);
 /* operand.c */
 bool jit_cache_line_op(const struct trans *t);
 u64 jit_operand_desc(const struct trans *t, unsigned size);
-u64 jit_wrap_desc(const ZydisDecodedInstruction *in);
+bool jit_operand_in_parts(const struct trans *t, unsigned size);
 u64 jit_mask_active(u64 desc, unsigned size, unsigned *shift);
 
 /* rewrite.c: ordinary instructions. False: not expressible (a #UD is due). */

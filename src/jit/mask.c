@@ -83,9 +83,6 @@ u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem)
 				d |= (u64)(ZydisRegisterGetId(t->op[i].reg.value) & 15)
 				     << DESC_MASK_REG_SHIFT;
 		count = size / bytes;
-		/* elements have addresses of their own, each of the address size */
-		if (mem->mem.segment != ZYDIS_REGISTER_FS && mem->mem.segment != ZYDIS_REGISTER_GS)
-			d |= jit_wrap_desc(in);
 		break;
 	default:
 		if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_EVEX || !suppresses(in))

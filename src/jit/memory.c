@@ -115,9 +115,11 @@ void jit_emit_segment(struct trans *t, const ZydisDecodedOperand *op, u64 *desc)
 	bool special = seg == SEG_FS || seg == SEG_GS;
 
 	*desc = seg << DESC_SEG_SHIFT;
-	if (op->size / 8 == X87_REGISTER &&
-	    t->in.address_width < (t->mode & MODE_LONG ? 64u : 32u)) {
-		*desc |= DESC_CHECK; /* its second part may be at offset 0 */
+	/* where its address wraps, a part of the operand is at offset 0 */
+	if (jit_operand_in_parts(t, op->size / 8) &&
+	    (t->mode & MODE_LONG ? t->in.address_width < 64
+				 : special || t->in.address_width < 32)) {
+		*desc |= DESC_CHECK;
 		return;
 	}
 	if (!(t->mode & (seg == SEG_FS	 ? MODE_FS_FLAT

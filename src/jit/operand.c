@@ -13,6 +13,7 @@ static bool aligned_operand(const struct trans *t, unsigned size)
 	case ZYDIS_MNEMONIC_MOVUPD:
 	case ZYDIS_MNEMONIC_MOVDQU:
 	case ZYDIS_MNEMONIC_LDDQU:
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
 	case ZYDIS_MNEMONIC_PCMPESTRI:
 	case ZYDIS_MNEMONIC_PCMPESTRM:
 	case ZYDIS_MNEMONIC_PCMPISTRI:
@@ -55,8 +56,24 @@ static bool waits_for_x87(const struct trans *t)
 	return false;
 }
 
-/** Where addresses of the instruction's address size wrap. */
-u64 jit_wrap_desc(const ZydisDecodedInstruction *in)
+/** Does the operand consist of parts with addresses of their own: two accesses, or a mask's elements? */
+bool jit_operand_in_parts(const struct trans *t, unsigned size)
+{
+	switch (t->in.mnemonic) {
+	case ZYDIS_MNEMONIC_MASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVDQU:
+	case ZYDIS_MNEMONIC_VMASKMOVPS:
+	case ZYDIS_MNEMONIC_VMASKMOVPD:
+	case ZYDIS_MNEMONIC_VPMASKMOVD:
+	case ZYDIS_MNEMONIC_VPMASKMOVQ:
+		return true;
+	default:
+		return size == X87_REGISTER;
+	}
+}
+
+/* Where addresses of the instruction's address size wrap. */
+static u64 wrap_desc(const ZydisDecodedInstruction *in)
 {
 	return (u64)(in->address_width == 16   ? DESC_WRAP_64K
 		     : in->address_width == 32 ? DESC_WRAP_4G
@@ -68,5 +85,5 @@ u64 jit_wrap_desc(const ZydisDecodedInstruction *in)
 u64 jit_operand_desc(const struct trans *t, unsigned size)
 {
 	return (aligned_operand(t, size) ? DESC_ALIGN : 0) | (waits_for_x87(t) ? DESC_X87 : 0) |
-	       (size == X87_REGISTER ? jit_wrap_desc(&t->in) : 0);
+	       (jit_operand_in_parts(t, size) ? wrap_desc(&t->in) : 0);
 }

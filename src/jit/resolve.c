@@ -129,16 +129,19 @@ static int probe_first(struct cpu *cpu, const struct part *p, u64 lin, unsigned 
 	return CPU_EXC;
 }
 
-/*
- * An operand that runs over the end of its segment: the ten bytes of an x87 register are accessed
- * as eight and two, a store of 64 as two halves, and the first part faults for itself.
- */
+/* The first of the two accesses that make the operand's: eight and two of an x87 register, or halves; or 0. */
+static unsigned first_access(const struct part *p)
+{
+	return p->size == X87_REGISTER			  ? 8
+	       : p->desc & DESC_HALVES			  ? p->size / 2
+	       : p->size == 64 && (p->access & MMU_WRITE) ? 32
+							  : 0;
+}
+
+/* An operand that runs over the end of its segment: its first access faults for itself. */
 static int beyond_limit(struct cpu *cpu, const struct part *p, u64 at)
 {
-	unsigned first = p->size == X87_REGISTER		    ? 8
-			 : p->desc & DESC_HALVES		    ? p->size / 2
-			 : p->size == 64 && (p->access & MMU_WRITE) ? 32
-								    : 0;
+	unsigned first = first_access(p);
 	u64 lin;
 
 	if (first && !address_check(cpu, p, at, first, &lin))
@@ -146,27 +149,57 @@ static int beyond_limit(struct cpu *cpu, const struct part *p, u64 at)
 	return CPU_EXC;
 }
 
-/*
- * The ten bytes of an x87 register, at the end of what the address size reaches: its two parts have addresses
- * of their own, and the second may be at the beginning. The first one's page fault comes before the
- * second one's segment.
- */
-static enum mmu_resolve_kind resolve_x87(struct cpu *cpu, const struct part *p, u64 at)
+static enum mmu_resolve_kind stopped(int ret)
 {
-	static const unsigned size[2] = {8, 2};
+	return ret == CPU_EXC ? MMU_STOP_EXC : MMU_STOP_EXIT;
+}
+
+/*
+ * An operand of two accesses at the end of what the address size reaches: they have addresses of their own,
+ * and the second may be at the beginning. The first one's page fault comes before the second one's
+ * segment.
+ */
+static enum mmu_resolve_kind resolve_accesses(struct cpu *cpu, const struct part *p, u64 at)
+{
+	unsigned first = first_access(p), size[2] = {first, p->size - first};
 	u64 lin[2];
 
 	if (address_check(cpu, p, at, size[0], &lin[0]))
 		return MMU_STOP_EXC;
 	if (address_check(cpu, p, (at + size[0]) & (wraps_at(p) - 1), size[1], &lin[1]))
-		return probe_first(cpu, p, lin[0], size[0]) == CPU_EXIT ? MMU_STOP_EXIT
-									: MMU_STOP_EXC;
+		return stopped(probe_first(cpu, p, lin[0], size[0]));
 	return mmu_resolve_two(cpu, lin, size, p->access);
 }
 
-static u64 stopped(int ret)
+/* Active elements at both ends of what the address size reaches, the first `before` bytes at the end. */
+static enum mmu_resolve_kind resolve_elements(struct cpu *cpu, const struct part *p, u64 at,
+					      unsigned before)
 {
-	return ret == CPU_EXC ? MMU_STOP_EXC : MMU_STOP_EXIT;
+	unsigned n = 1u << p->shift, size[2] = {before, p->size - before};
+	enum mmu_resolve_kind kind;
+	u64 lin[2];
+
+	/* what lies between active elements is not checked, so not the parts as wholes */
+	if (address_check(cpu, p, at + p->skip, n, &lin[0]) ||
+	    address_check(cpu, p, element_address(p, at + p->skip + p->size - n), n, &lin[1]))
+		return stopped(masked_fault(cpu, p, at));
+	lin[1] -= size[1] - n;
+	kind = mmu_resolve_two(cpu, lin, size, p->access | MMU_UNALIGNED);
+	return kind == MMU_STOP_EXC ? stopped(masked_fault(cpu, p, at)) : kind;
+}
+
+/* How many of an operand's bytes come before its addresses wrap, by whole elements or accesses; 0: all. */
+static unsigned bytes_before_wrap(const struct part *p, u64 at)
+{
+	u64 end = wraps_at(p), from = at + p->skip;
+	unsigned n = 1u << p->shift;
+
+	if (!end || from >= end || from + p->size <= end)
+		return 0;
+	if (!(p->desc & DESC_MASK))
+		return first_access(p);
+	n = (unsigned)(end - from + n - 1) / n * n;
+	return n < p->size ? n : 0;
 }
 
 /* The operand's place for generated code, which is the bounce buffer when it has none. */
@@ -200,6 +233,7 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 		.access = desc & DESC_WRITE ? MMU_WRITE : MMU_READ,
 	};
 	enum mmu_resolve_kind kind;
+	unsigned before;
 	u64 lin;
 	int ret;
 
@@ -226,9 +260,11 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 		cpu_raise_err(cpu, EXC_GP, 0);
 		return MMU_STOP_EXC;
 	}
-	if (UNLIKELY(p.size == X87_REGISTER && wraps_at(&p) && at + p.size > wraps_at(&p))) {
-		kind = resolve_x87(cpu, &p, at);
-		return hand_out(cpu, &p, kind, 0);
+	before = bytes_before_wrap(&p, at);
+	if (UNLIKELY(before)) {
+		kind = desc & DESC_MASK ? resolve_elements(cpu, &p, at, before)
+					: resolve_accesses(cpu, &p, at);
+		return hand_out(cpu, &p, kind, p.skip);
 	}
 	ret = address_check(cpu, &p, at + p.skip, p.size, &lin);
 	if (ret) {

@@ -472,6 +472,8 @@ bool jit_emit_ordinary(struct trans *t)
 	if (w.mem && w.mem_size == 0)
 		return true; /* NOP and prefetch forms */
 	if (w.rdi_mem) {
+		unsigned size = t->op[w.mem_op].size / 8;
+
 		if (t->in.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ) {
 			/* MOVD from MM0: the x87 turns to MMX, or reports, before memory is looked at */
 			emit8(e, 0x0f);
@@ -481,9 +483,9 @@ bool jit_emit_ordinary(struct trans *t)
 		/* a fault between the exchanges would show their registers: it is found before */
 		t->window = false;
 		jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
-		c = jit_emit_access(t, t->op[w.mem_op].size / 8, MMU_WRITE | MMU_RMW, false,
-				    t->in.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ ? desc
-									      : desc | DESC_HALVES);
+		if (t->in.mnemonic != ZYDIS_MNEMONIC_MASKMOVQ)
+			desc |= DESC_HALVES | jit_operand_desc(t, size);
+		c = jit_emit_access(t, size, MMU_WRITE | MMU_RMW, false, desc);
 		t->window = t->mode & MODE_WINDOW;
 		emit_lea(e, true, REG_A, REG_A, REG_B, 0, 0);
 		emit8(e, 0x49);

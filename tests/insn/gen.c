@@ -144,7 +144,7 @@ static void memory_operand16(struct rng *r, const struct insn_case *c, struct op
 	u64 target = state_pointer(r), ea = 0;
 
 	if (mode_segmented(c->mode))
-		target -= INSN_DATA_VA;
+		target = rng_percent(r, 6) ? state_segment_end(r) : target - INSN_DATA_VA;
 	memset(o, 0, sizeof(*o));
 	mod = mod == 3 ? 2 : mod;
 	if (mod != 0 || rm != 6)

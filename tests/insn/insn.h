@@ -157,6 +157,8 @@ void state_memory(struct rng *r);
 void state_random(struct rng *r, struct insn_case *c);
 /** An address in or near the data area. */
 u64 state_pointer(struct rng *r);
+/** An offset at the end of 64 KiB, or at the beginning. */
+u64 state_segment_end(struct rng *r);
 /** The same for an operand of an instruction: often a whole image for those that load one. */
 u64 state_target(struct rng *r, unsigned mnemonic);
 /* What a vector register holds. */

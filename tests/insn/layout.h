@@ -7,8 +7,9 @@
 #ifndef INSN_LAYOUT_H
 #define INSN_LAYOUT_H
 
-#define INSN_DATA_VA	0x10000000
-#define INSN_DATA_PAGES 12
+#define INSN_DATA_VA 0x10000000
+#define INSN_DATA_PAGES \
+	17 /* some of them absent: 64 KiB lie between the first present page and the last */
 #define INSN_CODE_VA	0x20000000
 #define INSN_CODE_SIZE	0x100000
 #define INSN_SLOT_SIZE	512
@@ -52,7 +53,7 @@
 #define LDT_CODE16	0 /* 16 of them */
 #define LDT_CODE32	16
 #define LDT_DATA	17
-#define LDT_DATA_COUNT	7
+#define LDT_DATA_COUNT	8
 #define LDT_COUNT	(LDT_DATA + LDT_DATA_COUNT)
 #define LDT_SELECTOR(n) ((n) << 3 | 7)
 #define CODE32_BASE	(INSN_CODE_VA - 0x3000)

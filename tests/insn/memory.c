@@ -16,8 +16,8 @@ struct insn_memory insn_memory;
 enum insn_page_kind memory_page(unsigned n)
 {
 	static const u8 kind[INSN_DATA_PAGES] = {
-		PAGE_ABSENT, PAGE_RW, PAGE_RW,	   PAGE_RO, PAGE_RW, PAGE_ABSENT,
-		PAGE_RW,     PAGE_RO, PAGE_ABSENT, PAGE_RW, PAGE_RW, PAGE_ABSENT,
+		PAGE_ABSENT, PAGE_RW,	  PAGE_RW, PAGE_RO, PAGE_RW,	 PAGE_ABSENT,	 PAGE_RW,
+		PAGE_RO,     PAGE_ABSENT, PAGE_RW, PAGE_RW, PAGE_ABSENT, [16] = PAGE_RW,
 	};
 
 	return n < INSN_DATA_PAGES ? kind[n] : PAGE_ABSENT;

@@ -26,6 +26,7 @@ static struct user_desc describe(unsigned n)
 		{INSN_DATA_VA, 0x2fff, DATA_DOWN, 0, 0, 0},	   /* 0x3000..0xffff */
 		{INSN_DATA_VA - 0x800, 0xfffff, DATA_UP, 1, 1, 0}, /* 4 GiB */
 		{INSN_DATA_VA, 0x0, DATA_DOWN, 1, 1, 0},	   /* 0x1000..4 GiB */
+		{INSN_DATA_VA + 0x1000, 0xffff, DATA_UP, 0, 0, 0}, /* present at both ends */
 	};
 	struct user_desc d = {.entry_number = n, .limit = 0xffff, .contents = CODE};
 
@@ -73,7 +74,7 @@ void segment_init(void)
 
 void segment_random(struct rng *r, struct insn_case *c)
 {
-	static const u8 stacks[] = {0, 0, 1, 2, 4, 5, 6};
+	static const u8 stacks[] = {0, 0, 1, 2, 4, 5, 6, 7};
 	u16 *sel = c->in.regs.sel;
 
 	sel[2] = LDT_SELECTOR(LDT_DATA + stacks[rng_below(r, sizeof(stacks))]);

@@ -68,6 +68,11 @@ u64 state_pointer(struct rng *r)
 	return page + (rng_below(r, PAGE_SIZE) & ~7u);
 }
 
+u64 state_segment_end(struct rng *r)
+{
+	return (u16)(16 - rng_below(r, 96));
+}
+
 static u32 float32(struct rng *r)
 {
 	u64 v = rng_next(r);
@@ -420,6 +425,8 @@ void state_random(struct rng *r, struct insn_case *c)
 		for (unsigned i = 0; i < 8; i++) {
 			if (c->ptr_mask >> i & 1)
 				g->gpr[i] -= INSN_DATA_VA;
+			if (c->mode == INSN_SEG16 && rng_percent(r, 5))
+				g->gpr[i] = state_segment_end(r);
 			/* The upper half does not matter to 16-bit code. */
 			if (c->mode == INSN_SEG16 && rng_percent(r, 20))
 				g->gpr[i] = (u32)(g->gpr[i] & 0xffff) | (u32)rng_next(r) << 16;
