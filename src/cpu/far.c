@@ -327,7 +327,7 @@ int insn_ret_far(struct cpu *cpu, const struct cpu_insn *in)
 
 	/* AMD's processors read CS before the offset */
 	if (ret == CPU_EXC && cpu->vendor == CPU_VENDOR_AMD)
-		seg_stack_peek(cpu, in->opsize, in->opsize, 1, v);
+		ret = seg_stack_blame(cpu, in->opsize, (const u8[]){1, 0}, 2);
 	if (ret)
 		return ret;
 	if (!cpu_is_protected(cpu)) {

@@ -191,13 +191,11 @@ static int iret_protected(struct cpu *cpu, const struct cpu_insn *in)
 	u64 v[5], flags;
 	int ret = seg_stack_peek(cpu, 0, opsize, from64 ? 5 : 3, v);
 
-	/* which of several faults: AMD's processors read the flags first, and SS before RSP */
+	/* AMD's processors read the flags first, and SS before RSP */
 	if (ret == CPU_EXC && cpu->vendor == CPU_VENDOR_AMD) {
 		static const u8 order[5] = {2, 1, 0, 4, 3};
 
-		for (unsigned i = 0; i < (from64 ? 5 : 3); i++)
-			if (seg_stack_peek(cpu, order[i] * opsize, opsize, 1, v))
-				break;
+		ret = seg_stack_blame(cpu, opsize, order, from64 ? 5 : 3);
 	}
 	if (ret)
 		return ret;

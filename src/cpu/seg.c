@@ -373,3 +373,18 @@ int seg_stack_peek(struct cpu *cpu, unsigned skip, unsigned size, unsigned count
 		values[i] = mem_load(buf + i * size, size);
 	return CPU_OK;
 }
+
+int seg_stack_blame(struct cpu *cpu, unsigned size, const u8 *order, unsigned count)
+{
+	struct cpu_exc whole = cpu->exc;
+	u64 v;
+	int ret = CPU_OK;
+
+	cpu->exc.pending = false;
+	for (unsigned i = 0; i < count && !ret; i++)
+		ret = seg_stack_peek(cpu, order[i] * size, size, 1, &v);
+	if (ret)
+		return ret;
+	cpu->exc = whole;
+	return CPU_EXC;
+}

@@ -220,6 +220,11 @@ int seg_frame_write(struct cpu *cpu, const struct seg_frame *f);
 u64 seg_frame_sp(const struct seg_frame *f);
 /** Reads `count` elements at `skip` bytes above the current stack pointer. */
 int seg_stack_peek(struct cpu *cpu, unsigned skip, unsigned size, unsigned count, u64 *values);
+/**
+ * That has raised an exception, and the processor reads the elements in this order: raises the first one's
+ * that faults, or exits for a device that has to be asked before. CPU_EXC or CPU_EXIT.
+ */
+int seg_stack_blame(struct cpu *cpu, unsigned size, const u8 *order, unsigned count);
 
 /* Who asks for a task switch. */
 enum seg_task_source { TASK_JMP, TASK_CALL, TASK_IRET, TASK_GATE };

@@ -507,6 +507,7 @@ unsigned jit_gpr_index(ZydisRegister r);
 #define DESC_ALIGN		BIT(23) /* #GP(0) when not aligned to its size, before any translation */
 #define DESC_RMW		BIT(22)
 #define DESC_X87		BIT(24)	  /* a pending x87 exception comes before the access */
+#define DESC_MM			BIT(26)	  /* MXCSR.MM overrides DESC_ALIGN */
 #define DESC_HALVES		BIT(25)	  /* checked as two accesses of half the size */
 #define DESC_MASK		BIT64(32) /* under a mask, which the bits above describe (mask.c) */
 #define DESC_MASK_VECTOR	BIT64(33)

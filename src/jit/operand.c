@@ -5,8 +5,11 @@
  */
 #include "jit/jit_internal.h"
 
-/* Operands that must be aligned to their size: the check comes before the page walk. */
-static bool aligned_operand(const struct trans *t, unsigned size)
+/*
+ * Operands that must be aligned to their size, which is checked before the page walk: DESC_ALIGN. With DESC_MM,
+ * unless MXCSR.MM says that they need not.
+ */
+static u64 alignment(const struct trans *t, unsigned size)
 {
 	switch (t->in.mnemonic) {
 	case ZYDIS_MNEMONIC_MOVUPS:
@@ -18,7 +21,7 @@ static bool aligned_operand(const struct trans *t, unsigned size)
 	case ZYDIS_MNEMONIC_PCMPESTRM:
 	case ZYDIS_MNEMONIC_PCMPISTRI:
 	case ZYDIS_MNEMONIC_PCMPISTRM:
-		return false;
+		return 0;
 	case ZYDIS_MNEMONIC_VMOVAPS:
 	case ZYDIS_MNEMONIC_VMOVAPD:
 	case ZYDIS_MNEMONIC_VMOVDQA:
@@ -28,12 +31,21 @@ static bool aligned_operand(const struct trans *t, unsigned size)
 	case ZYDIS_MNEMONIC_VMOVNTPD:
 	case ZYDIS_MNEMONIC_VMOVNTDQ:
 	case ZYDIS_MNEMONIC_VMOVNTDQA:
+	case ZYDIS_MNEMONIC_MOVAPS:
+	case ZYDIS_MNEMONIC_MOVAPD:
+	case ZYDIS_MNEMONIC_MOVDQA:
+	case ZYDIS_MNEMONIC_MOVNTPS:
+	case ZYDIS_MNEMONIC_MOVNTPD:
+	case ZYDIS_MNEMONIC_MOVNTDQ:
+	case ZYDIS_MNEMONIC_MOVNTDQA:
 	case ZYDIS_MNEMONIC_CMPXCHG16B:
-		return true;
+		return DESC_ALIGN;
 	default:
 		/* legacy encodings of 16-byte SSE operands; SHA differs by vendor: the host decides */
 		return size == 16 && t->in.meta.isa_ext != ZYDIS_ISA_EXT_SHA &&
-		       t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY;
+				       t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY
+			       ? DESC_ALIGN | DESC_MM
+			       : 0;
 	}
 }
 
@@ -84,6 +96,6 @@ static u64 wrap_desc(const ZydisDecodedInstruction *in)
 /** The bits of a descriptor that tell what the stub looks at before the page walk. */
 u64 jit_operand_desc(const struct trans *t, unsigned size)
 {
-	return (aligned_operand(t, size) ? DESC_ALIGN : 0) | (waits_for_x87(t) ? DESC_X87 : 0) |
+	return alignment(t, size) | (waits_for_x87(t) ? DESC_X87 : 0) |
 	       (jit_operand_in_parts(t, size) ? wrap_desc(&t->in) : 0);
 }

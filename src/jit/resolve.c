@@ -22,6 +22,15 @@ static bool x87_pending(void)
 	return sw & 0x80;
 }
 
+/* MXCSR.MM, of AMD's processors. */
+static bool misalignment_masked(void)
+{
+	u32 mxcsr;
+
+	__asm__ volatile("stmxcsr %0" : "=m"(mxcsr));
+	return mxcsr & BIT(17);
+}
+
 /* After a store: invalid, overflow or underflow, unmasked. It would not have begun with one pending. */
 static bool x87_store_stopped(void)
 {
@@ -256,7 +265,8 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 		p.size = ((64 - (unsigned)__builtin_clzll(p.active)) << p.shift) - p.skip;
 		at = element_address(&p, at + p.skip) - p.skip;
 	}
-	if ((desc & DESC_ALIGN) && (address_raw(cpu, &p, at) & ((desc & DESC_SIZE) - 1))) {
+	if ((desc & DESC_ALIGN) && (address_raw(cpu, &p, at) & ((desc & DESC_SIZE) - 1)) &&
+	    !((desc & DESC_MM) && misalignment_masked())) {
 		cpu_raise_err(cpu, EXC_GP, 0);
 		return MMU_STOP_EXC;
 	}
