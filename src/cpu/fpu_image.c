@@ -58,6 +58,43 @@ static void pointers_narrow(struct fpu_legacy *image)
 
 /* --- the guest's image ------------------------------------------------------------------------------ */
 
+#define IMAGE_PIECE 16u
+
+/* The operand. Its pieces have addresses of the address size: it may begin at one end and go on at the other. */
+struct image {
+	const struct cpu_insn *in;
+	u64 off, mask, lin;
+	bool wraps;
+};
+
+/* Reads, writes, or without a buffer only probes. */
+static int linear_access(struct cpu *cpu, u64 lin, u8 *buf, u32 n, unsigned access)
+{
+	access |= MMU_AS_VIEW;
+	return !buf		    ? mmu_probe(cpu, lin, n, access)
+	       : access & MMU_WRITE ? mmu_write(cpu, lin, buf, n, access)
+				    : mmu_read(cpu, lin, buf, n, access);
+}
+
+/* The same with bytes [at, at + n) of the image. */
+static int image_access(struct cpu *cpu, const struct image *m, u32 at, void *buf, u32 n,
+			unsigned access)
+{
+	int ret = CPU_OK;
+
+	if (LIKELY(!m->wraps))
+		return linear_access(cpu, m->lin + at, buf, n, access);
+	for (u32 i = 0, len; i < n && !ret; i += len) {
+		u64 lin;
+
+		len = MIN(n - i, IMAGE_PIECE - (at + i) % IMAGE_PIECE);
+		ret = cpu_linear(cpu, m->in->seg, (m->off + at + i) & m->mask, len, access, &lin);
+		if (!ret)
+			ret = linear_access(cpu, lin, buf ? (u8 *)buf + i : NULL, len, access);
+	}
+	return ret;
+}
+
 struct chunk {
 	u16 at, from, len; /* offset in the guest's image, in the scratch buffer, bytes */
 };
@@ -84,33 +121,27 @@ static void chunk_add(struct chunks *l, u32 at, u32 from, u32 len)
  * All or nothing: every piece is checked before the first is written, unless all lie in one page,
  * where the first write speaks for the others.
  */
-static int image_write(struct cpu *cpu, u64 lin, const struct chunks *l)
+static int image_write(struct cpu *cpu, const struct image *m, const struct chunks *l)
 {
 	const struct chunk *last = &l->c[l->count - 1];
-	u64 first_page = (lin + l->c[0].at) & PAGE_MASK;
-	bool one_page = first_page == ((lin + last->at + last->len - 1) & PAGE_MASK);
-	int ret;
+	u64 first_page = (m->lin + l->c[0].at) & PAGE_MASK;
+	bool one_page = first_page == ((m->lin + last->at + last->len - 1) & PAGE_MASK);
+	int ret = CPU_OK;
 
-	for (unsigned i = 0; i < l->count && !one_page; i++) {
-		ret = mmu_probe(cpu, lin + l->c[i].at, l->c[i].len, MMU_WRITE | MMU_AS_VIEW);
-		if (ret)
-			return ret;
-	}
-	for (unsigned i = 0; i < l->count; i++) {
-		ret = mmu_write(cpu, lin + l->c[i].at, cpu->fpu_scratch + l->c[i].from, l->c[i].len,
-				MMU_WRITE | MMU_AS_VIEW);
-		if (ret)
-			return ret;
-	}
-	return CPU_OK;
+	for (unsigned i = 0; i < l->count && !ret && (m->wraps || !one_page); i++)
+		ret = image_access(cpu, m, l->c[i].at, NULL, l->c[i].len, MMU_WRITE);
+	for (unsigned i = 0; i < l->count && !ret; i++)
+		ret = image_access(cpu, m, l->c[i].at, cpu->fpu_scratch + l->c[i].from, l->c[i].len,
+				   MMU_WRITE);
+	return ret;
 }
 
 /*
- * The linear address of the operand, aligned as the instruction wants it: looked at before the
- * segment's or the canonical check by the XSAVE family, after it by FXSAVE and FXRSTOR.
+ * The operand of that size, aligned as the instruction wants it: looked at before the segment's or the
+ * canonical check by the XSAVE family, after it by FXSAVE and FXRSTOR.
  */
-static int image_address(struct cpu *cpu, const struct cpu_insn *in, u32 size, u32 align,
-			 unsigned access, u64 *lin)
+static int image_begin(struct cpu *cpu, const struct cpu_insn *in, u32 size, u32 align,
+		       unsigned access, struct image *m)
 {
 	u64 off = cpu_insn_offset(cpu, in);
 	u64 base = cpu_is_64bit(cpu) && in->seg < SEG_FS ? 0 : cpu->seg[in->seg].base;
@@ -120,7 +151,11 @@ static int image_address(struct cpu *cpu, const struct cpu_insn *in, u32 size, u
 
 	if (!aligned && align == 64)
 		return cpu_raise_err(cpu, EXC_GP, 0);
-	ret = cpu_linear(cpu, in->seg, off, size, access, lin);
+	*m = (struct image){.in = in,
+			    .off = off,
+			    .mask = in->addrsize == 8 ? ~0ull : BIT64(8 * in->addrsize) - 1};
+	m->wraps = off + size - 1 > m->mask;
+	ret = cpu_linear(cpu, in->seg, off, m->wraps ? IMAGE_PIECE : size, access, &m->lin);
 	return ret || aligned ? ret : cpu_raise_err(cpu, EXC_GP, 0);
 }
 
@@ -150,14 +185,14 @@ int insn_fxsave(struct cpu *cpu, const struct cpu_insn *in)
 {
 	struct fpu_legacy *image = scratch_of(cpu);
 	struct chunks l = {0};
-	u64 lin;
+	struct image m;
 	int ret = fxsr_check(cpu, in);
 
 	if (ret == CPU_OK)
-		ret = image_address(cpu, in, 512, 16, MMU_WRITE, &lin);
+		ret = image_begin(cpu, in, 512, 16, MMU_WRITE, &m);
 	/* all of the area must be writable, even where nothing is stored */
 	if (ret == CPU_OK)
-		ret = mmu_probe(cpu, lin, 512, MMU_WRITE | MMU_AS_VIEW);
+		ret = image_access(cpu, &m, 0, NULL, 512, MMU_WRITE);
 	if (ret)
 		return ret;
 	host_fxsave(image);
@@ -167,7 +202,7 @@ int insn_fxsave(struct cpu *cpu, const struct cpu_insn *in)
 	chunk_add(&l, 0, 0, AT_XMM);
 	if (!fxsr_is_fast(cpu))
 		chunk_add(&l, AT_XMM, AT_XMM, xmm_bytes(cpu));
-	ret = image_write(cpu, lin, &l);
+	ret = image_write(cpu, &m, &l);
 	if (ret == CPU_OK)
 		cpu_insn_done(cpu, in);
 	return ret;
@@ -176,13 +211,13 @@ int insn_fxsave(struct cpu *cpu, const struct cpu_insn *in)
 int insn_fxrstor(struct cpu *cpu, const struct cpu_insn *in)
 {
 	struct fpu_legacy *image = scratch_of(cpu), *guest = image + 1;
-	u64 lin;
+	struct image m;
 	int ret = fxsr_check(cpu, in);
 
 	if (ret == CPU_OK)
-		ret = image_address(cpu, in, 512, 16, MMU_READ, &lin);
+		ret = image_begin(cpu, in, 512, 16, MMU_READ, &m);
 	if (ret == CPU_OK)
-		ret = mmu_read(cpu, lin, guest, 512, MMU_READ | MMU_AS_VIEW);
+		ret = image_access(cpu, &m, 0, guest, 512, MMU_READ);
 	if (ret)
 		return ret;
 	if (guest->mxcsr & ~cpu->mxcsr_mask)
@@ -279,8 +314,9 @@ int insn_xsave(struct cpu *cpu, const struct cpu_insn *in)
 {
 	struct fpu_legacy *image = scratch_of(cpu);
 	bool compacted = in->opcode == 'S' || in->opcode == 'C';
-	u64 rfbm = 0, used, save, bv, lin;
+	u64 rfbm = 0, used, save, bv;
 	struct chunks l = {0};
+	struct image m;
 	u32 end = XSAVE_EXTENDED;
 	int ret = xsave_check(cpu, in, &rfbm);
 
@@ -288,10 +324,10 @@ int insn_xsave(struct cpu *cpu, const struct cpu_insn *in)
 		return ret;
 	u32 size = cpu_xsave_size(cpu->xcomp, rfbm, compacted);
 
-	ret = image_address(cpu, in, size, 64, MMU_WRITE, &lin);
+	ret = image_begin(cpu, in, size, 64, MMU_WRITE, &m);
 	/* all of the area must be writable, even where nothing is stored */
 	if (ret == CPU_OK)
-		ret = mmu_probe(cpu, lin, size, MMU_WRITE | MMU_AS_VIEW);
+		ret = image_access(cpu, &m, 0, NULL, size, MMU_WRITE);
 	if (ret)
 		return ret;
 	used = scratch_save(cpu);
@@ -305,7 +341,7 @@ int insn_xsave(struct cpu *cpu, const struct cpu_insn *in)
 	if (!compacted) {
 		u64 old;
 
-		ret = mmu_read(cpu, lin + XSAVE_HEADER, &old, 8, MMU_READ | MMU_AS_VIEW);
+		ret = image_access(cpu, &m, XSAVE_HEADER, &old, 8, MMU_READ);
 		if (ret)
 			return ret;
 		bv |= old & ~rfbm;
@@ -324,7 +360,7 @@ int insn_xsave(struct cpu *cpu, const struct cpu_insn *in)
 		if (save & BIT64(i))
 			chunk_add(&l, at, cpu->xcomp[i].offset, component_bytes(cpu, i));
 	}
-	ret = image_write(cpu, lin, &l);
+	ret = image_write(cpu, &m, &l);
 	if (ret == CPU_OK)
 		cpu_insn_done(cpu, in);
 	return ret;
@@ -349,7 +385,8 @@ static bool header_valid(const struct cpu *cpu, const struct cpu_insn *in, const
 
 /* What XRSTOR found in the guest's image. */
 struct restore {
-	u64 lin, rfbm, bv, xcomp;
+	struct image m;
+	u64 rfbm, bv, xcomp;
 	bool compacted;
 };
 
@@ -361,7 +398,7 @@ static int restore_legacy(struct cpu *cpu, const struct cpu_insn *in, const stru
 	u32 mxcsr = image->mxcsr;
 	int ret;
 
-	ret = mmu_read(cpu, r->lin, &guest, XSAVE_HEADER, MMU_READ | MMU_AS_VIEW);
+	ret = image_access(cpu, &r->m, 0, &guest, XSAVE_HEADER, MMU_READ);
 	if (ret)
 		return ret;
 	if (!r->compacted && (r->rfbm & (XSTATE_SSE | XSTATE_AVX)))
@@ -401,7 +438,7 @@ static int restore_extended(struct cpu *cpu, const struct restore *r, u32 *pkru)
 		if (!(r->bv & BIT64(i))) {
 			mem_set(to, 0, bytes);
 		} else {
-			ret = mmu_read(cpu, r->lin + at, to, bytes, MMU_READ | MMU_AS_VIEW);
+			ret = image_access(cpu, &r->m, at, to, bytes, MMU_READ);
 			if (ret)
 				return ret;
 		}
@@ -422,19 +459,20 @@ int insn_xrstor(struct cpu *cpu, const struct cpu_insn *in)
 	if (ret)
 		return ret;
 	/* the beginning faults before the end is found to be beyond the segment */
-	ret = image_address(cpu, in, 64, 64, MMU_READ, &r.lin);
+	ret = image_begin(cpu, in, 64, 64, MMU_READ, &r.m);
 	if (ret == CPU_OK)
-		ret = mmu_probe(cpu, r.lin, 64, MMU_READ | MMU_AS_VIEW);
+		ret = image_access(cpu, &r.m, 0, NULL, 64, MMU_READ);
 	if (ret == CPU_OK)
-		ret = image_address(cpu, in, XSAVE_EXTENDED, 64, MMU_READ, &r.lin);
+		ret = image_begin(cpu, in, XSAVE_EXTENDED, 64, MMU_READ, &r.m);
 	if (ret == CPU_OK)
-		ret = mmu_probe(cpu, r.lin, XSAVE_EXTENDED, MMU_READ | MMU_AS_VIEW);
+		ret = image_access(cpu, &r.m, 0, NULL, XSAVE_EXTENDED, MMU_READ);
 	if (ret == CPU_OK)
-		ret = mmu_read(cpu, r.lin + XSAVE_HEADER, header, 64, MMU_READ | MMU_AS_VIEW);
+		ret = image_access(cpu, &r.m, XSAVE_HEADER, header, 64, MMU_READ);
 	if (ret)
 		return ret;
 	if (!header_valid(cpu, in, header))
 		return cpu_raise_err(cpu, EXC_GP, 0);
+	r.m.wraps = r.m.off > r.m.mask - sizeof(cpu->fpu_scratch); /* the extended part may */
 	r.bv = header[0];
 	r.compacted = header[1] & XCOMP_COMPACTED;
 	r.xcomp = header[1] & ~XCOMP_COMPACTED;

@@ -97,6 +97,13 @@ void memory_rebase(void)
 	memcpy(insn_memory.engine, insn_memory.baseline, INSN_DATA_PAGES * PAGE_SIZE);
 }
 
+bool memory_met_process(u64 va)
+{
+	if (va - INSN_DATA_VA < INSN_DATA_PAGES * PAGE_SIZE || va - INSN_CODE_VA < INSN_CODE_SIZE)
+		return false;
+	return !msync((void *)(va & ~(u64)(PAGE_SIZE - 1)), PAGE_SIZE, MS_ASYNC);
+}
+
 void memory_restore_engine(void)
 {
 	memcpy(insn_memory.engine, insn_memory.baseline, INSN_DATA_PAGES * PAGE_SIZE);

@@ -24,6 +24,8 @@ enum insn_page_kind memory_page(unsigned n);
 /** Copies a new baseline into both data areas, the read-only page included. */
 void memory_rebase(void);
 
+/** A random address has met something of this process that the guest does not have. */
+bool memory_met_process(u64 va);
 /** Puts the engine's data area back to the baseline: a case starts again. */
 void memory_restore_engine(void);
 
