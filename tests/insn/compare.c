@@ -10,7 +10,6 @@ static const struct {
 	u16 mnemonic;
 	u32 flags;
 } undefined[] = {
-	{ZYDIS_MNEMONIC_INVALID, 0},
 #define UNDEF(m, flags, why) {ZYDIS_MNEMONIC_##m, flags},
 #include "insn_undef.def"
 #undef UNDEF
@@ -31,12 +30,12 @@ static const struct {
 #undef LOOSE
 };
 
-bool compare_undefined(unsigned mnemonic)
+u32 compare_undefined(unsigned mnemonic)
 {
-	for (unsigned k = 1; k < ARRAY_SIZE(undefined); k++)
+	for (unsigned k = 0; k < ARRAY_SIZE(undefined) && !__builtin_cpu_is("amd"); k++)
 		if (mnemonic == undefined[k].mnemonic)
-			return true;
-	return false;
+			return undefined[k].flags;
+	return 0;
 }
 
 static const char *const gpr_name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
@@ -134,9 +133,7 @@ static u32 flags_mask(const struct insn_case *c)
 	u32 mask = ~0u;
 
 	for (unsigned i = 0; i < c->count && !compare_strict; i++)
-		for (unsigned k = 1; k < ARRAY_SIZE(undefined); k++)
-			if (c->item[i].mnemonic == undefined[k].mnemonic)
-				mask &= ~undefined[k].flags;
+		mask &= ~compare_undefined(c->item[i].mnemonic);
 	return mask;
 }
 

@@ -235,8 +235,8 @@ void gen_layout(struct insn_case *c, u64 va);
  */
 const char *compare(const struct insn_case *c, struct insn_result *nat, struct insn_result *eng,
 		    char *text, size_t size);
-/** True when some of the flags an instruction leaves are not compared (insn_undef.def). */
-bool compare_undefined(unsigned mnemonic);
+/** The flags an instruction leaves that are not compared on this host (insn_undef.def). */
+u32 compare_undefined(unsigned mnemonic);
 /** Compare even what insn_loose.def leaves open: the self-test, where both sides are the host. */
 extern bool compare_strict;
 /** Puts both data areas back to the baseline. */
