@@ -137,6 +137,8 @@ extern const struct engine_ops engine_anykvm, engine_native, engine_broken;
 
 /** Descriptor n of the table, as the processor reads it. */
 u64 segment_descriptor(unsigned n);
+/** The linear address of an instruction pointer under a code selector. */
+u64 segment_code_linear(u16 sel, u64 ip);
 /** Gives the table to this process. */
 void segment_init(void);
 /** The kernel takes such a table. */

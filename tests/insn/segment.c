@@ -59,6 +59,11 @@ u64 segment_descriptor(unsigned n)
 	       (u64)(d.base_addr >> 24) << 56;
 }
 
+u64 segment_code_linear(u16 sel, u64 ip)
+{
+	return sel & 4 ? describe(sel >> 3).base_addr + (u32)ip : ip;
+}
+
 bool segment_available;
 
 void segment_init(void)
