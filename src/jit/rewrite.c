@@ -425,6 +425,40 @@ static void emit_xchg_r8(struct trans *t)
 	emit_gs_store(e, REG_T, GS_GPR(R8));
 }
 
+/*
+ * A prefetch cannot fault, so it goes unchecked: to the place in the window, or to what the TLB has for such an
+ * address, which mostly is the right page.
+ */
+static void emit_prefetch_insn(struct trans *t)
+{
+	const ZydisDecodedOperand *op = t->op;
+	struct emit *e = &t->e;
+	u64 desc;
+
+	while (op->type != ZYDIS_OPERAND_TYPE_MEMORY)
+		op++;
+	if (t->plain) {
+		t->keeps_b = t->keeps_a = true;
+		return;
+	}
+	t->keeps_b = op->mem.segment != ZYDIS_REGISTER_FS && op->mem.segment != ZYDIS_REGISTER_GS &&
+		     (op->mem.index == ZYDIS_REGISTER_NONE ||
+		      jit_home[jit_gpr_index(op->mem.index)] != REG_MEMORY);
+	jit_emit_address(t, op, 0, &desc);
+	if (desc & DESC_CHECK)
+		return;
+	if (t->window) {
+		emit_window(e, REG_T, REG_A);
+	} else {
+		emit_pext_stack(e, REG_T, REG_A, STACK_TLB_MASK);
+		emit_gs_load_index(e, REG_T, REG_T, jit_tlb_addend(t));
+	}
+	emit_rex(e, false, 0, REG_T, REG_A, false);
+	emit8(e, 0x0f);
+	emit8(e, t->in.opcode);
+	emit_mem(e, t->in.raw.modrm.reg, REG_A, REG_T, 0, 0);
+}
+
 bool jit_emit_ordinary(struct trans *t)
 {
 	struct rewrite w = {
@@ -435,11 +469,14 @@ bool jit_emit_ordinary(struct trans *t)
 	u64 desc;
 
 	if (t->in.meta.isa_ext == ZYDIS_ISA_EXT_CET ||
-	    t->in.meta.category == ZYDIS_CATEGORY_PREFETCH ||
 	    t->in.meta.category == ZYDIS_CATEGORY_WIDENOP ||
-	    t->in.meta.category == ZYDIS_CATEGORY_PREFETCHWT1 ||
 	    t->in.meta.category == ZYDIS_CATEGORY_NOP) {
 		t->keeps_b = t->keeps_a = true;
+		return true;
+	}
+	if (t->in.meta.category == ZYDIS_CATEGORY_PREFETCH ||
+	    t->in.meta.category == ZYDIS_CATEGORY_PREFETCHWT1) {
+		emit_prefetch_insn(t);
 		return true;
 	}
 	if (t->in.mnemonic == ZYDIS_MNEMONIC_CLD || t->in.mnemonic == ZYDIS_MNEMONIC_STD) {
