@@ -323,14 +323,24 @@ static inline void emit_pext_stack(struct emit *e, unsigned dst, unsigned src, s
 	emit_op_mem(e, q, dst, H_RSP, -1, 0, disp);
 }
 
-/** mov disp(%rsp), reg */
-static inline void emit_load_stack(struct emit *e, unsigned reg, s32 disp)
+/** op reg, disp(%rsp) (or the reverse, by opcode). */
+static inline void emit_stack(struct emit *e, unsigned opcode, bool w, unsigned reg, s32 disp)
 {
 	struct bytes q = {0};
 
-	put_rex(&q, true, reg, 0, 0, false);
-	put8(&q, 0x8b);
+	put_rex(&q, w, reg, 0, 0, false);
+	put8(&q, opcode);
 	emit_op_mem(e, q, reg, H_RSP, -1, 0, disp);
+}
+
+static inline void emit_load_stack(struct emit *e, unsigned reg, s32 disp)
+{
+	emit_stack(e, 0x8b, true, reg, disp);
+}
+
+static inline void emit_store_stack(struct emit *e, unsigned reg, s32 disp)
+{
+	emit_stack(e, 0x89, true, reg, disp);
 }
 
 /** mov disp(%rsp,index,8), reg */

@@ -31,7 +31,7 @@ static void emit_modrm(struct trans *t, const struct rewrite *w)
 	if (w->mem || (w->rdi_mem && !t->in.raw.modrm.offset)) {
 		emit_mem(e, reg, w->base, w->index, 0, w->disp);
 	} else if (w->home) {
-		emit_mem(e, reg, -1, -1, 0, (s32)GS_GPR(w->rm.guest));
+		emit_mem(e, reg, H_RSP, -1, 0, STACK_GPR(w->rm.guest));
 	} else {
 		unsigned rm = w->rm.used ? w->rm.host & 7u : t->in.raw.modrm.rm;
 
@@ -80,8 +80,6 @@ static void emit_legacy(struct trans *t, const struct rewrite *w)
 	/* without LZCNT and TZCNT the guest's CPU ignores F3 and runs BSR and BSF */
 	if (w->home || in->mnemonic == ZYDIS_MNEMONIC_BSR || in->mnemonic == ZYDIS_MNEMONIC_BSF)
 		rep = 0;
-	if (w->home)
-		put8(&q, 0x65);
 	if (lock)
 		put8(&q, lock);
 	if (rep)

@@ -37,7 +37,7 @@ unsigned jit_gpr_index(ZydisRegister r)
 void jit_emit_reg_load(struct trans *t, unsigned host, unsigned guest)
 {
 	if (jit_home[guest] == REG_MEMORY)
-		emit_gs_load(&t->e, host, GS_GPR(guest));
+		emit_load_stack(&t->e, host, STACK_GPR(guest));
 	else if (jit_home[guest] != host)
 		emit_mov(&t->e, true, host, jit_home[guest]);
 }
@@ -45,7 +45,7 @@ void jit_emit_reg_load(struct trans *t, unsigned host, unsigned guest)
 void jit_emit_reg_store(struct trans *t, unsigned guest, unsigned host)
 {
 	if (jit_home[guest] == REG_MEMORY)
-		emit_gs_store(&t->e, host, GS_GPR(guest));
+		emit_store_stack(&t->e, host, STACK_GPR(guest));
 	else if (jit_home[guest] != host)
 		emit_mov(&t->e, true, jit_home[guest], host);
 }
@@ -62,7 +62,7 @@ void jit_emit_a(struct trans *t, unsigned reg)
 		emit_gs_load(&t->e, REG_A,
 			     (u32)(offsetof(struct cpu, seg) + SEG_FS * sizeof(struct cpu_seg)));
 	else
-		emit_gs_load(&t->e, REG_A, GS_GPR(reg));
+		emit_load_stack(&t->e, REG_A, STACK_GPR(reg));
 	jit_a_has(t, reg);
 }
 
@@ -176,7 +176,7 @@ static void emit_offset(struct trans *t, const ZydisDecodedOperand *op, s64 extr
 		if (index == REG_MEMORY && t->a_guest == g) {
 			index = REG_A;
 		} else if (index == REG_MEMORY) {
-			emit_gs_load(e, REG_B, GS_GPR(g));
+			emit_load_stack(e, REG_B, STACK_GPR(g));
 			index = REG_B;
 		}
 	}

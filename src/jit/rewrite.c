@@ -116,7 +116,7 @@ static void assign(struct trans *t, struct rewrite *w, struct field *f)
 	if (f->host == REG_A)
 		jit_emit_a(t, f->guest);
 	else
-		emit_gs_load(&t->e, f->host, GS_GPR(f->guest));
+		emit_load_stack(&t->e, f->host, STACK_GPR(f->guest));
 }
 
 /* Instructions on general registers that do the same with rm in memory, but for the width they clear. */
@@ -177,7 +177,7 @@ static void use_home(const struct trans *t, struct rewrite *w)
 static void store_back(struct trans *t, const struct field *f)
 {
 	if (f->used && !f->high && f->write && jit_home[f->guest] == REG_MEMORY)
-		emit_gs_store(&t->e, f->host, GS_GPR(f->guest));
+		emit_store_stack(&t->e, f->host, STACK_GPR(f->guest));
 }
 
 /* movzx %ah-like, T; CH comes from r15 through T. */
@@ -262,7 +262,7 @@ static void emit_lea_insn(struct trans *t)
 	if (size == 16)
 		emit8(&t->e, 0x66);
 	if (home == REG_MEMORY)
-		emit_gs(&t->e, 0x89, size != 16, REG_A, GS_GPR(g));
+		emit_stack(&t->e, 0x89, size != 16, REG_A, STACK_GPR(g));
 	else
 		emit_mov(&t->e, false, home, REG_A);
 }
@@ -276,7 +276,7 @@ static void emit_bit_string_address(struct trans *t)
 
 	/* the segment is added with the whole: do the offset first, keep it in T while A is made */
 	if (src == REG_MEMORY) {
-		emit_gs_load(e, REG_B, GS_GPR(g));
+		emit_load_stack(e, REG_B, STACK_GPR(g));
 		src = REG_B;
 	}
 	/* movsx to 64 bits */
@@ -417,12 +417,12 @@ static void emit_xchg_r8(struct trans *t)
 {
 	struct emit *e = &t->e;
 
-	emit_gs_load(e, REG_T, GS_GPR(R8));
+	emit_load_stack(e, REG_T, STACK_GPR(R8));
 	if (t->in.operand_width == 16)
 		emit8(e, 0x66);
 	emit_rex(e, t->in.operand_width == 64, 0, 0, REG_T, false);
 	emit8(e, 0x90 | REG_T);
-	emit_gs_store(e, REG_T, GS_GPR(R8));
+	emit_store_stack(e, REG_T, STACK_GPR(R8));
 }
 
 /*
@@ -584,7 +584,7 @@ bool jit_emit_ordinary(struct trans *t)
 		unsigned src = w.reg.host;
 
 		if (src == REG_MEMORY) {
-			emit_gs_load(e, REG_T, GS_GPR(w.reg.guest));
+			emit_load_stack(e, REG_T, STACK_GPR(w.reg.guest));
 			src = REG_T;
 		}
 		emit_mov_imm(e, REG_B,

@@ -95,7 +95,7 @@ static void emit_push(struct trans *t)
 		else if (t->a_guest == g && at.base != REG_A)
 			from = REG_A;
 		else
-			emit_gs_load(e, REG_T, GS_GPR(g));
+			emit_load_stack(e, REG_T, STACK_GPR(g));
 	}
 	emit_store_operand(e, size, from, at);
 	jit_emit_sp_add(t, -(int)size);
@@ -120,7 +120,7 @@ static void pop_to_reg(struct trans *t, unsigned g, unsigned size)
 
 		if (host == REG_MEMORY) {
 			emit8(e, 0x66);
-			emit_gs(e, 0x89, false, REG_T, GS_GPR(g));
+			emit_stack(e, 0x89, false, REG_T, STACK_GPR(g));
 		} else {
 			emit8(e, 0x66);
 			emit_mov(e, false, host, REG_T);

@@ -8,7 +8,11 @@
 #include "jit/jit_internal.h"
 #include "mmu/window.h"
 
+_Static_assert(STACK_WINDOW_PART + 8 * WINDOW_PARTS <= STACK_FRAME && STACK_FRAME % 16 == 8,
+	       "aligned behind six registers and a return address");
+
 static const u8 in_registers[] = {RDX, RBX, RBP, RSI, RDI, R12, R13, R14, RSP, RCX};
+static const u8 in_frame[] = {R8, R9, R10, R11, R15};
 static const u8 caller_saved[] = {RDX, RSI, RDI, R14};
 
 static void bytes(struct emit *e, const char *s, unsigned n)
@@ -35,17 +39,27 @@ static void restore_flags(struct emit *e)
 	emit_gs_load(e, H_RAX, GS_GPR(RAX));
 }
 
-/* The registers but RAX into struct cpu, and from there. */
+/* The registers but RAX into struct cpu, and from there; destroys RAX and T. */
 static void save_registers(struct emit *e)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(in_registers); i++)
 		emit_gs_store(e, jit_home[in_registers[i]], GS_GPR(in_registers[i]));
+	emit_gs_load(e, H_RAX, GS(host_rsp));
+	for (unsigned i = 0; i < ARRAY_SIZE(in_frame); i++) {
+		emit_load_at(e, 8, REG_T, H_RAX, -1, STACK_GPR(in_frame[i]));
+		emit_gs_store(e, REG_T, GS_GPR(in_frame[i]));
+	}
 }
 
 static void load_registers(struct emit *e)
 {
 	for (unsigned i = 0; i < ARRAY_SIZE(in_registers); i++)
 		emit_gs_load(e, jit_home[in_registers[i]], GS_GPR(in_registers[i]));
+	emit_gs_load(e, H_RAX, GS(host_rsp));
+	for (unsigned i = 0; i < ARRAY_SIZE(in_frame); i++) {
+		emit_gs_load(e, REG_T, GS_GPR(in_frame[i]));
+		emit_store_at(e, 8, REG_T, H_RAX, -1, STACK_GPR(in_frame[i]));
+	}
 }
 
 /* What a call of C may change, and from there. */
@@ -68,8 +82,8 @@ static void leave_saved(struct emit *e, unsigned reason)
 {
 	emit_gs_load(e, H_RSP, GS(host_rsp));
 	emit_mov_imm(e, H_RAX, reason);
-	BYTES(e, "\x48\x83\xc4"); /* add $STACK_FRAME, %rsp */
-	emit8(e, STACK_FRAME);
+	BYTES(e, "\x48\x81\xc4"); /* add $STACK_FRAME, %rsp */
+	emit32(e, STACK_FRAME);
 	BYTES(e, "\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3"); /* pop r15..r12 rbp rbx; ret */
 }
 
@@ -86,26 +100,25 @@ static void leave(struct emit *e, unsigned reason, bool flags_saved)
 static void set_window(struct emit *e)
 {
 	emit_mov_imm(e, H_RAX, (WINDOW_PARTS - 1) * WINDOW_PART);
-	BYTES(e, "\x48\x89\x44\x24\x10"); /* mov %rax, STACK_WINDOW_MASK(%rsp) */
+	emit_store_stack(e, H_RAX, STACK_WINDOW_MASK);
 	emit_mov_imm(e, H_RAX, ~(WINDOW_PARTS * WINDOW_PART - 1));
-	BYTES(e, "\x48\x89\x44\x24\x18"); /* mov %rax, STACK_UPPER_MASK(%rsp) */
+	emit_store_stack(e, H_RAX, STACK_UPPER_MASK);
 	for (unsigned i = 0; i < WINDOW_PARTS; i++) {
 		emit_mov_imm(e, H_RAX, window_addend(i));
-		BYTES(e, "\x48\x89\x44\x24"); /* mov %rax, STACK_WINDOW_PART+8*i(%rsp) */
-		emit8(e, (u8)(STACK_WINDOW_PART + 8 * i));
+		emit_store_stack(e, H_RAX, STACK_WINDOW_PART + 8 * (s32)i);
 	}
 }
 
 static void emit_enter(struct emit *e, bool window)
 {
 	BYTES(e, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57"); /* push rbx rbp r12..r15 */
-	BYTES(e, "\x48\x83\xec");			      /* sub $STACK_FRAME, %rsp */
-	emit8(e, STACK_FRAME);
+	BYTES(e, "\x48\x81\xec");			      /* sub $STACK_FRAME, %rsp */
+	emit32(e, STACK_FRAME);
 	emit_gs_store(e, H_RSP, GS(host_rsp));
 	emit_gs_load(e, H_RAX, GS(tlb_mask));
-	BYTES(e, "\x48\x89\x04\x24"); /* mov %rax, STACK_TLB_MASK(%rsp) */
+	emit_store_stack(e, H_RAX, STACK_TLB_MASK);
 	emit_gs_load(e, H_RAX, GS(page_mask));
-	BYTES(e, "\x48\x89\x44\x24\x08"); /* mov %rax, STACK_PAGE_MASK(%rsp) */
+	emit_store_stack(e, H_RAX, STACK_PAGE_MASK);
 	if (window)
 		set_window(e);
 	emit_gs_store(e, H_RSI, SCRATCH(4));
