@@ -45,7 +45,7 @@ static const char *const gpr_name[16] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp
  * A component that is in its initial state may be left out of the image; and what does not take
  * part in the comparison is cleared: reserved bytes, and the x87's last instruction and data
  * pointers and opcode, which point into translated code on the engine's side when the last x87
- * instruction was copied from there (TODO when the engine tracks them: --fip).
+ * instruction was copied from there.
  */
 static void xsave_normalize(u8 *x)
 {
