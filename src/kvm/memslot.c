@@ -138,6 +138,8 @@ static int map_change(struct vm *vm, u32 as, struct memslot *out, struct memslot
 	 * or moves, must be dropped, and in the latter case code as well. SMM sees the ordinary
 	 * slots until it has its first one.
 	 */
+	if (out && !in)
+		mmu_vm_slot_deleted(&vm->mem);
 	if (in && out && in->gpa == out->gpa)
 		map_publish(vm, as, &edit, BIT64(REQ_TLB_FLUSH));
 	else

@@ -114,6 +114,8 @@ int mmu_fetch(struct cpu *cpu, u64 lin, struct mmu_fetched *out)
 		if (ret)
 			return ret;
 		slot = slot_find(cpu, w.gpa);
+		if (!slot && slot_may_return(cpu))
+			return mmu_raise(cpu, &(struct mmu_fault){.kind = MMU_FAULT_AGAIN});
 		if (!slot) {
 			if (gpa_blocked(cpu, w.gpa, 1, MMU_EXEC))
 				return CPU_EXIT;

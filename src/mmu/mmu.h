@@ -38,6 +38,7 @@ struct mmu_fault {
 		MMU_FAULT_PF,
 		MMU_FAULT_NONCANONICAL,
 		MMU_FAULT_HOST,
+		MMU_FAULT_AGAIN, /* a table's slot was deleted, and may come back */
 		/* A nested guest's second stage; gpa is the nested guest's. error: EPT's qualification. */
 		MMU_FAULT_STAGE2,
 		MMU_FAULT_STAGE2_BAD, /* misconfigured */
@@ -93,6 +94,7 @@ struct mmu_vm {
 	unsigned cpu_count, cpu_room;
 	u64 client_epoch; /* moved whenever the client may have changed code (jit/page.c) */
 	u64 client_events; /* … and another thread told so: vCPUs look before they enter the guest */
+	u64 deleted_ns;	   /* when a slot was deleted last; see slot_may_return() */
 	struct futex_lock split_lock; /* held by a locked access that crosses a page */
 	/* Called on the vCPU's thread for each first write to a page of a slot with a dirty log. */
 	void (*page_dirtied)(struct cpu *cpu, struct mmu_slot *slot, u64 page_index);
@@ -114,6 +116,8 @@ void mmu_vm_destroy(struct mmu_vm *vm);
 /** Publishes a new map for an address space; returns the old one, which the caller frees when no
  *  vCPU can hold it (each has acknowledged a flush). */
 struct mmu_map *mmu_vm_set_map(struct mmu_vm *vm, unsigned as, struct mmu_map *map);
+/** A slot is about to go out of the map. */
+void mmu_vm_slot_deleted(struct mmu_vm *vm);
 /* --- building maps: no locks, the caller serializes; map.c ------------------------------------- */
 
 /* A change of a map. Readers of the old root see nothing of it. */

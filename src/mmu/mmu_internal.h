@@ -335,6 +335,9 @@ ALWAYS_INLINE struct mmu_slot *slot_find(struct cpu *cpu, u64 gpa)
 	return slot_find_slow(cpu, gpa);
 }
 
+/** Memory that is missing may be back soon: the vCPU had better try again. */
+bool slot_may_return(const struct cpu *cpu);
+
 /** Marks a page dirty in its slot's log, if it has one. Before the store. */
 void slot_dirty_slow(struct cpu *cpu, struct mmu_slot *slot, u64 gpa);
 ALWAYS_INLINE void slot_dirty(struct cpu *cpu, struct mmu_slot *slot, u64 gpa)

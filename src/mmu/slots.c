@@ -11,6 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <time.h>
+
+#define MAY_RETURN_NS 20000000ull
 
 int mmu_vm_init(struct mmu_vm *vm)
 {
@@ -53,6 +56,31 @@ struct mmu_slot *slot_find_slow(struct cpu *cpu, u64 gpa)
 	mc->slot_last[1] = mc->slot_last[0];
 	mc->slot_last[0] = s;
 	return s;
+}
+
+static u64 now_ns(void)
+{
+	struct timespec t = {0};
+
+	sys_call(SYS_clock_gettime, CLOCK_MONOTONIC, (u64)&t, 0, 0, 0);
+	return (u64)t.tv_sec * 1000000000 + (u64)t.tv_nsec;
+}
+
+void mmu_vm_slot_deleted(struct mmu_vm *vm)
+{
+	__atomic_store_n(&vm->deleted_ns, now_ns(), __ATOMIC_RELAXED);
+}
+
+/*
+ * A client that changes what lies over RAM deletes the slot and adds its pieces, and between the two calls the
+ * guest has no memory (QEMU 7.2; later ones stop the vCPUs for it). A vCPU that is not halted then gets a #PF for
+ * memory that is there, and another for its IDT. KVM's are seldom in time for that; but here the deletion wakes each
+ * of them and waits until it has answered. So for some milliseconds who misses a page table goes back to the run
+ * loop, answers there, and tries again.
+ */
+bool slot_may_return(const struct cpu *cpu)
+{
+	return now_ns() - __atomic_load_n(&cpu->mem->deleted_ns, __ATOMIC_RELAXED) < MAY_RETURN_NS;
 }
 
 void mmu_slots_forget(struct cpu *cpu)

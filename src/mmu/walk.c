@@ -212,8 +212,12 @@ again:
 		} else {
 			struct mmu_slot *s = slot_find(cpu, gpa[level]);
 
-			if (UNLIKELY(!s))
-				return walk_fail(cpu, rq, gpa[level], 0, fault);
+			if (UNLIKELY(!s)) {
+				walk_fail(cpu, rq, gpa[level], 0, fault);
+				if (!rq->debug && slot_may_return(cpu))
+					fault->kind = MMU_FAULT_AGAIN;
+				return -1;
+			}
 			host = mmu_slot_host(s, gpa[level]);
 			if (psc && level == 1 && (all & PTE_A)) {
 				*psc = (struct psc_entry){.gen = mc->psc_gen,
@@ -472,6 +476,9 @@ int mmu_raise(struct cpu *cpu, const struct mmu_fault *fault)
 		return cpu_raise_err(cpu, fault->error ? EXC_SS : EXC_GP, 0);
 	case MMU_FAULT_HOST:
 		return memfault(cpu, fault->gpa, 8, MMU_READ);
+	case MMU_FAULT_AGAIN:
+		cpu->exit.reason = CPU_EXIT_POLL;
+		return CPU_EXIT;
 	case MMU_FAULT_STAGE2:
 	case MMU_FAULT_STAGE2_BAD:
 	case MMU_FAULT_APIC:
