@@ -507,7 +507,7 @@ bool jit_emit_ordinary(struct trans *t)
 		return true;
 	}
 	if (w.mem && w.mem_size == 0)
-		return true; /* NOP and prefetch forms */
+		return true; /* forms of NOP */
 	if (w.rdi_mem) {
 		unsigned size = t->op[w.mem_op].size / 8;
 

@@ -8,8 +8,8 @@
 #define INSN_LAYOUT_H
 
 #define INSN_DATA_VA 0x10000000
-#define INSN_DATA_PAGES \
-	17 /* some of them absent: 64 KiB lie between the first present page and the last */
+/* Some of them are absent: 64 KiB lie between the first present page and the last. */
+#define INSN_DATA_PAGES 17
 #define INSN_CODE_VA	0x20000000
 #define INSN_CODE_SIZE	0x100000
 #define INSN_SLOT_SIZE	512
