@@ -14,6 +14,14 @@
 #include "jit/rewrite.h"
 #include "mmu/mmu.h"
 
+/* Does the register's value count? A write of a part keeps the rest, a conditional one may keep the whole. */
+static bool keeps_some(const struct trans *t, const ZydisDecodedOperand *op)
+{
+	return op->size < 32 ||
+	       op->actions & (ZYDIS_OPERAND_ACTION_MASK_READ | ZYDIS_OPERAND_ACTION_CONDWRITE) ||
+	       t->in.mnemonic == ZYDIS_MNEMONIC_BSF || t->in.mnemonic == ZYDIS_MNEMONIC_BSR;
+}
+
 static bool collect(struct trans *t, struct rewrite *w)
 {
 	for (unsigned i = 0; i < t->in.operand_count; i++) {
@@ -68,7 +76,7 @@ static bool collect(struct trans *t, struct rewrite *w)
 		f->high = op->reg.value >= ZYDIS_REGISTER_AH && op->reg.value <= ZYDIS_REGISTER_BH;
 		f->size = (u8)(op->size / 8);
 		f->write = op->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-		f->read = true; /* partial writes keep the rest, conditional ones the whole */
+		f->read = keeps_some(t, op);
 		f->host = jit_home[f->guest];
 	}
 	return true;
@@ -98,10 +106,13 @@ static void assign(struct trans *t, struct rewrite *w, struct field *f)
 		return;
 	/* the same register twice: one scratch for both */
 	struct field *const all[] = {&w->reg, &w->rm, &w->vvvv, &w->opc};
+	bool read = false;
 
 	for (unsigned i = 0; i < ARRAY_SIZE(all); i++) {
-		if (all[i] != f && all[i]->used && !all[i]->high && all[i]->guest == f->guest &&
-		    all[i]->host != REG_MEMORY) {
+		if (!all[i]->used || all[i]->high || all[i]->guest != f->guest)
+			continue;
+		read |= all[i]->read;
+		if (all[i] != f && all[i]->host != REG_MEMORY) {
 			f->host = all[i]->host;
 			return;
 		}
@@ -113,34 +124,44 @@ static void assign(struct trans *t, struct rewrite *w, struct field *f)
 		f->host = t->window && t->a_guest == A_NOTHING && take_this(w, REG_A) ? REG_A
 										      : (u8)take(w);
 	}
-	if (f->host == REG_A)
+	if (f->host == REG_A && !read)
+		jit_a_has(t, f->guest);
+	else if (f->host == REG_A)
 		jit_emit_a(t, f->guest);
-	else
+	else if (read)
 		emit_load_stack(&t->e, f->host, STACK_GPR(f->guest));
 }
 
-/* Instructions on general registers that do the same with rm in memory, but for the width they clear. */
-static bool has_memory_form(const ZydisDecodedInstruction *in)
+/* MOV, CMP and TEST: what they read may be in memory. */
+static bool reads_home(const struct trans *t)
 {
-	u8 op = in->opcode;
+	return t->in.opcode == 0x89 || t->in.opcode == 0x8b ||
+	       t->in.mnemonic == ZYDIS_MNEMONIC_CMP || t->in.mnemonic == ZYDIS_MNEMONIC_TEST;
+}
 
-	if (in->encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY)
+/*
+ * Instructions on general registers for which rm in the frame costs nothing. Zen 4 renames 64 bits on the stack
+ * where they are moved, or changed in place: 0 cycles. It does not where they are one of an instruction's sources,
+ * widened, or changed in part: 7 cycles behind a store, against one more instruction. Only of CMP and TEST nobody
+ * waits for the result, mostly.
+ */
+static bool has_memory_form(const struct trans *t, const struct rewrite *w)
+{
+	u8 op = t->in.opcode;
+
+	if (t->in.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY ||
+	    t->in.opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
 		return false;
-	if (in->opcode_map == ZYDIS_OPCODE_MAP_0F)
-		return (op & 0xf0) == 0x40 || (op & 0xf0) == 0x90 || op == 0xaf || op == 0xba ||
-		       (op & 0xf6) == 0xb6; /* CMOVcc, SETcc, IMUL, BT imm, MOVZX and MOVSX */
-	if (in->opcode_map != ZYDIS_OPCODE_MAP_DEFAULT)
-		return false;
-	return (op < 0x40 && (op & 7) < 4) || op == 0x63 || op == 0x69 || op == 0x6b ||
-	       op == 0x80 || op == 0x81 || (op >= 0x83 && op <= 0x85) ||
-	       (op >= 0x88 && op <= 0x8b) || (op & 0xfe) == 0xc0 || (op & 0xfe) == 0xc6 ||
-	       (op & 0xfc) == 0xd0 || (op & 0xfe) == 0xf6 || (op & 0xfe) == 0xfe;
+	return reads_home(t) ||
+	       ((w->rm.write || w->reg.write) &&
+		((op < 0x40 && (op & 7) < 4) || op == 0x81 || op == 0x83 || op == 0xc1 ||
+		 op == 0xc7 || op == 0xd1 || op == 0xd3 || op == 0xf7 || op == 0xff));
 }
 
 /* A write of 32 bits clears the rest of a register, and would not in memory. */
 static bool fits_home(const struct field *f)
 {
-	return f->host == REG_MEMORY && !f->high && !(f->write && f->size == 4);
+	return f->host == REG_MEMORY && (f->size == 8 || (f->size == 4 && !f->write));
 }
 
 /* A has the register already: to work on that is faster than to wait for what memory got last. */
@@ -152,22 +173,18 @@ static bool in_a(const struct trans *t, const struct field *f)
 /* A memory-homed register as a memory operand: no scratch, and one instruction for two or three. */
 static void use_home(const struct trans *t, struct rewrite *w)
 {
-	u8 op = t->in.opcode;
-
 	if (w->mem || !w->rm.used || w->rm.high || w->reg.high || in_a(t, &w->rm) ||
-	    in_a(t, &w->reg) || !has_memory_form(&t->in) ||
+	    in_a(t, &w->reg) || !has_memory_form(t, w) ||
 	    (w->reg.used && w->reg.guest == w->rm.guest))
 		return;
-	if (w->rm.host != REG_MEMORY && w->reg.used && fits_home(&w->reg) &&
-	    t->in.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT &&
-	    (op < 0x40 || (op >= 0x84 && op <= 0x8b))) {
+	if (w->rm.host != REG_MEMORY && w->reg.used && fits_home(&w->reg)) {
 		struct field reg = w->reg;
 
 		w->reg = w->rm;
 		w->rm = reg;
-		w->flip = op == 0x84 || op == 0x85 ? 0 : 2;
+		w->flip = t->in.opcode == 0x85 ? 0 : 2;
 	}
-	if (!fits_home(&w->rm))
+	if (!fits_home(&w->rm) || (!w->rm.write && !reads_home(t)))
 		return;
 	w->home = true;
 	w->rm.write = false;
