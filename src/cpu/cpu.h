@@ -240,7 +240,8 @@ struct cpu {
 	s64 tsc_offset; /* guest TSC = (host * tsc_ratio >> 48) + tsc_offset */
 	u64 tsc_ratio;	/* 1 << 48: unscaled */
 	u64 kernel_gs_base, star, lstar, cstar, sfmask;
-	u64 host_rsp; /* host stack pointer while generated code runs */
+	u64 host_rsp;	/* host stack pointer while generated code runs */
+	u64 client_rsp; /* ... of who entered it, behind the registers it pushed */
 	u64 jit_scratch[16];
 
 	/* --- control state ----------------------------------------------------------------- */

@@ -313,6 +313,17 @@ static inline void emit_gs_zext(struct emit *e, unsigned opcode, unsigned dst, u
 	emit_op_mem(e, q, dst, -1, -1, 0, (s32)off);
 }
 
+/** pext mask, src, dst */
+static inline void emit_pext(struct emit *e, unsigned dst, unsigned src, unsigned mask)
+{
+	struct bytes q = {0};
+
+	put_vex3(&q, dst, 0, mask, 2, true, src, 2);
+	put8(&q, 0xf5);
+	put8(&q, 0xc0 | (dst & 7) << 3 | (mask & 7));
+	emit_bytes(e, q);
+}
+
 /** pext disp(%rsp), src, dst */
 static inline void emit_pext_stack(struct emit *e, unsigned dst, unsigned src, s32 disp)
 {

@@ -9,7 +9,8 @@
  *	STACK_GPR(n)(%rsp)                       guest R8 to R11, R15 ("memory-homed")
  *	r9                                       in the window: S, what is added to RSP; else nothing
  *	r10, r11, rcx                            scratch: address A, index/addend B, test T
- *	rsp                                      the host's stack, 16-byte aligned inside blocks
+ *	rsp                                      the host's stack, 16-byte aligned inside blocks; in the
+ *	                                         window WINDOW_MASK, one of its own
  * RCX is scratch because LOOP and JRCXZ are the only branches that need no flags.
  */
 #ifndef JIT_JIT_INTERNAL_H
@@ -22,7 +23,7 @@
 #include "jit/emit.h"
 #include "jit/jit.h"
 #include "mmu/mmu.h"
-#include "mmu/mmu.h"
+#include "mmu/window.h"
 
 #define REG_A	   H_R10
 #define REG_B	   H_R11
@@ -37,9 +38,9 @@
 /*
  * The frame on the host's stack while guest code runs: memory-homed registers, and constants that enter leaves
  * there. Operands are shorter than in struct cpu; and what was stored by way of RSP, processors hand to the next
- * load as if it were in a register (Zen 4: an addition to such memory has a latency of 2 cycles, to struct cpu of 13).
+ * load as if it were in a register (Zen 4: an addition to such memory has a latency of 1 cycle, to struct cpu of 13).
  */
-#define STACK_WINDOW_MASK 0
+#define STACK_WINDOW_MASK 0 /* where RSP is not the mask (mmu/window.h) */
 #define STACK_GPR(n)	  ((n) == R15 ? 40 : 8 + 8 * ((s32)(n)-R8))
 #define STACK_TLB_MASK	  48
 #define STACK_PAGE_MASK	  56
@@ -50,7 +51,10 @@
 /** dst = what makes of `host`, an address of the program's, one of the window. */
 static inline void emit_window(struct emit *e, unsigned dst, unsigned host)
 {
-	emit_pext_stack(e, dst, host, STACK_WINDOW_MASK);
+	if (WINDOW_HAS_STACK)
+		emit_pext(e, dst, host, H_RSP);
+	else
+		emit_pext_stack(e, dst, host, STACK_WINDOW_MASK);
 	emit_load_stack_index(e, dst, dst, STACK_WINDOW_PART);
 }
 

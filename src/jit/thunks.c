@@ -6,10 +6,10 @@
  * cpu->hflags; restoring is ADD $0x7f, %al (OF) and SAHF.
  */
 #include "jit/jit_internal.h"
-#include "mmu/window.h"
 
 _Static_assert(STACK_WINDOW_PART + 8 * WINDOW_PARTS <= STACK_FRAME && STACK_FRAME % 16 == 8,
 	       "aligned behind six registers and a return address");
+_Static_assert(STACK_FRAME <= PAGE_SIZE, "the page above WINDOW_MASK");
 
 static const u8 in_registers[] = {RDX, RBX, RBP, RSI, RDI, R12, R13, R14, RSP, RCX};
 static const u8 in_frame[] = {R8, R9, R10, R11, R15};
@@ -80,10 +80,8 @@ static void load_from_call(struct emit *e)
 /* Back to the caller of enter with a reason; the guest's state is in struct cpu. */
 static void leave_saved(struct emit *e, unsigned reason)
 {
-	emit_gs_load(e, H_RSP, GS(host_rsp));
+	emit_gs_load(e, H_RSP, GS(client_rsp));
 	emit_mov_imm(e, H_RAX, reason);
-	BYTES(e, "\x48\x81\xc4"); /* add $STACK_FRAME, %rsp */
-	emit32(e, STACK_FRAME);
 	BYTES(e, "\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5d\x5b\xc3"); /* pop r15..r12 rbp rbx; ret */
 }
 
@@ -99,7 +97,7 @@ static void leave(struct emit *e, unsigned reason, bool flags_saved)
 /* For the window's code: where its parts are (mmu/window.h). */
 static void set_window(struct emit *e)
 {
-	emit_mov_imm(e, H_RAX, (WINDOW_PARTS - 1) * WINDOW_PART);
+	emit_mov_imm(e, H_RAX, WINDOW_MASK);
 	emit_store_stack(e, H_RAX, STACK_WINDOW_MASK);
 	emit_mov_imm(e, H_RAX, ~(WINDOW_PARTS * WINDOW_PART - 1));
 	emit_store_stack(e, H_RAX, STACK_UPPER_MASK);
@@ -112,8 +110,13 @@ static void set_window(struct emit *e)
 static void emit_enter(struct emit *e, bool window)
 {
 	BYTES(e, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57"); /* push rbx rbp r12..r15 */
-	BYTES(e, "\x48\x81\xec");			      /* sub $STACK_FRAME, %rsp */
-	emit32(e, STACK_FRAME);
+	emit_gs_store(e, H_RSP, GS(client_rsp));
+	if (window && WINDOW_HAS_STACK) {
+		emit_mov_imm(e, H_RSP, WINDOW_MASK);
+	} else {
+		BYTES(e, "\x48\x81\xec"); /* sub $STACK_FRAME, %rsp */
+		emit32(e, STACK_FRAME);
+	}
 	emit_gs_store(e, H_RSP, GS(host_rsp));
 	emit_gs_load(e, H_RAX, GS(tlb_mask));
 	emit_store_stack(e, H_RAX, STACK_TLB_MASK);

@@ -126,12 +126,12 @@ static void forget(struct mmu_window *w, struct window_page *p)
 }
 
 /*
- * Keeps addresses for us. 0 or -errno. By the bare call: ThreadSanitizer would end the program for such
+ * Takes addresses for us. 0 or -errno. By the bare call: ThreadSanitizer would end the program for such
  * an address.
  */
-static int reserve(u64 at, u64 size)
+static int take(u64 at, u64 size, int prot)
 {
-	long p = sys_call(SYS_mmap, at, size, PROT_NONE,
+	long p = sys_call(SYS_mmap, at, size, (u64)prot,
 			  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, ~0ull);
 
 	if (p == (long)at)
@@ -141,6 +141,19 @@ static int reserve(u64 at, u64 size)
 	/* a kernel that does not know the flag */
 	sys_call(SYS_munmap, (u64)p, size, 0, 0, 0);
 	return -EBUSY;
+}
+
+static int reserve(void)
+{
+	return take(ROOM_FIRST, ROOM_SIZE, PROT_NONE);
+}
+
+/* One page above RSP is the frame's (jit/thunks.c). */
+static int take_stack(void)
+{
+	return WINDOW_HAS_STACK ? take(WINDOW_MASK - WINDOW_STACK, WINDOW_STACK + PAGE_SIZE,
+				       PROT_READ | PROT_WRITE)
+				: 0;
 }
 
 /* Takes the jumps of the window's code back. */
@@ -159,7 +172,7 @@ void window_drop_all(struct cpu *cpu, struct mmu_window *w)
 	if (clear(WINDOW_HOST, WINDOW_SIZE) < 0) {
 		/* there are too many mappings for another one; these go without one */
 		sys_call(SYS_munmap, ROOM_FIRST, ROOM_SIZE, 0, 0, 0);
-		w->broken = reserve(ROOM_FIRST, ROOM_SIZE) < 0;
+		w->broken = reserve() < 0;
 	}
 	cpu->mmu->stat[MMU_STAT_window_losses] += w->count;
 	w->count = 0;
@@ -195,7 +208,12 @@ int mmu_window_enable(struct mmu_vm *vm, bool always)
 	mem_set(w->by_lin, 0xff, sizeof(w->by_lin));
 	mem_set(w->by_gfn, 0xff, sizeof(w->by_gfn));
 	window_code_clear(&w->code);
-	err = reserve(ROOM_FIRST, ROOM_SIZE);
+	err = reserve();
+	if (!err) {
+		err = take_stack();
+		if (err)
+			sys_call(SYS_munmap, ROOM_FIRST, ROOM_SIZE, 0, 0, 0);
+	}
 	if (err)
 		pages_unmap(w, sizeof(*w));
 	else
@@ -211,6 +229,8 @@ void window_vm_destroy(struct mmu_vm *vm)
 		return;
 	if (!w->broken)
 		sys_call(SYS_munmap, ROOM_FIRST, ROOM_SIZE, 0, 0, 0);
+	if (WINDOW_HAS_STACK)
+		sys_call(SYS_munmap, WINDOW_MASK - WINDOW_STACK, WINDOW_STACK + PAGE_SIZE, 0, 0, 0);
 	pages_unmap(w, sizeof(*w));
 	vm->window = NULL;
 }
