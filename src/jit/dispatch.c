@@ -169,13 +169,22 @@ static const struct jit_mark *stopped_at(struct cpu *cpu)
 	return m;
 }
 
+/* The instruction that faulted in the host; RSP as before it. */
+static void faulted_at(struct cpu *cpu)
+{
+	u64 pc = cpu->jit->fault.pc;
+	struct jit_block *b = jit_block_by_host(cpu->jit, pc);
+	const struct jit_mark *m = jit_mark_find(cpu->jit, b, pc);
+
+	cpu->rip = block_rip(cpu, b) + m->guest;
+	cpu->gpr[RSP] += (u64)(s64)m->sp;
+}
+
 /* A host signal in generated code → the guest's exception. enum cpu_ret. */
 static int host_fault(struct cpu *cpu)
 {
-	struct jit *jit = cpu->jit;
-	u64 rip = jit_guest_pc(cpu, jit->fault.pc);
+	const struct jit *jit = cpu->jit;
 
-	cpu->rip = rip;
 	switch (jit->fault.trapno) {
 	case EXC_DE:
 		return cpu_raise(cpu, EXC_DE);
@@ -344,8 +353,8 @@ resume:
 			cpu->rip = (u32)cpu->rip;
 		return cpu->exit.reason == CPU_EXIT_MEMFAULT ? OUT_EXIT : OUT_DONE;
 	case JIT_FAULT:
+		faulted_at(cpu);
 		if (cpu->jit->fault.window) {
-			cpu->rip = jit_guest_pc(cpu, cpu->jit->fault.pc);
 			if (cpu->jit->fault.outcome == MMU_WINDOW_FAULT)
 				return from_ret(mmu_window_raise(cpu));
 			cpu_mode_update(cpu); /* the window may have been given up */

@@ -77,7 +77,8 @@ struct jit_link;
 struct jit_mark {
 	u32 host;  /* offset from the block's entry, or from its first stub; each group ascends */
 	u16 guest; /* offset from the block's first byte */
-	u16 len;   /* guest bytes of the instruction */
+	u8 len;	   /* guest bytes of the instruction, JIT_MARK_FLOW */
+	s8 sp;	   /* what RSP was ahead of its register before it (jit_sp_runs()) */
 };
 
 /* A guest page that blocks were translated from (page.c). */
@@ -260,7 +261,7 @@ struct jit {
 };
 
 /* What the translator holds while it makes one block. */
-#define JIT_MARK_FLOW	0x8000u /* in jit_mark.len: a commit resumes in the block (CALL) */
+#define JIT_MARK_FLOW	0x80u /* in jit_mark.len: a commit resumes in the block (CALL) */
 #define JIT_BLOCK_INSNS 48
 /* An instruction has at most 8: a branch to another page its poll, exit and jump, twice in a group. */
 #define JIT_COLD_MAX 512
@@ -345,6 +346,7 @@ struct trans {
 	bool plain;	 /* every access has a check of its own */
 	bool window;	 /* memory is reached through the window */
 	bool stack_used; /* … and a stack access has been, by S */
+	s32 sp_ahead;	 /* guest RSP - its register (stack.c) */
 	const u8 *guest; /* the block's bytes */
 	u8 *tail;	 /* behind the last instruction */
 	unsigned insn_count, mark_count;
@@ -580,6 +582,8 @@ struct host_operand jit_emit_sp_access(struct trans *t, int disp, unsigned size,
 				       struct cold **c);
 /** Such an access takes nothing but S: A, B and T keep what they have. */
 bool jit_sp_by_s(const struct trans *t);
+bool jit_sp_runs(const struct trans *t);
+void jit_emit_sp(struct trans *t);
 void jit_emit_sp_add(struct trans *t, int n);
 void jit_emit_store_rip(struct trans *t, u64 rip);
 /** reg = a guest RIP near this block. */

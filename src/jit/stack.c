@@ -1,7 +1,9 @@
 /*
  * stack.c - PUSH, POP and LEAVE
  *
- * Guest RSP lives in r14 and changes only after the access has been done.
+ * Guest RSP lives in r14 and changes only after the access has been done. In a row of pushes or pops through the
+ * window, r14 changes once, behind the last: what RSP is ahead of it goes into their operands, and into their marks,
+ * as each of them may fault.
  */
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
@@ -27,6 +29,38 @@ bool jit_sp_by_s(const struct trans *t)
 	return t->window && !t->plain && !t->shadow && !(t->mode & MODE_ALIGN);
 }
 
+/* The most that RSP may be ahead of its register: a mark has eight bits for it. */
+#define SP_AHEAD 112
+
+/** Does the current instruction leave RSP's register behind, or use it so? */
+bool jit_sp_runs(const struct trans *t)
+{
+	const ZydisDecodedOperand *op = &t->op[0];
+
+	if (!jit_sp_by_s(t) || t->in.operand_width != 64 || t->sp_ahead > SP_AHEAD ||
+	    t->sp_ahead < -SP_AHEAD)
+		return false;
+	switch (t->in.mnemonic) {
+	case ZYDIS_MNEMONIC_PUSH:
+	case ZYDIS_MNEMONIC_POP:
+		return op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ||
+		       (op->type == ZYDIS_OPERAND_TYPE_REGISTER && jit_is_gpr(op->reg.value) &&
+			jit_gpr_index(op->reg.value) != RSP);
+	case ZYDIS_MNEMONIC_RET:
+		return t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR;
+	default:
+		return false;
+	}
+}
+
+/** The register of RSP becomes RSP. */
+void jit_emit_sp(struct trans *t)
+{
+	if (t->sp_ahead)
+		emit_lea(&t->e, true, jit_home[RSP], (int)jit_home[RSP], -1, 0, t->sp_ahead);
+	t->sp_ahead = 0;
+}
+
 /** The check of a stack access at RSP + disp, and the operand for it. *c for jit_access_end(). */
 struct host_operand jit_emit_sp_access(struct trans *t, int disp, unsigned size, unsigned access,
 				       struct cold **c)
@@ -34,7 +68,8 @@ struct host_operand jit_emit_sp_access(struct trans *t, int disp, unsigned size,
 	u64 desc = (u64)SEG_SS << DESC_SEG_SHIFT;
 
 	if (jit_group_access(t, RSP, disp, size, access, false, desc, c))
-		return (struct host_operand){jit_home[RSP], (int)jit_group_addend(t, RSP), disp};
+		return (struct host_operand){jit_home[RSP], (int)jit_group_addend(t, RSP),
+					     disp + t->sp_ahead};
 	jit_emit_sp_address(t, disp, &desc);
 	*c = jit_emit_access(t, size, access, false, desc);
 	return (struct host_operand){REG_A, REG_B, 0};
@@ -59,7 +94,17 @@ static void sp_set(struct trans *t, unsigned src, int n)
 
 void jit_emit_sp_add(struct trans *t, int n)
 {
-	sp_set(t, jit_home[RSP], n);
+	sp_set(t, jit_home[RSP], n + t->sp_ahead);
+	t->sp_ahead = 0;
+}
+
+/* RSP has changed by a push or a pop. */
+static void sp_moved(struct trans *t, int n)
+{
+	if (jit_sp_runs(t))
+		t->sp_ahead += n;
+	else
+		jit_emit_sp_add(t, n);
 }
 
 static void emit_push(struct trans *t)
@@ -98,7 +143,7 @@ static void emit_push(struct trans *t)
 			emit_load_stack(e, REG_T, STACK_GPR(g));
 	}
 	emit_store_operand(e, size, from, at);
-	jit_emit_sp_add(t, -(int)size);
+	sp_moved(t, -(int)size);
 	jit_access_end(t, c);
 	jit_group_shift(t, -(int)size);
 	t->keeps_b = true;
@@ -157,7 +202,7 @@ static void emit_pop(struct trans *t)
 		jit_access_end(t, c);
 		return;
 	}
-	jit_emit_sp_add(t, (int)size);
+	sp_moved(t, (int)size);
 	if (!direct)
 		pop_to_reg(t, jit_gpr_index(op->reg.value), size);
 	jit_group_shift(t, (int)size);

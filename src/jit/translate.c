@@ -59,6 +59,14 @@ static void emit_raise(struct trans *t, unsigned op, unsigned len)
 	emit_c_insn(t, &in);
 }
 
+/* The current instruction is none of a row of pushes, after all (stack.c). */
+static void end_row(struct trans *t)
+{
+	if (t->sp_ahead)
+		t->mark[t->insn_count - 1].sp = 0;
+	jit_emit_sp(t);
+}
+
 static void emit_insn(struct trans *t)
 {
 	struct cpu_insn c;
@@ -67,11 +75,13 @@ static void emit_insn(struct trans *t)
 	t->keeps_b = t->keeps_a = false;
 	op = t->allowed ? CPU_OP_NONE : jit_isa_check(t->cpu, t->mode, &t->in, t->op);
 	if (op != CPU_OP_NONE) {
+		end_row(t);
 		emit_raise(t, op, t->in.length);
 		return;
 	}
 	op = t->copied ? CPU_OP_NONE : jit_classify(t, &c);
 	if (op != CPU_OP_NONE) {
+		end_row(t);
 		if (!jit_emit_inline(t, &c))
 			emit_c_insn(t, &c);
 		return;
@@ -108,6 +118,7 @@ static void cold_jump(struct trans *t, const struct cold *c)
 static void cold_mark(struct trans *t, unsigned insn)
 {
 	t->mark[t->mark_count] = t->mark[insn];
+	t->mark[t->mark_count].sp = 0;
 	t->mark[t->mark_count++].host = (u32)(t->e.p - t->block->cold);
 }
 
@@ -299,15 +310,18 @@ static int translate_insn(struct trans *t, struct fetch *f, u32 off, bool *stop)
 	t->next_pc = t->pc + t->in.length;
 	if (!(t->mode & MODE_LONG))
 		t->next_pc = (u32)t->next_pc;
+	t->shadow = t->sti;
+	t->sti = false;
+	if (!good || !jit_sp_runs(t))
+		jit_emit_sp(t);
 	t->mark[t->insn_count++] = (struct jit_mark){
 		.host = (u32)(t->e.p - t->block->code),
 		.guest = (u16)t->block->guest_len,
-		.len = (u16)(t->in.length |
-			     (good && t->in.meta.category == ZYDIS_CATEGORY_CALL ? JIT_MARK_FLOW
-										 : 0)),
+		.len = (u8)(t->in.length |
+			    (good && t->in.meta.category == ZYDIS_CATEGORY_CALL ? JIT_MARK_FLOW
+										: 0)),
+		.sp = (s8)t->sp_ahead,
 	};
-	t->shadow = t->sti;
-	t->sti = false;
 	if (good) {
 		emit_one(t);
 		jit_group_next(t);
@@ -332,6 +346,7 @@ static void translate_insns(struct trans *t, struct fetch *f, u32 off, int *ret)
 			break;
 		t->pc = t->next_pc;
 	}
+	jit_emit_sp(t);
 	if (*ret == CPU_EXC && t->insn_count)
 		*ret = CPU_OK; /* the fault comes when its instruction does */
 }
@@ -410,6 +425,7 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	t.plain = (mode & MODE_STEP) || jit->no_groups;
 	t.window = mode & MODE_WINDOW;
 	t.stack_used = false;
+	t.sp_ahead = 0;
 	t.guest = f.page + off;
 	*b = (struct jit_block){.gpa = at->gpa,
 				.rip = t.relative ? 0 : rip,

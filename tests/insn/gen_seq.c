@@ -244,6 +244,31 @@ static bool saves_state(unsigned mnemonic)
 	}
 }
 
+/*
+ * Pushes and pops in a row, which the translator may take together. As a case's beginning, often with RSP near
+ * the end of a page, where one of them faults. Returns the number of items.
+ */
+static unsigned stack_row(struct rng *r, struct insn_case *c, unsigned i, unsigned room)
+{
+	unsigned count = MIN(2 + rng_below(r, 8), room), kind = rng_below(r, 3);
+
+	if (!i && rng_percent(r, 60))
+		c->in.regs.gpr[4] = INSN_DATA_VA + rng_below(r, INSN_DATA_PAGES + 1) * 0x1000ull +
+				    rng_below(r, 12) * 8 - 40 - (rng_percent(r, 10) ? 3 : 0);
+	for (unsigned k = 0; k < count; k++) {
+		u8 reg = rng_below(r, 8), high = c->mode == INSN_LONG && rng_percent(r, 50);
+		bool pop = kind == 2 ? rng_percent(r, 50) : kind;
+
+		if (!pop && rng_percent(r, 15))
+			gen_item(&c->item[i + k], (u8[]){0x6a, (u8)rng_next(r)}, 2);
+		else if (high)
+			gen_item(&c->item[i + k], (u8[]){0x41, 0x50 | pop << 3 | reg}, 2);
+		else
+			gen_item(&c->item[i + k], (u8[]){0x50 | pop << 3 | reg}, 1);
+	}
+	return count;
+}
+
 static void sequence(struct rng *r, struct insn_case *c)
 {
 	unsigned count = 1 + rng_below(r, 12), i = 0, tries = 0;
@@ -278,6 +303,10 @@ static void sequence(struct rng *r, struct insn_case *c)
 		}
 		if (!loop && rng_percent(r, 14)) {
 			i += control_flow(r, c, i, count);
+			continue;
+		}
+		if (!loop && rng_percent(r, i ? 2 : 6)) {
+			i += stack_row(r, c, i, MIN(count + 4, INSN_ITEM_MAX) - i);
 			continue;
 		}
 		if (!gen_insn_masked(r, c, pick_template(r, GEN_SEQ, c->mode), mask, &c->item[i]) ||
