@@ -32,24 +32,47 @@ bool jit_sp_by_s(const struct trans *t)
 /* The most that RSP may be ahead of its register: a mark has eight bits for it. */
 #define SP_AHEAD 112
 
-/** Does the current instruction leave RSP's register behind, or use it so? */
+/* An instruction between pushes: it has to do with neither memory nor RSP. */
+static bool passes_by(const struct trans *t)
+{
+	switch (t->in.meta.category) {
+	case ZYDIS_CATEGORY_CALL:
+	case ZYDIS_CATEGORY_COND_BR:
+	case ZYDIS_CATEGORY_UNCOND_BR:
+		return false;
+	default:
+		break;
+	}
+	for (unsigned i = 0; i < t->in.operand_count; i++) {
+		const ZydisDecodedOperand *op = &t->op[i];
+
+		if (op->type == ZYDIS_OPERAND_TYPE_MEMORY ||
+		    (op->type == ZYDIS_OPERAND_TYPE_REGISTER && jit_is_gpr(op->reg.value) &&
+		     jit_gpr_index(op->reg.value) == RSP))
+			return false;
+	}
+	return true;
+}
+
+/** May what RSP is ahead of its register stay so over the current instruction, or become so? */
 bool jit_sp_runs(const struct trans *t)
 {
 	const ZydisDecodedOperand *op = &t->op[0];
 
-	if (!jit_sp_by_s(t) || t->in.operand_width != 64 || t->sp_ahead > SP_AHEAD ||
-	    t->sp_ahead < -SP_AHEAD)
+	if (!jit_sp_by_s(t) || t->sp_ahead > SP_AHEAD || t->sp_ahead < -SP_AHEAD)
 		return false;
 	switch (t->in.mnemonic) {
 	case ZYDIS_MNEMONIC_PUSH:
 	case ZYDIS_MNEMONIC_POP:
-		return op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ||
-		       (op->type == ZYDIS_OPERAND_TYPE_REGISTER && jit_is_gpr(op->reg.value) &&
-			jit_gpr_index(op->reg.value) != RSP);
+		return t->in.operand_width == 64 &&
+		       (op->type == ZYDIS_OPERAND_TYPE_IMMEDIATE ||
+			(op->type == ZYDIS_OPERAND_TYPE_REGISTER && jit_is_gpr(op->reg.value) &&
+			 jit_gpr_index(op->reg.value) != RSP));
 	case ZYDIS_MNEMONIC_RET:
-		return t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR;
+		return t->in.operand_width == 64 &&
+		       t->in.meta.branch_type == ZYDIS_BRANCH_TYPE_NEAR;
 	default:
-		return false;
+		return t->sp_ahead && passes_by(t);
 	}
 }
 

@@ -245,7 +245,7 @@ static bool saves_state(unsigned mnemonic)
 }
 
 /*
- * Pushes and pops in a row, which the translator may take together. As a case's beginning, often with RSP near
+ * Pushes and pops in a row, which the translator may take together, with some moves and divisions between. As a case's beginning, often with RSP near
  * the end of a page, where one of them faults. Returns the number of items.
  */
 static unsigned stack_row(struct rng *r, struct insn_case *c, unsigned i, unsigned room)
@@ -259,7 +259,13 @@ static unsigned stack_row(struct rng *r, struct insn_case *c, unsigned i, unsign
 		u8 reg = rng_below(r, 8), high = c->mode == INSN_LONG && rng_percent(r, 50);
 		bool pop = kind == 2 ? rng_percent(r, 50) : kind;
 
-		if (!pop && rng_percent(r, 15))
+		if (k && rng_percent(r, 20))
+			gen_item(&c->item[i + k],
+				 rng_percent(r, 80)
+					 ? (u8[]){0x89, 0xc0 | rng_below(r, 8) << 3 | reg}
+					 : (u8[]){0xf7, 0xf0 | reg},
+				 2);
+		else if (!pop && rng_percent(r, 15))
 			gen_item(&c->item[i + k], (u8[]){0x6a, (u8)rng_next(r)}, 2);
 		else if (high)
 			gen_item(&c->item[i + k], (u8[]){0x41, 0x50 | pop << 3 | reg}, 2);
