@@ -51,7 +51,9 @@ extern "C" {
  * @args[0]: ANYKVM_WINDOW_AUTO, or ANYKVM_WINDOW_ALWAYS for every program at once (tests)
  * The client promises that all memory slots are mapped MAP_SHARED, and that what is mapped at their
  * addresses does not change while they exist. One VM of a process can have it: it takes the 64 TiB
- * of addresses from 1.1 TiB on. EBUSY: something else is there; ENOMEM.
+ * of addresses from 1.1 TiB on, and 516 KiB around 112 TiB for a stack, on which KVM_RUN then has the
+ * client's signal handlers, too, unless they use one of their own (SA_ONSTACK). EBUSY: something else
+ * is there; ENOMEM.
  */
 #define ANYKVM_CAP_WINDOW    0x616b7677
 #define ANYKVM_WINDOW_AUTO   1

@@ -40,21 +40,17 @@
  * there. Operands are shorter than in struct cpu; and what was stored by way of RSP, processors hand to the next
  * load as if it were in a register (Zen 4: an addition to such memory has a latency of 1 cycle, to struct cpu of 13).
  */
-#define STACK_WINDOW_MASK 0 /* where RSP is not the mask (mmu/window.h) */
-#define STACK_GPR(n)	  ((n) == R15 ? 40 : 8 + 8 * ((s32)(n)-R8))
-#define STACK_TLB_MASK	  48
-#define STACK_PAGE_MASK	  56
-#define STACK_UPPER_MASK  64
-#define STACK_WINDOW_PART 72
+#define STACK_GPR(n)	  (8 * ((n) == R15 ? 4 : (s32)(n)-R8))
+#define STACK_TLB_MASK	  40
+#define STACK_PAGE_MASK	  48
+#define STACK_UPPER_MASK  56
+#define STACK_WINDOW_PART 64
 #define STACK_FRAME	  136
 
 /** dst = what makes of `host`, an address of the program's, one of the window. */
 static inline void emit_window(struct emit *e, unsigned dst, unsigned host)
 {
-	if (WINDOW_HAS_STACK)
-		emit_pext(e, dst, host, H_RSP);
-	else
-		emit_pext_stack(e, dst, host, STACK_WINDOW_MASK);
+	emit_pext(e, dst, host, H_RSP);
 	emit_load_stack_index(e, dst, dst, STACK_WINDOW_PART);
 }
 

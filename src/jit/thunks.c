@@ -97,8 +97,6 @@ static void leave(struct emit *e, unsigned reason, bool flags_saved)
 /* For the window's code: where its parts are (mmu/window.h). */
 static void set_window(struct emit *e)
 {
-	emit_mov_imm(e, H_RAX, WINDOW_MASK);
-	emit_store_stack(e, H_RAX, STACK_WINDOW_MASK);
 	emit_mov_imm(e, H_RAX, ~(WINDOW_PARTS * WINDOW_PART - 1));
 	emit_store_stack(e, H_RAX, STACK_UPPER_MASK);
 	for (unsigned i = 0; i < WINDOW_PARTS; i++) {
@@ -111,7 +109,7 @@ static void emit_enter(struct emit *e, bool window)
 {
 	BYTES(e, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57"); /* push rbx rbp r12..r15 */
 	emit_gs_store(e, H_RSP, GS(client_rsp));
-	if (window && WINDOW_HAS_STACK) {
+	if (window) {
 		emit_mov_imm(e, H_RSP, WINDOW_MASK);
 	} else {
 		BYTES(e, "\x48\x81\xec"); /* sub $STACK_FRAME, %rsp */

@@ -151,9 +151,7 @@ static int reserve(void)
 /* One page above RSP is the frame's (jit/thunks.c). */
 static int take_stack(void)
 {
-	return WINDOW_HAS_STACK ? take(WINDOW_MASK - WINDOW_STACK, WINDOW_STACK + PAGE_SIZE,
-				       PROT_READ | PROT_WRITE)
-				: 0;
+	return take(WINDOW_MASK - WINDOW_STACK, WINDOW_STACK + PAGE_SIZE, PROT_READ | PROT_WRITE);
 }
 
 /* Takes the jumps of the window's code back. */
@@ -229,8 +227,7 @@ void window_vm_destroy(struct mmu_vm *vm)
 		return;
 	if (!w->broken)
 		sys_call(SYS_munmap, ROOM_FIRST, ROOM_SIZE, 0, 0, 0);
-	if (WINDOW_HAS_STACK)
-		sys_call(SYS_munmap, WINDOW_MASK - WINDOW_STACK, WINDOW_STACK + PAGE_SIZE, 0, 0, 0);
+	sys_call(SYS_munmap, WINDOW_MASK - WINDOW_STACK, WINDOW_STACK + PAGE_SIZE, 0, 0, 0);
 	pages_unmap(w, sizeof(*w));
 	vm->window = NULL;
 }

@@ -30,16 +30,9 @@
 #define WINDOW_MASK ((WINDOW_PARTS - 1) * WINDOW_PART)
 /*
  * Generated code that uses the window has its stack just below the address WINDOW_MASK, so that RSP is the mask
- * for PEXT. ThreadSanitizer wants stacks elsewhere: there, the mask is in memory.
+ * for PEXT. C that it calls runs on that stack, and so do the client's signal handlers that ask for none.
  */
 #define WINDOW_STACK (512ull << 10)
-#if defined(__SANITIZE_THREAD__)
-#define WINDOW_HAS_STACK 0
-#elif defined(__has_feature)
-#define WINDOW_HAS_STACK (!__has_feature(thread_sanitizer))
-#else
-#define WINDOW_HAS_STACK 1
-#endif
 
 /* No address space: what cpu->window_cr3 holds while the window is not used. */
 #define WINDOW_NONE (~0ull)

@@ -5,6 +5,7 @@
 #include "api.h"
 
 #include <stdio.h>
+#include <sys/mman.h>
 
 /* Where the program is: its code, the page at API_CODE, and behind it its data. */
 static const u64 homes[] = {0x555555554000ull, 0x7f0123456000ull, 0xc000001000ull};
@@ -12,6 +13,7 @@ static u64 home = 0x555555554000ull;
 #define DATA(n)	    (home + 0x1000 * (n))
 #define HOST	    0x12350000000ull /* where the window is in this process */
 #define PART	    (1ull << 44)
+#define STACK	    (7 * PART) /* where its code has RSP */
 #define DATA_GPA(n) (0x100000ull + 0x1000 * (n))
 #define TABLES	    0x20000u /* of the program: three pages */
 #define TSS	    0x30000u
@@ -538,6 +540,26 @@ static void stack_leads_nowhere(void **state)
 	home = homes[0];
 }
 
+/* Something is where the stack would be: there is no window, and nothing of it stays. */
+static void assert_stack_is_refused(void)
+{
+	struct kvm_enable_cap cap = {.cap = ANYKVM_CAP_WINDOW, .args[0] = ANYKVM_WINDOW_AUTO};
+	void *there = mmap((void *)STACK, 4096, PROT_NONE,
+			   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+	struct api_vm t;
+	int vm;
+
+	assert_ptr_equal(there, (void *)STACK);
+	api_vm_make(&t, 1, 0);
+	vm = api_ioctl_value(t.kvm, KVM_CREATE_VM, 0);
+	assert_true(vm >= 0);
+	assert_errno(api_ioctl(vm, KVM_ENABLE_CAP, &cap), EBUSY);
+	assert_int_equal(munmap(there, 4096), 0);
+	assert_int_equal(api_ioctl(vm, KVM_ENABLE_CAP, &cap), 0);
+	anykvm_close(vm);
+	api_vm_free(&t);
+}
+
 static void is_refused(void **state)
 {
 	struct kvm_enable_cap cap = {.cap = ANYKVM_CAP_WINDOW};
@@ -557,6 +579,7 @@ static void is_refused(void **state)
 	assert_errno(api_ioctl(vm, KVM_ENABLE_CAP, &cap), EINVAL);
 	anykvm_close(vm);
 	api_vm_free(&one);
+	assert_stack_is_refused();
 	api_vm_make(&two, 1, API_WINDOW);
 	api_vm_free(&two);
 }
