@@ -241,6 +241,7 @@ struct cpu {
 	u64 tsc_ratio;	/* 1 << 48: unscaled */
 	u64 kernel_gs_base, star, lstar, cstar, sfmask;
 	u64 host_rsp;	/* host stack pointer while generated code runs */
+	u64 window_rsp; /* where code of the window has it (mmu/window.h) */
 	u64 client_rsp; /* ... of who entered it, behind the registers it pushed */
 	u64 jit_scratch[16];
 

@@ -66,7 +66,7 @@ bool jit_window_static(const struct trans *t, const ZydisDecodedOperand *op, u64
 		return false;
 	return (here ||
 		(op->mem.base == ZYDIS_REGISTER_NONE && op->mem.index == ZYDIS_REGISTER_NONE)) &&
-	       window_host(lin, host);
+	       window_host(mmu_window_shape(t->cpu), lin, host);
 }
 
 static void patch(u8 *at, u32 v)

@@ -10,7 +10,7 @@
  *	r9                                       in the window: S, what is added to RSP; else nothing
  *	r10, r11, rcx                            scratch: address A, index/addend B, test T
  *	rsp                                      the host's stack, 16-byte aligned inside blocks; in the
- *	                                         window WINDOW_MASK, one of its own
+ *	                                         window its mask (mmu/window.h)
  * RCX is scratch because LOOP and JRCXZ are the only branches that need no flags.
  */
 #ifndef JIT_JIT_INTERNAL_H
@@ -44,8 +44,8 @@
 #define STACK_TLB_MASK	  40
 #define STACK_PAGE_MASK	  48
 #define STACK_UPPER_MASK  56
-#define STACK_WINDOW_PART 64
-#define STACK_FRAME	  136
+#define STACK_WINDOW_PART WINDOW_TABLE
+#define STACK_FRAME	  72
 
 /** dst = what makes of `host`, an address of the program's, one of the window. */
 static inline void emit_window(struct emit *e, unsigned dst, unsigned host)

@@ -7,9 +7,9 @@
  */
 #include "jit/jit_internal.h"
 
-_Static_assert(STACK_WINDOW_PART + 8 * WINDOW_PARTS <= STACK_FRAME && STACK_FRAME % 16 == 8,
+_Static_assert(STACK_UPPER_MASK + 8 <= WINDOW_TABLE && WINDOW_TABLE <= STACK_FRAME &&
+		       STACK_FRAME % 16 == 8,
 	       "aligned behind six registers and a return address");
-_Static_assert(STACK_FRAME <= PAGE_SIZE, "the page above WINDOW_MASK");
 
 static const u8 in_registers[] = {RDX, RBX, RBP, RSI, RDI, R12, R13, R14, RSP, RCX};
 static const u8 in_frame[] = {R8, R9, R10, R11, R15};
@@ -94,23 +94,12 @@ static void leave(struct emit *e, unsigned reason, bool flags_saved)
 	leave_saved(e, reason);
 }
 
-/* For the window's code: where its parts are (mmu/window.h). */
-static void set_window(struct emit *e)
-{
-	emit_mov_imm(e, H_RAX, ~(WINDOW_PARTS * WINDOW_PART - 1));
-	emit_store_stack(e, H_RAX, STACK_UPPER_MASK);
-	for (unsigned i = 0; i < WINDOW_PARTS; i++) {
-		emit_mov_imm(e, H_RAX, window_addend(i));
-		emit_store_stack(e, H_RAX, STACK_WINDOW_PART + 8 * (s32)i);
-	}
-}
-
 static void emit_enter(struct emit *e, bool window)
 {
 	BYTES(e, "\x53\x55\x41\x54\x41\x55\x41\x56\x41\x57"); /* push rbx rbp r12..r15 */
 	emit_gs_store(e, H_RSP, GS(client_rsp));
 	if (window) {
-		emit_mov_imm(e, H_RSP, WINDOW_MASK);
+		emit_gs_load(e, H_RSP, GS(window_rsp));
 	} else {
 		BYTES(e, "\x48\x81\xec"); /* sub $STACK_FRAME, %rsp */
 		emit32(e, STACK_FRAME);
@@ -120,8 +109,10 @@ static void emit_enter(struct emit *e, bool window)
 	emit_store_stack(e, H_RAX, STACK_TLB_MASK);
 	emit_gs_load(e, H_RAX, GS(page_mask));
 	emit_store_stack(e, H_RAX, STACK_PAGE_MASK);
-	if (window)
-		set_window(e);
+	if (window) {
+		emit_mov_imm(e, H_RAX, ~(WINDOW_USER - 1));
+		emit_store_stack(e, H_RAX, STACK_UPPER_MASK);
+	}
 	emit_gs_store(e, H_RSI, SCRATCH(4));
 	load_registers(e);
 	if (window)

@@ -86,6 +86,9 @@ struct mmu_map {
 
 struct mmu_code; /* which pages hold translated code; code.c */
 
+/* Windows of a process, see window.h. */
+#define MMU_WINDOWS 3
+
 struct mmu_vm {
 	_Atomic(struct mmu_map *) map[2];
 	struct mmu_code *code;
@@ -105,7 +108,8 @@ struct mmu_vm {
 	 * anything, for the API layer to decide whether they may: mmu_mmio_asked().
 	 */
 	bool mmio_ask;
-	struct mmu_window *window; /* window.c; NULL: not enabled */
+	struct mmu_window *window[MMU_WINDOWS]; /* window.c; the first is NULL: not enabled */
+	bool window_always;			/* every address space has one at once: for tests */
 	bool nx_huge_pages; /* a fetch splits large pages in the record of pages given (pages.c) */
 	struct futex_lock pages_lock; /* a leaf: making room for such a record */
 };
@@ -250,6 +254,8 @@ int mmu_bounce_commit_bytes(struct cpu *cpu, u64 bytes);
  * it. Before vCPUs run. 0, -EBUSY (something in this process is where it would be), -ENOMEM.
  */
 int mmu_window_enable(struct mmu_vm *vm, bool always);
+/** The shape of a vCPU's window, which it has: its mode is MODE_WINDOW. */
+const struct window_shape *mmu_window_shape(const struct cpu *cpu);
 /** True when code of the window can have meant this host address, at which it faulted. */
 bool mmu_window_has(const struct cpu *cpu, u64 host);
 /** An interrupt is about to be delivered: the guest's own clock tells which program runs. */

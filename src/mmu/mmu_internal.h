@@ -254,12 +254,12 @@ struct mmu_cpu {
 	unsigned own_count, own_size; /* own_size: a power of two, or 0 */
 
 	/* What mmu_window_tick() has seen. */
-	u64 window_hot_cr3;	    /* of the last interrupts that met user code */
-	unsigned window_hot_ticks;  /* how many */
-	u64 window_user_faults;	    /* user_faults then */
-	u64 window_cold_cr3;	    /* has lost the window */
-	unsigned window_cold_ticks; /* … for so many interrupts from now */
-	unsigned window_away; /* interrupts that met another address space than the window's */
+	u64 window_hot_cr3;	       /* of the last interrupts that met user code */
+	unsigned window_hot_ticks;     /* how many */
+	u64 window_user_faults;	       /* user_faults then */
+	u64 window_cold_cr3;	       /* has lost the window */
+	unsigned window_cold_ticks;    /* … for so many interrupts from now */
+	struct mmu_window *window;     /* once it has wanted one, and there was one */
 	struct mmu_fault window_fault; /* the last of the guest's that the window found */
 	u64 window_next;	       /* its page */
 
@@ -477,6 +477,7 @@ bool window_next_write(struct cpu *cpu, unsigned *at, u64 *gfn);
 void window_miss(struct cpu *cpu);
 /** Gives the window back. */
 void window_release(struct cpu *cpu);
+void window_cpu_destroy(struct cpu *cpu);
 void window_vm_destroy(struct mmu_vm *vm);
 
 /* access.c */

@@ -385,7 +385,7 @@ void mmu_cpu_destroy(struct cpu *cpu)
 			break;
 		}
 	futex_unlock(&vm->cpu_lock);
-	window_release(cpu);
+	window_cpu_destroy(cpu);
 	code_cpu_destroy(cpu);
 	stash_destroy(cpu);
 	pages_unmap(cpu->mmu, sizeof(struct mmu_cpu));

@@ -17,8 +17,8 @@
  * a hundred times cheaper than to map it again, and a processor may fill its TLB at any time. A
  * page whose A bit the guest has taken away goes, so that the next access sets it again.
  *
- * There is one window in a process, because it takes half of what a process can address. One vCPU
- * uses it at a time, for the program that window_policy.c chooses.
+ * A window takes much of what a process can address, so there are MMU_WINDOWS in a process, for one VM. The first vCPUs
+ * that want one have them, each for the program that window_policy.c chooses.
  *
  * Only memory that can be mapped twice serves: MAP_SHARED. And as the client cannot take back what
  * is mapped here, it has to ask for it (ANYKVM_CAP_WINDOW).
@@ -33,8 +33,8 @@
 /* Pages within this many bytes are mapped with the one that faulted, when one mapping takes them. */
 #define AROUND (64ull << 10)
 /* What is kept free of anything else. */
-#define ROOM_FIRST (WINDOW_HOST - WINDOW_GUARD)
-#define ROOM_SIZE  (WINDOW_SIZE + 2 * WINDOW_GUARD)
+#define ROOM_FIRST(s) ((s)->host - WINDOW_GUARD)
+#define ROOM_SIZE(s)  (window_size(s) + 2 * WINDOW_GUARD)
 /* Runs of more pages than these are given their entries in the host's tables at once. */
 #define POPULATED 4
 #ifndef MADV_POPULATE_READ
@@ -44,6 +44,16 @@
 #define WINDOW_STALE 1u
 #define WINDOW_NEXT  2u
 
+/*
+ * The windows of a process. What they leave of the host's addresses is where its own programs and libraries are; in the
+ * third, position-independent programs may lie in either of two parts.
+ */
+static const struct window_shape shapes[MMU_WINDOWS] = {
+	{.host = 0x12350000000ull, .part_shift = 44, .middle = 0x5, .middles = 1},
+	{.host = 0x412550000000ull, .part_shift = 42, .middle = 0x15, .middles = 1},
+	{.host = 0x601350000000ull, .part_shift = 41, .middle = 0x2a, .middles = 2},
+};
+
 /* Makes a part of the window empty. */
 static long clear(u64 host, u64 bytes)
 {
@@ -52,15 +62,15 @@ static long clear(u64 host, u64 bytes)
 }
 
 /* Where a page is that the window has. */
-static u64 place_of(u64 lin)
+static u64 place_of(const struct mmu_window *w, u64 lin)
 {
-	return lin + window_addend((unsigned)(lin / WINDOW_PART));
+	return lin + window_addend(w->shape, (unsigned)(lin >> w->shape->part_shift));
 }
 
 /* False: the host refuses (it allows so many mappings only). */
-static bool protect(u64 lin, u64 bytes)
+static bool protect(const struct mmu_window *w, u64 lin, u64 bytes)
 {
-	return !sys_call(SYS_mprotect, place_of(lin), bytes, PROT_READ, 0, 0);
+	return !sys_call(SYS_mprotect, place_of(w, lin), bytes, PROT_READ, 0, 0);
 }
 
 /* --- the list of pages ------------------------------------------------------------------------ */
@@ -143,15 +153,26 @@ static int take(u64 at, u64 size, int prot)
 	return -EBUSY;
 }
 
-static int reserve(void)
+static int reserve(const struct window_shape *s)
 {
-	return take(ROOM_FIRST, ROOM_SIZE, PROT_NONE);
+	return take(ROOM_FIRST(s), ROOM_SIZE(s), PROT_NONE);
 }
 
-/* One page above RSP is the frame's (jit/thunks.c). */
-static int take_stack(void)
+static void give(u64 at, u64 size)
 {
-	return take(WINDOW_MASK - WINDOW_STACK, WINDOW_STACK + PAGE_SIZE, PROT_READ | PROT_WRITE);
+	sys_call(SYS_munmap, at, size, 0, 0, 0);
+}
+
+/* The stack, and what is in the frame for good. */
+static int make_stack(const struct window_shape *s)
+{
+	u64 *table = (u64 *)(window_mask(s) + WINDOW_TABLE);
+	int err = take(window_mask(s) - WINDOW_STACK, WINDOW_STACK + WINDOW_FRAME,
+		       PROT_READ | PROT_WRITE);
+
+	for (unsigned i = 0; !err && i < window_parts(s); i++)
+		table[i] = window_addend(s, i);
+	return err;
 }
 
 /* Takes the jumps of the window's code back. */
@@ -167,10 +188,10 @@ void window_drop_all(struct cpu *cpu, struct mmu_window *w)
 	forget_code(cpu, w);
 	if (w->broken)
 		return;
-	if (clear(WINDOW_HOST, WINDOW_SIZE) < 0) {
+	if (clear(w->shape->host, window_size(w->shape)) < 0) {
 		/* there are too many mappings for another one; these go without one */
-		sys_call(SYS_munmap, ROOM_FIRST, ROOM_SIZE, 0, 0, 0);
-		w->broken = reserve() < 0;
+		give(ROOM_FIRST(w->shape), ROOM_SIZE(w->shape));
+		w->broken = reserve(w->shape) < 0;
 	}
 	cpu->mmu->stat[MMU_STAT_window_losses] += w->count;
 	w->count = 0;
@@ -181,7 +202,7 @@ void window_drop_all(struct cpu *cpu, struct mmu_window *w)
 
 static void drop(struct cpu *cpu, struct mmu_window *w, struct window_page *p)
 {
-	if (clear(place_of(p->lin), PAGE_SIZE) < 0)
+	if (clear(place_of(w, p->lin), PAGE_SIZE) < 0)
 		window_drop_all(cpu, w);
 	else
 		forget(w, p);
@@ -190,54 +211,86 @@ static void drop(struct cpu *cpu, struct mmu_window *w, struct window_page *p)
 
 /* --- whose it is ------------------------------------------------------------------------------ */
 
-int mmu_window_enable(struct mmu_vm *vm, bool always)
+static int window_make(const struct window_shape *s, struct mmu_window **out)
 {
-	struct mmu_window *w;
+	struct mmu_window *w = pages_map(sizeof(*w));
 	int err;
 
-	if (vm->window) {
-		vm->window->always = always;
-		return 0;
-	}
-	w = pages_map(sizeof(*w));
 	if (!w)
 		return -ENOMEM;
-	w->always = always; /* the rest is zero, and stays untouched until it is used */
+	w->shape = s; /* the rest is zero, and stays untouched until it is used */
 	mem_set(w->by_lin, 0xff, sizeof(w->by_lin));
 	mem_set(w->by_gfn, 0xff, sizeof(w->by_gfn));
 	window_code_clear(&w->code);
-	err = reserve();
+	err = reserve(s);
 	if (!err) {
-		err = take_stack();
+		err = make_stack(s);
 		if (err)
-			sys_call(SYS_munmap, ROOM_FIRST, ROOM_SIZE, 0, 0, 0);
+			give(ROOM_FIRST(s), ROOM_SIZE(s));
 	}
 	if (err)
 		pages_unmap(w, sizeof(*w));
 	else
-		vm->window = w;
+		*out = w;
+	return err;
+}
+
+int mmu_window_enable(struct mmu_vm *vm, bool always)
+{
+	int err = vm->window[0] ? 0 : window_make(&shapes[0], &vm->window[0]);
+
+	/* other vCPUs may do without */
+	for (unsigned i = 1; !err && i < MMU_WINDOWS; i++)
+		if (!vm->window[i])
+			window_make(&shapes[i], &vm->window[i]);
+	if (!err)
+		vm->window_always = always;
 	return err;
 }
 
 void window_vm_destroy(struct mmu_vm *vm)
 {
-	struct mmu_window *w = vm->window;
+	for (unsigned i = 0; i < MMU_WINDOWS; i++) {
+		struct mmu_window *w = vm->window[i];
 
-	if (!w)
-		return;
-	if (!w->broken)
-		sys_call(SYS_munmap, ROOM_FIRST, ROOM_SIZE, 0, 0, 0);
-	sys_call(SYS_munmap, WINDOW_MASK - WINDOW_STACK, WINDOW_STACK + PAGE_SIZE, 0, 0, 0);
-	pages_unmap(w, sizeof(*w));
-	vm->window = NULL;
+		if (!w)
+			continue;
+		if (!w->broken)
+			give(ROOM_FIRST(w->shape), ROOM_SIZE(w->shape));
+		give(window_mask(w->shape) - WINDOW_STACK, WINDOW_STACK + WINDOW_FRAME);
+		pages_unmap(w, sizeof(*w));
+		vm->window[i] = NULL;
+	}
+}
+
+/** Finds a window for a vCPU, for good. NULL: others have them all. */
+struct mmu_window *window_take(struct cpu *cpu)
+{
+	for (unsigned i = 0; i < MMU_WINDOWS && !cpu->mmu->window; i++) {
+		struct mmu_window *w = cpu->mem->window[i];
+		struct cpu *owner = NULL;
+
+		if (!w || !__atomic_compare_exchange_n(&w->owner, &owner, cpu, false,
+						       __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
+			continue;
+		cpu->mmu->window = w;
+		cpu->window_rsp = window_mask(w->shape);
+	}
+	return cpu->mmu->window;
+}
+
+const struct window_shape *mmu_window_shape(const struct cpu *cpu)
+{
+	return cpu->mmu->window->shape;
 }
 
 bool mmu_window_has(const struct cpu *cpu, u64 host)
 {
-	return cpu->mem->window && (host - ROOM_FIRST < ROOM_SIZE || host >> 63);
+	const struct mmu_window *w = cpu->mmu->window;
+
+	return w && (host - ROOM_FIRST(w->shape) < ROOM_SIZE(w->shape) || host >> 63);
 }
 
-/* Not while generated code runs. */
 void window_release(struct cpu *cpu)
 {
 	struct mmu_window *w = window_own(cpu);
@@ -248,9 +301,16 @@ void window_release(struct cpu *cpu)
 	cpu->window_cr3 = WINDOW_NONE;
 	cpu->window_stale = 0;
 	w->readonly_wanted = false;
-	cpu->mode &= ~MODE_WINDOW; /* before somebody else has it */
-	__atomic_store_n(&w->wanted, false, __ATOMIC_RELAXED);
-	__atomic_store_n(&w->owner, NULL, __ATOMIC_RELEASE);
+	cpu->mode &= ~MODE_WINDOW;
+}
+
+void window_cpu_destroy(struct cpu *cpu)
+{
+	struct mmu_window *w = cpu->mmu->window;
+
+	window_release(cpu);
+	if (w)
+		__atomic_store_n(&w->owner, NULL, __ATOMIC_RELEASE);
 }
 
 /* --- pages come -------------------------------------------------------------------------------- */
@@ -339,12 +399,12 @@ static bool map_run(struct cpu *cpu, const struct mmu_walk *walk, struct run *ru
 		widen(cpu, run, walk);
 	if (w->count + (run->bytes >> PAGE_SHIFT) > PAGES_MAX)
 		window_drop_all(cpu, w);
-	to = place_of(run->lin);
+	to = place_of(w, run->lin);
 	pages = run->bytes >> PAGE_SHIFT;
 	/* of length 0: the mapping is not moved, but made a second time */
 	if (sys_call(SYS_mremap, (u64)mmu_slot_host(run->slot, run->gpa), 0, run->bytes,
 		     MREMAP_MAYMOVE | MREMAP_FIXED, to) < 0 ||
-	    (!run->writable && !protect(run->lin, run->bytes))) {
+	    (!run->writable && !protect(w, run->lin, run->bytes))) {
 		if (clear(to, run->bytes) < 0)
 			window_drop_all(cpu, w);
 		return false;
@@ -402,11 +462,13 @@ static enum mmu_window_outcome enter(struct cpu *cpu, u64 lin, bool write)
 
 enum mmu_window_outcome mmu_window_fault(struct cpu *cpu, u64 host, bool write)
 {
-	u64 lin = window_lin(host), place;
+	const struct mmu_window *w = window_own(cpu);
+	u64 lin, place;
 
-	if (!window_own(cpu))
+	if (!w)
 		return MMU_WINDOW_ALONE;
-	if (!window_host(lin, &place)) {
+	lin = window_lin(w->shape, host);
+	if (!window_host(w->shape, lin, &place)) {
 		window_paid_fault(cpu, false);
 		return MMU_WINDOW_ALONE;
 	}
@@ -476,7 +538,7 @@ bool window_drop_write(struct cpu *cpu, u64 gfn)
 		if (p->gfn != gfn || !p->writable)
 			continue;
 		had = true;
-		if (!protect(p->lin, PAGE_SIZE)) {
+		if (!protect(w, p->lin, PAGE_SIZE)) {
 			window_drop_all(cpu, w);
 			break;
 		}
@@ -513,7 +575,7 @@ static bool do_same(struct cpu *cpu, struct mmu_window *w, struct same *same)
 
 	same->bytes = 0;
 	if (!bytes ||
-	    (same->gone ? clear(place_of(same->lin), bytes) >= 0 : protect(same->lin, bytes)))
+	    (same->gone ? clear(place_of(w, same->lin), bytes) >= 0 : protect(w, same->lin, bytes)))
 		return true;
 	window_drop_all(cpu, w);
 	return false;
@@ -579,7 +641,7 @@ static void walk_all(struct cpu *cpu, struct mmu_window *w)
 	do_same(cpu, w, &same);
 	w->readonly_wanted = false;
 	/* another program has its page tables where those of the old one were */
-	if (w->count < before / 2 && !w->always)
+	if (w->count < before / 2 && !cpu->mem->window_always)
 		window_release(cpu);
 }
 

@@ -20,10 +20,9 @@ struct window_page {
 };
 
 struct mmu_window {
-	struct cpu *owner;    /* the vCPU that uses it; everything below is its own */
-	bool wanted;	      /* another one would */
+	const struct window_shape *shape;
+	struct cpu *owner;    /* the vCPU that has it for good; everything below is its own */
 	bool broken;	      /* its addresses could not be kept */
-	bool always;	      /* every address space has it at once: for tests */
 	bool readonly_wanted; /* all write permissions are to go */
 	unsigned count;
 	u64 large; /* bit n: 4 MiB regions n modulo 64 may have parts of large pages */
@@ -41,8 +40,10 @@ struct mmu_window {
 /* The window of a vCPU's VM, when this vCPU uses it. */
 static inline struct mmu_window *window_own(struct cpu *cpu)
 {
-	return cpu->window_cr3 == WINDOW_NONE ? NULL : cpu->mem->window;
+	return cpu->window_cr3 == WINDOW_NONE ? NULL : cpu->mmu->window;
 }
+
+struct mmu_window *window_take(struct cpu *cpu);
 
 /** Empties the window. The window's code is not running, or does not go on. */
 void window_drop_all(struct cpu *cpu, struct mmu_window *w);

@@ -41,16 +41,12 @@
 /* The window goes to the current address space, when this vCPU can have it. */
 static void claim(struct cpu *cpu)
 {
-	struct mmu_window *w = cpu->mem->window;
-	struct cpu *owner = NULL;
+	struct mmu_window *w = window_take(cpu);
 
-	if (window_own(cpu)) {
-		window_drop_all(cpu, w);
-	} else if (w->broken || !__atomic_compare_exchange_n(&w->owner, &owner, cpu, false,
-							     __ATOMIC_ACQUIRE, __ATOMIC_RELAXED)) {
-		__atomic_store_n(&w->wanted, true, __ATOMIC_RELAXED);
+	if (!w || w->broken)
 		return;
-	}
+	if (window_own(cpu))
+		window_drop_all(cpu, w);
 	cpu->mmu->stat[MMU_STAT_window_claims]++;
 	w->credit = CREDIT_MAX;
 	w->missed = 0;
@@ -64,15 +60,15 @@ static void claim(struct cpu *cpu)
 
 /*
  * Something was done that would be cheaper without a window. A program whose memory is mostly elsewhere
- * will not do better. The window's code may be running, so it is not given away here: another vCPU's
- * pages would be under it.
+ * will not do better. The window's code may be running, so it is not given up here.
  */
 static void pay(struct cpu *cpu, s64 ns)
 {
 	struct mmu_window *w = window_own(cpu);
 
 	w->credit -= ns;
-	if ((LIKELY(w->credit > 0) && w->missed < MISSED_MAX) || w->always || cpu->window_paused)
+	if ((LIKELY(w->credit > 0) && w->missed < MISSED_MAX) || cpu->mem->window_always ||
+	    cpu->window_paused)
 		return;
 	cpu->window_paused = true;
 	w->lost = w->broken || ++w->pauses >= PAUSES_MAX || w->missed >= MISSED_MAX;
@@ -96,11 +92,11 @@ static unsigned hot_ticks(struct cpu *cpu)
 
 void mmu_window_tick(struct cpu *cpu)
 {
-	struct mmu_window *w = cpu->mem->window;
 	struct mmu_cpu *mc = cpu->mmu;
+	struct mmu_window *w = mc->window;
 	u64 grown;
 
-	if (LIKELY(!w) || w->always || cpu->guest_mode)
+	if (LIKELY(!cpu->mem->window[0]) || cpu->mem->window_always || cpu->guest_mode)
 		return;
 	code_settle(cpu);
 	grown = mc->user_faults - mc->window_user_faults;
@@ -117,16 +113,10 @@ void mmu_window_tick(struct cpu *cpu)
 				cpu->window_paused = true;
 			else if (grown < GROWS_NOT && w->credit > CREDIT_MAX / 2)
 				cpu->window_paused = false;
-			mc->window_away = 0;
 			mc->window_hot_ticks -= MIN(mc->window_hot_ticks, HOT_TICKS_BACK);
 			if (cpu->cpl == 3)
 				mc->stat[cpu->window_paused ? MMU_STAT_window_paused
 							    : MMU_STAT_window_ticks]++;
-			return;
-		}
-		if (++mc->window_away >= HOT_TICKS &&
-		    __atomic_load_n(&w->wanted, __ATOMIC_RELAXED)) {
-			window_release(cpu);
 			return;
 		}
 	}
@@ -169,15 +159,13 @@ int mmu_window_raise(struct cpu *cpu)
 {
 	struct mmu_cpu *mc = cpu->mmu;
 
-	if (mc->user_faults - mc->window_user_faults > GROWS && !cpu->mem->window->always)
+	if (mc->user_faults - mc->window_user_faults > GROWS && !cpu->mem->window_always)
 		cpu->window_paused = true;
 	return mmu_raise(cpu, &cpu->mmu->window_fault);
 }
 
 void mmu_window_switched(struct cpu *cpu)
 {
-	const struct mmu_window *w = cpu->mem->window;
-
-	if (UNLIKELY(w && w->always) && cpu->cr3 != cpu->window_cr3 && !cpu->guest_mode)
+	if (UNLIKELY(cpu->mem->window_always) && cpu->cr3 != cpu->window_cr3 && !cpu->guest_mode)
 		claim(cpu);
 }
