@@ -578,7 +578,9 @@ struct host_operand jit_emit_sp_access(struct trans *t, int disp, unsigned size,
 				       struct cold **c);
 /** Such an access takes nothing but S: A, B and T keep what they have. */
 bool jit_sp_by_s(const struct trans *t);
+/** May what RSP is ahead of its register stay so over the current instruction, or become so? */
 bool jit_sp_runs(const struct trans *t);
+/** The register of RSP becomes RSP. */
 void jit_emit_sp(struct trans *t);
 void jit_emit_sp_add(struct trans *t, int n);
 void jit_emit_store_rip(struct trans *t, u64 rip);

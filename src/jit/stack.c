@@ -54,7 +54,6 @@ static bool passes_by(const struct trans *t)
 	return true;
 }
 
-/** May what RSP is ahead of its register stay so over the current instruction, or become so? */
 bool jit_sp_runs(const struct trans *t)
 {
 	const ZydisDecodedOperand *op = &t->op[0];
@@ -76,7 +75,6 @@ bool jit_sp_runs(const struct trans *t)
 	}
 }
 
-/** The register of RSP becomes RSP. */
 void jit_emit_sp(struct trans *t)
 {
 	if (t->sp_ahead)

@@ -475,8 +475,9 @@ bool window_drop_write(struct cpu *cpu, u64 gfn);
 bool window_next_write(struct cpu *cpu, unsigned *at, u64 *gfn);
 /** An access of code that uses the window lay outside of it. */
 void window_miss(struct cpu *cpu);
-/** Gives the window back. */
+/** The program that has the vCPU's window loses it. */
 void window_release(struct cpu *cpu);
+/** The vCPU goes: another one may have its window. */
 void window_cpu_destroy(struct cpu *cpu);
 void window_vm_destroy(struct mmu_vm *vm);
 

@@ -218,10 +218,7 @@ static int window_make(const struct window_shape *s, struct mmu_window **out)
 
 	if (!w)
 		return -ENOMEM;
-	w->shape = s; /* the rest is zero, and stays untouched until it is used */
-	mem_set(w->by_lin, 0xff, sizeof(w->by_lin));
-	mem_set(w->by_gfn, 0xff, sizeof(w->by_gfn));
-	window_code_clear(&w->code);
+	w->shape = s; /* the rest is zero, and stays untouched until a vCPU takes it */
 	err = reserve(s);
 	if (!err) {
 		err = make_stack(s);
@@ -263,7 +260,6 @@ void window_vm_destroy(struct mmu_vm *vm)
 	}
 }
 
-/** Finds a window for a vCPU, for good. NULL: others have them all. */
 struct mmu_window *window_take(struct cpu *cpu)
 {
 	for (unsigned i = 0; i < MMU_WINDOWS && !cpu->mmu->window; i++) {
@@ -273,6 +269,9 @@ struct mmu_window *window_take(struct cpu *cpu)
 		if (!w || !__atomic_compare_exchange_n(&w->owner, &owner, cpu, false,
 						       __ATOMIC_ACQUIRE, __ATOMIC_RELAXED))
 			continue;
+		mem_set(w->by_lin, 0xff, sizeof(w->by_lin));
+		mem_set(w->by_gfn, 0xff, sizeof(w->by_gfn));
+		window_code_clear(&w->code);
 		cpu->mmu->window = w;
 		cpu->window_rsp = window_mask(w->shape);
 	}

@@ -37,12 +37,13 @@ struct mmu_window {
 	struct window_code code;
 };
 
-/* The window of a vCPU's VM, when this vCPU uses it. */
+/* The vCPU's window, when a program has it. */
 static inline struct mmu_window *window_own(struct cpu *cpu)
 {
 	return cpu->window_cr3 == WINDOW_NONE ? NULL : cpu->mmu->window;
 }
 
+/** The vCPU's window; it takes a free one when it has none. NULL: others have them all. */
 struct mmu_window *window_take(struct cpu *cpu);
 
 /** Empties the window. The window's code is not running, or does not go on. */

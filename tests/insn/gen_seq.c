@@ -245,8 +245,9 @@ static bool saves_state(unsigned mnemonic)
 }
 
 /*
- * Pushes and pops in a row, which the translator may take together, with some moves and divisions between. As a case's beginning, often with RSP near
- * the end of a page, where one of them faults. Returns the number of items.
+ * Pushes and pops in a row, which the translator may take together, with some moves and divisions between.
+ * As a case's beginning, often with RSP near the end of a page, where one of them faults. Returns the
+ * number of items.
  */
 static unsigned stack_row(struct rng *r, struct insn_case *c, unsigned i, unsigned room)
 {
