@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include "insn.h"
 #include "memory.h"
+#include "run.h"
 #include "base/mem.h"
 #include "cpu/cpu.h"
 #include "cpu/cpuid.h"
@@ -19,7 +20,7 @@
 #include "cpu/mode.h"
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
-#include "mmu/window.h"
+#include "mmu/window_internal.h"
 
 #define SYS_SIZE      0x60000
 #define SYS_GDT	      0x1000
@@ -60,9 +61,11 @@ static struct machine {
 		MEMORY_MMIO, /* every access is a device's or the client's */
 		MEMORY_COLD, /* nothing is in the TLB */
 	} memory;
-	struct mmu_map *map[2]; /* with the data area, without it */
-	bool inside;		/* MMIO is answered without an exit */
-	bool use_loop;		/* what the translator took for this host */
+	struct mmu_map *map[2];			/* with the data area, without it */
+	struct mmu_window *window[MMU_WINDOWS]; /* of different shapes */
+	unsigned windows;			/* what the process could have of them */
+	bool inside;				/* MMIO is answered without an exit */
+	bool use_loop;				/* what the translator took for this host */
 	volatile bool kicked;
 } m;
 
@@ -183,16 +186,16 @@ static void descriptors_build(void)
 
 /* --- a machine whose only device is memory -------------------------------------------------------------- */
 
-__attribute__((target("general-regs-only"))) static bool mmio_read(struct cpu *cpu, u64 gpa,
-								   unsigned len, void *data)
+__attribute__((target("general-regs-only"))) static bool device_read(struct cpu *cpu, u64 gpa,
+								     unsigned len, void *data)
 {
 	if (!m.inside || gpa - GPA_DATA >= INSN_DATA_PAGES * PAGE_SIZE)
 		return false;
 	mem_copy(data, insn_memory.engine + (gpa - GPA_DATA), len);
 	return true;
 }
-__attribute__((target("general-regs-only"))) static bool mmio_write(struct cpu *cpu, u64 gpa,
-								    unsigned len, const void *data)
+__attribute__((target("general-regs-only"))) static bool
+device_write(struct cpu *cpu, u64 gpa, unsigned len, const void *data)
 {
 	if (!m.inside || gpa - GPA_DATA >= INSN_DATA_PAGES * PAGE_SIZE)
 		return false;
@@ -233,8 +236,8 @@ static void no_smm(struct cpu *cpu, bool in_smm)
 }
 
 static const struct cpu_ops ops = {
-	.mmio_read = mmio_read,
-	.mmio_write = mmio_write,
+	.mmio_read = device_read,
+	.mmio_write = device_write,
 	.pio_read = no_pio_read,
 	.pio_write = no_pio_write,
 	.msr_read = no_msr_read,
@@ -348,6 +351,9 @@ static int init(void)
 	/* the data area, and not the code's */
 	if (mmu_window_enable(&m.vm, true) < 0)
 		return -1;
+	for (unsigned i = 0; i < MMU_WINDOWS; i++)
+		if (m.vm.window[i])
+			m.window[m.windows++] = m.vm.window[i];
 	m.use_loop = cpu->jit->use_loop;
 	cpu_reset(cpu, false);
 	cpu->cr0 = CR0_PE | CR0_MP | CR0_ET | CR0_NE | CR0_WP | CR0_AM | CR0_PG;
@@ -375,6 +381,19 @@ static unsigned variant_bits(const struct insn_case *c)
 	return bits[c->variant];
 }
 
+/* Windows take turns by the chunk: each shape meets each of the variants that use one. */
+static void window_choose(struct cpu *cpu, const struct insn_case *c)
+{
+	struct mmu_window *w = m.window[(c->number / RUN_CHUNK + c->variant) % m.windows];
+
+	if (cpu->mmu->window != w) {
+		window_cpu_destroy(cpu);
+		cpu->mmu->window = NULL;
+		m.vm.window[0] = w; /* the processor takes the first that is free */
+	}
+	mmu_window_switched(cpu);
+}
+
 static void state_in(struct cpu *cpu, const struct insn_case *c)
 {
 	memcpy(cpu->gpr, c->in.regs.gpr, sizeof(cpu->gpr));
@@ -399,7 +418,7 @@ static void state_in(struct cpu *cpu, const struct insn_case *c)
 	cpu->poll = CPU_GO_ON;
 	cpu->irq_window = 1;
 	if (variant_bits(c) & VARIANT_WINDOW)
-		mmu_window_switched(cpu);
+		window_choose(cpu, c);
 	cpu->window_paused = !(variant_bits(c) & VARIANT_WINDOW);
 	cpu_mode_update(cpu);
 	memcpy(cpu->xsave, c->in.xsave, insn_xsave_size);
@@ -520,10 +539,10 @@ static void mmio_exit(struct cpu *cpu)
 
 	m.inside = true;
 	for (unsigned i = 0; i < mmio->write_count; i++)
-		mmio_write(cpu, mmio->write[i].gpa, mmio->write[i].len, mmio->write[i].data);
+		device_write(cpu, mmio->write[i].gpa, mmio->write[i].len, mmio->write[i].data);
 	mmio->write_count = 0;
 	if (mmio->read_wanted && mmio->done_count < CPU_MMIO_FRAGS) {
-		mmio_read(cpu, mmio->want.gpa, mmio->want.len, mmio->want.data);
+		device_read(cpu, mmio->want.gpa, mmio->want.len, mmio->want.data);
 		mmio->done[mmio->done_count++] = mmio->want;
 		mmio->read_wanted = false;
 		cpu->restart = true;

@@ -4,7 +4,7 @@
  * native_asm.S loads the whole state and jumps into the case. It ends at the stub, which saves
  * everything, or with a fault, whose signal frame holds everything. A seccomp filter turns system
  * calls from the case's code (after a wild jump, say) into SIGSYS; a timer in the parent process
- * sends SIGUSR1 to a case that does not end.
+ * sends SIGUSR1 to a case that does not end, or SIGUSR2 that is for the host's run only.
  */
 #include <cpuid.h>
 #include <errno.h>
@@ -66,6 +66,8 @@ void native_signal_chain(int sig, siginfo_t *info, void *uc)
 {
 	struct sigaction *old = &old_action[sig];
 
+	if (sig == SIGUSR2) /* for a case that had just ended */
+		return;
 	if (sig == SIGUSR1 || sig == SIGALRM) {
 		if (kick)
 			kick();
@@ -94,7 +96,7 @@ void native_capture(int sig, siginfo_t *info, void *context)
 	CTX->vector = g[REG_TRAPNO];
 	CTX->error = g[REG_ERR];
 	CTX->cr2 = g[REG_CR2];
-	if (sig == SIGUSR1 || sig == SIGALRM)
+	if (sig == SIGUSR1 || sig == SIGUSR2 || sig == SIGALRM)
 		CTX->vector = INSN_VEC_TIMEOUT;
 	else if (sig == SIGSYS)
 		CTX->vector = INSN_VEC_SYSCALL;
@@ -167,8 +169,8 @@ static int xsave_init(void)
 
 int native_signals(bool install)
 {
-	static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE,	SIGILL,
-				      SIGTRAP, SIGSYS, SIGUSR1, SIGALRM};
+	static const int signals[] = {SIGSEGV, SIGBUS,	SIGFPE,	 SIGILL, SIGTRAP,
+				      SIGSYS,  SIGUSR1, SIGUSR2, SIGALRM};
 	struct sigaction sa = {.sa_sigaction = native_signal,
 			       .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
 

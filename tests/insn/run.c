@@ -22,13 +22,15 @@
 
 #define SLOTS ((INSN_CODE_SIZE - INSN_SLOT_FIRST) / INSN_SLOT_SIZE)
 
-static u64 own_ticks, *run_ticks = &own_ticks; /* cases executed: a sign of life */
+static struct run_job no_job, *run_job = &no_job; /* where signs of life go */
 
 unsigned run_variant = RUN_VARIANT_TURNS;
 
-#define LONG_CASE_NS 10000000ull   /* natively: a loop that counts down a random register, say */
-#define HANG_NS	     3000000000ull /* of processor time, by the engine */
-#define DEAD_MS	     120000	   /* without using the processor */
+#define LONG_CASE_NS 10000000ull /* natively: a loop that counts down a random register, say */
+#define HANG_HOST_NS \
+	100000000ull	      /* of processor time, natively: the case is too long in any case */
+#define HANG_NS 3000000000ull /* by the engine */
+#define DEAD_MS 120000	      /* without using the processor */
 
 static u64 clock_ns(clockid_t clock)
 {
@@ -49,7 +51,7 @@ static bool met_int1(const struct insn_result *nat, const struct insn_result *en
 
 /* What the host did, for the engine's other variants: the native side is a third of the time. */
 struct kept_result {
-	bool is_kept;
+	bool is_kept, is_skipped;
 	unsigned pages;
 	struct insn_result nat;
 	struct {
@@ -100,8 +102,10 @@ static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 	const char *what;
 	u64 start;
 
-	*skipped = false;
-	++*run_ticks;
+	*skipped = kept && kept->is_skipped;
+	if (*skipped)
+		return NULL;
+	run_job->ticks++;
 	start = clock_ns(CLOCK_MONOTONIC);
 	if (c->expect_ud) {
 		nat->regs = c->in.regs;
@@ -114,7 +118,10 @@ static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 	} else if (kept && kept->is_kept) {
 		result_get(kept, nat);
 	} else {
+		run_job->on_host = true;
 		native_run(c, nat);
+		run_job->on_host = false;
+		run_job->ticks++;
 	}
 	/* Bytes that the decoder does not know, but the host does. */
 	if (c->number >> 40 == GEN_UD &&
@@ -128,6 +135,8 @@ static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 	if (nat->vector == INSN_VEC_TIMEOUT || nat->vector == INSN_VEC_SYSCALL ||
 	    clock_ns(CLOCK_MONOTONIC) - start > LONG_CASE_NS) {
 		*skipped = true;
+		if (kept)
+			kept->is_skipped = true;
 		compare_restore();
 		return NULL;
 	}
@@ -176,7 +185,7 @@ static struct kept_result *case_get(struct insn_case *c, u64 seed, u64 number)
 	}
 	gen_case(c, number >> 40, seed, number);
 	*k = *c;
-	host->is_kept = false;
+	host->is_kept = host->is_skipped = false;
 	return host;
 }
 
@@ -407,7 +416,7 @@ static void job_run(const struct run_options *o, struct run_shared *sh, unsigned
 	u64 chunks = (o->count + RUN_CHUNK - 1) / RUN_CHUNK;
 	bool all = run_variant == RUN_VARIANT_ALL;
 
-	run_ticks = &job->ticks;
+	run_job = job;
 	for (; !o->count || job->chunk < chunks; job->chunk += o->jobs) {
 		u64 index;
 		enum gen_mode mode = chunk_mode(o->modes, job->chunk, &index);
@@ -469,8 +478,10 @@ static void life_begin(struct sign_of_life *l, pid_t pid)
 	l->used = clock_ns(l->clock);
 }
 
-static void life_watch(struct sign_of_life *l, pid_t pid, u64 ticks)
+static void life_watch(struct sign_of_life *l, pid_t pid, const struct run_job *job)
 {
+	bool on_host = job->on_host;
+	u64 hang = on_host ? HANG_HOST_NS : HANG_NS, ticks = job->ticks;
 	u64 used = clock_ns(l->clock);
 
 	if (ticks != l->ticks) {
@@ -480,9 +491,9 @@ static void life_watch(struct sign_of_life *l, pid_t pid, u64 ticks)
 		l->kicks = 0;
 	} else if (l->kicks > 3 || now_ms() - l->ms > DEAD_MS) {
 		kill(pid, SIGKILL);
-	} else if (used > l->used + HANG_NS * (l->kicks + 1)) {
+	} else if (used > l->used + hang * (l->kicks + 1)) {
 		l->kicks++;
-		kill(pid, SIGUSR1);
+		kill(pid, on_host ? SIGUSR2 : SIGUSR1);
 	}
 }
 
@@ -518,11 +529,12 @@ static void watch(const struct run_options *o, struct run_shared *sh, u64 deadli
 					alive--;
 					continue;
 				}
+				job->on_host = false;
 				pid[n] = job_start(o, sh, n, deadline);
 				life_begin(&life[n], pid[n]);
 				continue;
 			}
-			life_watch(&life[n], pid[n], job->ticks);
+			life_watch(&life[n], pid[n], job);
 		}
 	}
 }

@@ -24,7 +24,8 @@ struct run_options {
 struct run_shared {
 	struct run_job {
 		u64 progress; /* number of the running case + 1 */
-		u64 ticks;    /* cases started */
+		u64 ticks;    /* cases begun, on either side: a sign of life */
+		bool on_host; /* the case runs natively */
 		u64 cases[GEN_COUNT], skipped, faults, differences[GEN_COUNT];
 		u64 chunk; /* the running chunk */
 		bool done;
