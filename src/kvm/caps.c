@@ -160,7 +160,7 @@ static int enable_locked(struct vm *vm, const struct kvm_enable_cap *cap)
 	case KVM_CAP_HALT_POLL:
 		if (a != (u32)a)
 			return -EINVAL;
-		__atomic_store_n(&vm->halt_poll_ns, a, __ATOMIC_RELAXED);
+		__atomic_store_n(&vm->halt_poll_ns, (u32)a, __ATOMIC_RELAXED);
 		return 0;
 	case KVM_CAP_EXCEPTION_PAYLOAD:
 		vm->exception_payload = a;

@@ -170,41 +170,56 @@ static bool wait_over(struct vcpu *vcpu)
 	return inject_has_work(vcpu);
 }
 
+/*
+ * A handler of the client's set it. In the kernel its signal alone would have ended the wait; so it does
+ * here while the vCPU sleeps, but not while it polls.
+ */
+static bool told_to_exit(const struct vcpu *vcpu)
+{
+	return __atomic_load_n(&vcpu->run->immediate_exit, __ATOMIC_SEQ_CST);
+}
+
 static bool wait_disturbed(struct vcpu *vcpu)
 {
-	return __atomic_load_n(&vcpu->latch.kicked, __ATOMIC_SEQ_CST) ||
+	return told_to_exit(vcpu) || __atomic_load_n(&vcpu->latch.kicked, __ATOMIC_SEQ_CST) ||
 	       __atomic_load_n(&vcpu->latch.requests, __ATOMIC_SEQ_CST) ||
 	       __atomic_load_n(&vcpu->latch.sync_wanted, __ATOMIC_SEQ_CST) != vcpu->latch.sync_done;
 }
 
-/* KVM_CAP_HALT_POLL: waking up costs more than looking around for a moment. */
-static void wait_poll(struct vcpu *vcpu)
+/* True: it was worth it, there is something to look at. */
+static bool wait_poll(struct vcpu *vcpu, struct halt *h)
 {
-	u64 ns = __atomic_load_n(&vcpu->vm->halt_poll_ns, __ATOMIC_RELAXED), until;
+	u64 until = h->now + SIGNAL_POLL_NS;
 
-	if (LIKELY(!ns) || vcpu->mp_state != KVM_MP_STATE_HALTED)
-		return;
-	until = clock_host_ns() + ns;
-	while (!wait_over(vcpu) && !wait_disturbed(vcpu) && clock_host_ns() < until)
-		__builtin_ia32_pause();
+	while (!wait_over(vcpu) && !wait_disturbed(vcpu)) {
+		if (!halt_poll(vcpu, h))
+			return false;
+		if (UNLIKELY(vcpu->sigmask_set) && h->now > until)
+			return true;
+	}
+	return true;
 }
 
 /* Sleeps until there is something to look at. True: a client's signal handler ran. */
-static bool wait_sleep(struct vcpu *vcpu)
+static bool wait_sleep(struct vcpu *vcpu, struct halt *h)
 {
 	u64 until = clock_host_ns() + (vcpu->sigmask_set ? SIGNAL_POLL_NS : FOREVER_NS);
 	struct timespec ts = {.tv_sec = (time_t)(until / 1000000000u),
 			      .tv_nsec = (long)(until % 1000000000u)};
 	long ret = 0;
 
-	wait_poll(vcpu);
 	__atomic_store_n(&vcpu->latch.waiting, 1, __ATOMIC_SEQ_CST);
 	if (!wait_over(vcpu) && !wait_disturbed(vcpu)) {
+		vcpu->stats.blocking = 1;
+		if (!h->slept)
+			pv_steal_suspend(vcpu);
+		h->slept = true;
 		vcpu_section_leave(vcpu);
 		/* With a time limit the call is not restarted after a handler has run. */
 		ret = futex_call(&vcpu->latch.waiting, FUTEX_WAIT_BITSET | FUTEX_PRIVATE_FLAG, 1,
 				 &ts, FUTEX_BITSET_MATCH_ANY);
 		vcpu_section_enter(vcpu);
+		vcpu->stats.blocking = 0;
 	}
 	__atomic_store_n(&vcpu->latch.waiting, 0, __ATOMIC_SEQ_CST);
 	return ret == -EINTR;
@@ -213,11 +228,12 @@ static bool wait_sleep(struct vcpu *vcpu)
 /* Waits in HLT, or for INIT and SIPI. RUN_GUEST when there is something to look at. */
 static int vcpu_block(struct vcpu *vcpu)
 {
-	bool handler = false;
+	bool handler = false, halted = vcpu->mp_state == KVM_MP_STATE_HALTED;
+	struct halt h = {0};
 	int ret;
 
-	vcpu->stats.blocking = 1;
-	pv_steal_suspend(vcpu);
+	if (halted)
+		halt_begin(vcpu, &h);
 	for (;;) {
 		ret = handle_requests(vcpu);
 		if (ret != RUN_GUEST)
@@ -229,17 +245,20 @@ static int vcpu_block(struct vcpu *vcpu)
 			vcpu->mp_state = KVM_MP_STATE_RUNNABLE;
 			vcpu->l2_halted = vcpu->cpu.guest_mode;
 			__atomic_store_n(&vcpu->latch.unhalted, 0, __ATOMIC_RELEASE);
-			vcpu->stats.halt_wakeup++;
+			vcpu->stats.halt_wakeup += h.slept;
 			break;
 		}
-		if (handler || interrupted(vcpu)) {
+		if (handler || interrupted(vcpu) || told_to_exit(vcpu)) {
 			ret = end_interrupted(vcpu);
 			break;
 		}
-		handler = wait_sleep(vcpu);
+		if (!wait_poll(vcpu, &h))
+			handler = wait_sleep(vcpu, &h);
 	}
-	vcpu->stats.blocking = 0;
-	pv_steal_resume(vcpu);
+	if (halted)
+		halt_end(vcpu, &h);
+	if (h.slept)
+		pv_steal_resume(vcpu);
 	return ret;
 }
 

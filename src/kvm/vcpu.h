@@ -10,6 +10,7 @@
 #include "cpu/cpu.h"
 #include "irqchip/lapic.h"
 #include "kvm/abi.h"
+#include "kvm/halt.h"
 #include "kvm/vm.h"
 
 #include <pthread.h>
@@ -32,6 +33,8 @@ enum vcpu_completion {
 struct vcpu_stats {
 	u64 exits, io_exits, mmio_exits, signal_exits, irq_window_exits, nmi_window_exits;
 	u64 halt_exits, halt_wakeup, request_irq_exits, irq_exits, host_state_reload;
+	u64 halt_attempted_poll, halt_successful_poll, halt_poll_invalid;
+	u64 halt_poll_success_ns, halt_poll_fail_ns, halt_wait_ns;
 	u64 hypercalls, irq_injections, nmi_injections, req_event, tlb_flush;
 	u64 blocking, guest_mode;
 };
@@ -126,6 +129,7 @@ struct vcpu {
 	bool tsc_scaled;
 
 	struct vcpu_pv pv;
+	struct vcpu_halt halt;
 	struct kvm_guest_debug debug;
 	bool pv_cpuid_enforced;
 	u64 mce_banks;

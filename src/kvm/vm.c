@@ -107,6 +107,7 @@ int vm_create(struct system *sys, unsigned long type)
 	vm->type = (u32)type;
 	vm->private_mem = type == KVM_X86_SW_PROTECTED_VM;
 	vm->identity_map_addr = IDENTITY_MAP_DEFAULT;
+	vm->halt_poll_ns = HALT_POLL_NS;
 	pages_vm_init(vm);
 	pthread_mutex_init(&vm->lock, NULL);
 	pthread_mutex_init(&vm->slots_lock, NULL);

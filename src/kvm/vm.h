@@ -124,7 +124,7 @@ struct vm {
 	bool pmu_disabled;	       /* KVM_CAP_PMU_CAPABILITY */
 	u64 hypercall_exits;	       /* KVM_CAP_EXIT_HYPERCALL */
 	u64 disabled_exits;	       /* KVM_CAP_X86_DISABLE_EXITS */
-	u64 halt_poll_ns;	       /* a halted vCPU looks around for so long before it sleeps */
+	u32 halt_poll_ns;	       /* a halted vCPU polls for so long at most; atomic */
 	bool exception_payload, triple_fault_event;
 	bool platform_info_hidden;
 	u64 tss_addr, identity_map_addr;
