@@ -26,11 +26,18 @@ struct stat_row {
 	const char *name;
 	u32 at; /* of the value in its structure */
 	u32 flags;
+	s16 exponent; /* of the unit: 10 to this power */
 };
 
-#define ROW(name, type, field, kind, unit)   \
-	{name, offsetof(struct type, field), \
-	 KVM_STATS_TYPE_##kind | KVM_STATS_UNIT_##unit | KVM_STATS_BASE_POW10},
+#define UNIT_NONE	 KVM_STATS_UNIT_NONE, 0
+#define UNIT_BOOLEAN	 KVM_STATS_UNIT_BOOLEAN, 0
+#define UNIT_NANOSECONDS KVM_STATS_UNIT_SECONDS, -9
+
+#define ROW_OF(name, at, kind, unit, exponent) {name, at, (kind) | (unit), exponent},
+#define ROW_UNIT(name, at, kind, ...)	       ROW_OF(name, at, kind, __VA_ARGS__)
+#define ROW(name, type, field, kind, unit)                                                         \
+	ROW_UNIT(name, offsetof(struct type, field), KVM_STATS_TYPE_##kind | KVM_STATS_BASE_POW10, \
+		 UNIT_##unit)
 
 static const struct stat_row vm_rows[] = {
 #define STAT_VM(name, field, kind, unit) ROW(name, vm_stats, field, kind, unit)
@@ -56,12 +63,14 @@ struct image {
 	u32 index;
 };
 
-static void image_add(struct image *im, u32 flags, const char *prefix, const char *name, u64 value)
+static void image_add(struct image *im, u32 flags, s16 exponent, const char *prefix,
+		      const char *name, u64 value)
 {
 	struct kvm_stats_desc *d =
 		(struct kvm_stats_desc *)((u8 *)im->desc + im->index * DESC_BYTES);
 
 	d->flags = flags;
+	d->exponent = exponent;
 	d->size = 1;
 	d->offset = im->index * (u32)sizeof(u64);
 	snprintf((char *)(d + 1), ID_BYTES, "%s%s", prefix, name);
@@ -104,11 +113,11 @@ static size_t image_make(const struct stats_file *f, u8 **out)
 	else
 		snprintf((char *)p + sizeof(*h), ID_BYTES, "kvm-%p", (void *)f->vm);
 	for (u32 i = 0; i < own; i++)
-		image_add(&im, rows[i].flags, "", rows[i].name,
+		image_add(&im, rows[i].flags, rows[i].exponent, "", rows[i].name,
 			  stat_read((const u64 *)(values + rows[i].at)));
 	for (unsigned k = 0; f->vcpu && k < ARRAY_SIZE(sets); k++)
 		for (unsigned i = 0; i < sets[k]->count; i++)
-			image_add(&im, KVM_STATS_TYPE_CUMULATIVE | KVM_STATS_UNIT_NONE,
+			image_add(&im, KVM_STATS_TYPE_CUMULATIVE | KVM_STATS_UNIT_NONE, 0,
 				  sets[k]->prefix, sets[k]->name(i),
 				  sets[k]->value(&f->vcpu->cpu, i));
 	*out = p;
