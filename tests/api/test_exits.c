@@ -189,24 +189,6 @@ static void kick_halted(void **state)
 	api_vm_free(&t);
 }
 
-/* A halted vCPU that looks around (KVM_CAP_HALT_POLL) sees the kick all the same. */
-static void kick_polling(void **state)
-{
-	struct kvm_enable_cap cap = {.cap = KVM_CAP_HALT_POLL, .args = {1ull << 32}};
-	struct api_vm t;
-	pthread_t thread;
-
-	api_vm_make(&t, 1, API_IRQCHIP);
-	assert_errno(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), EINVAL); /* nanoseconds are 32 bits */
-	cap.args[0] = 4000000000;
-	assert_int_equal(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), 0);
-	api_start16(&t, 0, (const u8 *)"\xf4", 1);
-	pthread_create(&thread, NULL, kicker, &t.vcpu[0]);
-	assert_errno(api_run(&t, 0), EINTR);
-	pthread_join(thread, NULL);
-	api_vm_free(&t);
-}
-
 static int handler_fd, handler_stop;
 
 static void handler(int sig)
@@ -387,19 +369,12 @@ static void emulation_failure(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(port_widths),
-		cmocka_unit_test(port_strings),
-		cmocka_unit_test(memory),
-		cmocka_unit_test(shutdown),
-		cmocka_unit_test(immediate_exit),
-		cmocka_unit_test(kick_running),
-		cmocka_unit_test(kick_halted),
-		cmocka_unit_test(kick_from_handler),
-		cmocka_unit_test(kick_polling),
-		cmocka_unit_test(kick_faulting),
-		cmocka_unit_test(emulation_failure),
-		cmocka_unit_test(signal_mask),
-		cmocka_unit_test(signal_mask_while_running),
+		cmocka_unit_test(port_widths),	  cmocka_unit_test(port_strings),
+		cmocka_unit_test(memory),	  cmocka_unit_test(shutdown),
+		cmocka_unit_test(immediate_exit), cmocka_unit_test(kick_running),
+		cmocka_unit_test(kick_halted),	  cmocka_unit_test(kick_from_handler),
+		cmocka_unit_test(kick_faulting),  cmocka_unit_test(emulation_failure),
+		cmocka_unit_test(signal_mask),	  cmocka_unit_test(signal_mask_while_running),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
