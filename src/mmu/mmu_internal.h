@@ -346,6 +346,15 @@ ALWAYS_INLINE void slot_dirty(struct cpu *cpu, struct mmu_slot *slot, u64 gpa)
 		slot_dirty_slow(cpu, slot, gpa);
 }
 
+/** May a page be stored to and its slot's log, if it has one, stay as it is? */
+static inline bool slot_logged(const struct mmu_slot *slot, u64 gpa)
+{
+	u64 page = slot->first + ((gpa - slot->gpa) >> PAGE_SHIFT);
+
+	return !slot->dirty ||
+	       (__atomic_load_n(&slot->dirty[page >> 6], __ATOMIC_RELAXED) & BIT64(page & 63));
+}
+
 /* pages.c */
 /** A vCPU is about to reach a page of a slot, by a read, a write or a fetch. */
 ALWAYS_INLINE void pages_note(struct cpu *cpu, const struct mmu_slot *slot, u64 gpa,

@@ -609,8 +609,9 @@ static bool still(struct cpu *cpu, const struct mmu_window *w, struct window_pag
 	if (!slot || mmu_slot_host(slot, walk.gpa) != p->host)
 		return false;
 	pages_note(cpu, slot, walk.gpa, p->writable ? MMU_WRITE : MMU_READ);
+	/* the log may be younger than the mapping */
 	if (w->readonly_wanted || !walk.writable || !walk.dirty ||
-	    (slot->flags & MMU_SLOT_READONLY))
+	    (slot->flags & MMU_SLOT_READONLY) || !slot_logged(slot, walk.gpa))
 		p->writable = false;
 	return true;
 }
