@@ -32,9 +32,6 @@
 
 /* Pages within this many bytes are mapped with the one that faulted, when one mapping takes them. */
 #define AROUND (64ull << 10)
-/* What is kept free of anything else. */
-#define ROOM_FIRST(s) ((s)->host - WINDOW_GUARD)
-#define ROOM_SIZE(s)  (window_size(s) + 2 * WINDOW_GUARD)
 /* Runs of more pages than these are given their entries in the host's tables at once. */
 #define POPULATED 4
 #ifndef MADV_POPULATE_READ
@@ -53,6 +50,11 @@ static const struct window_shape shapes[MMU_WINDOWS] = {
 	{.host = 0x412550000000ull, .part_shift = 42, .middle = 0x15, .middles = 1},
 	{.host = 0x601350000000ull, .part_shift = 41, .middle = 0x2a, .middles = 2},
 };
+
+const struct window_shape *window_shape(unsigned n)
+{
+	return &shapes[n];
+}
 
 /* Makes a part of the window empty. */
 static long clear(u64 host, u64 bytes)
@@ -155,7 +157,7 @@ static int take(u64 at, u64 size, int prot)
 
 static int reserve(const struct window_shape *s)
 {
-	return take(ROOM_FIRST(s), ROOM_SIZE(s), PROT_NONE);
+	return take(window_room(s), window_room_size(s), PROT_NONE);
 }
 
 static void give(u64 at, u64 size)
@@ -190,7 +192,7 @@ void window_drop_all(struct cpu *cpu, struct mmu_window *w)
 		return;
 	if (clear(w->shape->host, window_size(w->shape)) < 0) {
 		/* there are too many mappings for another one; these go without one */
-		give(ROOM_FIRST(w->shape), ROOM_SIZE(w->shape));
+		give(window_room(w->shape), window_room_size(w->shape));
 		w->broken = reserve(w->shape) < 0;
 	}
 	cpu->mmu->stat[MMU_STAT_window_losses] += w->count;
@@ -223,7 +225,7 @@ static int window_make(const struct window_shape *s, struct mmu_window **out)
 	if (!err) {
 		err = make_stack(s);
 		if (err)
-			give(ROOM_FIRST(s), ROOM_SIZE(s));
+			give(window_room(s), window_room_size(s));
 	}
 	if (err)
 		pages_unmap(w, sizeof(*w));
@@ -253,7 +255,7 @@ void window_vm_destroy(struct mmu_vm *vm)
 		if (!w)
 			continue;
 		if (!w->broken)
-			give(ROOM_FIRST(w->shape), ROOM_SIZE(w->shape));
+			give(window_room(w->shape), window_room_size(w->shape));
 		give(window_mask(w->shape) - WINDOW_STACK, WINDOW_STACK + WINDOW_FRAME);
 		pages_unmap(w, sizeof(*w));
 		vm->window[i] = NULL;
@@ -287,7 +289,7 @@ bool mmu_window_has(const struct cpu *cpu, u64 host)
 {
 	const struct mmu_window *w = cpu->mmu->window;
 
-	return w && (host - ROOM_FIRST(w->shape) < ROOM_SIZE(w->shape) || host >> 63);
+	return w && (host - window_room(w->shape) < window_room_size(w->shape) || host >> 63);
 }
 
 void window_release(struct cpu *cpu)

@@ -34,6 +34,9 @@ struct window_shape {
 	u8 middle, middles; /* parts around 0x555555554000: the first, how many */
 };
 
+/** The shape of the n-th window of a process, n < MMU_WINDOWS. */
+const struct window_shape *window_shape(unsigned n);
+
 /* No address space: what cpu->window_cr3 holds while the window is not used. */
 #define WINDOW_NONE (~0ull)
 
@@ -57,6 +60,17 @@ static inline u64 window_mask(const struct window_shape *s)
 static inline u64 window_size(const struct window_shape *s)
 {
 	return (s->middles + 3ull) << s->part_shift;
+}
+
+/** What is kept free of anything else, and how much: the places and what is before and behind them. */
+static inline u64 window_room(const struct window_shape *s)
+{
+	return s->host - WINDOW_GUARD;
+}
+
+static inline u64 window_room_size(const struct window_shape *s)
+{
+	return window_size(s) + 2 * WINDOW_GUARD;
 }
 
 /* The number of a part's place. */

@@ -15,7 +15,7 @@
 #include "mmu/translator.h"
 
 #define RIG_RAM	 (64ull << 20)
-#define RIG_CPUS 3
+#define RIG_CPUS 4
 /* RAM at 0; a read-only slot; RAM above 4 GiB (the second half of the same mapping). */
 #define RIG_ROM_GPA  0xfffc0000ull
 #define RIG_ROM_SIZE 0x40000ull
