@@ -54,8 +54,7 @@ u64 jit_link_again(struct cpu *cpu, struct jit_link *link)
 	    !mmu_fetch_cached(cpu, link->target, &at))
 		return 0;
 	b = jit_block_find(cpu->jit, at.gpa, link->target, link->mode);
-	if (!b || b->gpa2 != ~0ull ||
-	    b->page->epoch != __atomic_load_n(&cpu->mem->client_epoch, __ATOMIC_ACQUIRE))
+	if (!b || b->gpa2 != ~0ull || !jit_page_current(cpu, b->page))
 		return 0;
 	if (!link->to) {
 		mmu_window_code(cpu, link->target, b->gpa, b->gpa2);

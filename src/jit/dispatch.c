@@ -495,15 +495,17 @@ static bool flush_pending(struct cpu *cpu)
 	return true;
 }
 
-/* Interrupts that the client made: it may have written code before (page.c). */
+/* The client was there, or has made interrupts: it may have written code before (page.c). */
 static void client_check(struct cpu *cpu)
 {
 	u64 events = __atomic_load_n(&cpu->mem->client_events, __ATOMIC_ACQUIRE);
+	struct jit *jit = cpu->jit;
 
-	if (LIKELY(cpu->jit->client_events == events))
+	if (LIKELY(!jit->client_came && jit->client_events == events))
 		return;
-	cpu->jit->client_events = events;
-	jit_jump_cache_flush(cpu);
+	jit->client_came = false;
+	jit->client_events = events;
+	jit_pages_recheck(cpu);
 }
 
 /*

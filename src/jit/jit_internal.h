@@ -81,8 +81,10 @@ struct jit_mark {
 struct jit_page {
 	struct jit_page *next;
 	u64 gfn;
-	u64 epoch;  /* in which its bytes were last compared */
-	u64 chunks; /* those that code was read from: sum[] is known */
+	u64 epoch;	/* in which its bytes were last compared … */
+	const u8 *host; /* … there … */
+	u64 reach;	/* … and jit.reach then */
+	u64 chunks;	/* those that code was read from: sum[] is known */
 	struct jit_block *blocks;
 	bool busy; /* being translated from: stays tracked without blocks */
 	u64 sum[PAGE_SIZE / 64];
@@ -152,6 +154,7 @@ _Static_assert(CPU_GO_ON == (JIT_JC_SIZE - 1) * sizeof(struct jit_jump),
 #define JIT_HASH_BITS	   20
 #define JIT_HASH_SIZE	   (1u << JIT_HASH_BITS)
 #define JIT_PAGE_HASH_SIZE 4096u
+#define JIT_REACHED	   16u
 #define JIT_CROSS_BITS	   10
 
 /* Which slots of a jump cache are filled. */
@@ -244,6 +247,11 @@ struct jit {
 	u64 bounce_bytes; /* those that a masked store writes, ~0: all */
 	struct jit_jump_log jc_log[MMU_TLB_COUNT];
 	u64 client_events; /* mmu_vm.client_events that the jump caches have seen */
+	bool client_came;  /* a new epoch: code may have changed since it was compared */
+	/* page.c: the pages that jumps lead into without the dispatcher; more than there is room for: not known */
+	struct jit_page *reached[JIT_REACHED];
+	u32 reached_count, reached_chunks;
+	u64 reach; /* moves whenever there are none */
 	u64 stat_client_writes, stat_jc_misses, stat_links_again, stat_jc_flushes,
 		stat_jc_local_flushes;
 	u64 stat_blocks, stat_insns, stat_flushes, stat_links, stat_dispatch,
@@ -421,6 +429,9 @@ u64 jit_link_again(struct cpu *cpu, struct jit_link *link);
 
 /* page.c */
 struct jit_page *jit_page_find(struct jit *jit, u64 gfn);
+bool jit_page_current(const struct cpu *cpu, const struct jit_page *p);
+void jit_pages_unreached(struct jit *jit);
+void jit_pages_recheck(struct cpu *cpu);
 struct jit_page *jit_page_get(struct cpu *cpu, u64 gfn, const u8 *host);
 void jit_page_check(struct cpu *cpu, struct jit_page *p, const u8 *host);
 int jit_page_read(struct cpu *cpu, struct jit_page *p, const u8 *host, unsigned k, u8 *to);

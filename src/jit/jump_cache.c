@@ -3,8 +3,8 @@
  *
  * One direct-mapped table a view, from linear address to host address, looked up by generated
  * code. An entry holds while its linear address means the same code: it is dropped when a
- * translation of the page is (CR3, INVLPG …), when its block is, and when a new epoch begins
- * (page.c). Those of the window's code stay over a change of CR3 (mmu/window_code.c). Two logs of
+ * translation of the page is (CR3, INVLPG …), when its block is, and in a new epoch unless its page
+ * was compared again (page.c). Those of the window's code stay over a change of CR3 (mmu/window_code.c). Two logs of
  * filled slots, for pages that are global and others, make a flush cost what was filled. A slot can
  * be in both; what counts then is its JC_GLOBAL bit.
  */
@@ -72,8 +72,7 @@ u64 jit_jc_lookup(struct cpu *cpu)
 	    cpu->jit->jc_mode[view] != mode || !mmu_fetch_cached(cpu, cpu->rip, &at))
 		return 0;
 	b = jit_block_find(cpu->jit, at.gpa, cpu->rip, mode);
-	if (!b || b->gpa2 != ~0ull ||
-	    b->page->epoch != __atomic_load_n(&cpu->mem->client_epoch, __ATOMIC_ACQUIRE))
+	if (!b || b->gpa2 != ~0ull || !jit_page_current(cpu, b->page))
 		return 0;
 	jit_jc_fill(cpu, view, cpu->rip, b, at.global);
 	return jit_exec(cpu->jit, b->code);
@@ -118,6 +117,7 @@ void jit_jump_cache_flush(struct cpu *cpu)
 	jit_cross_links_drop(cpu);
 	for (unsigned v = 0; v < cpu_views(cpu); v++)
 		jit_jc_flush_view(cpu, v);
+	jit_pages_unreached(cpu->jit);
 }
 
 /* Does a jump cache hold the window's code? Its entries go when the window says so. */

@@ -5,21 +5,25 @@
  * The client writes guest memory too - a disk's DMA, a loader, a debugger - and nothing tells
  * when. What the engine knows is when a guest could learn of it: after an exit to the client, and
  * after an interrupt that the client made. Each of these begins a new epoch (mmu_client_wrote()),
- * and in a new epoch
+ * and in a new epoch a page's code is compared, before a block of it runs for the first time, with
+ * sums of the bytes it was translated from, a sum for each 64-byte chunk. A chunk that differs is
+ * dropped with its blocks.
  *
- * - the jump caches are empty, so that every way into a page leads through the dispatcher once
- *   (links stay within a page),
- * - the dispatcher compares the page's code, before a block of it runs for the first time, with
- *   sums of the bytes it was translated from, a sum for each 64-byte chunk.
+ * The first time is when the dispatcher comes to the page. But jump caches and links across pages lead
+ * there without it (links within a page do not count), so either they are empty in a new epoch, or what
+ * they lead to is compared at once. A guest that polls a device does the same between one exit and
+ * the next, and little: therefore the pages are listed that the dispatcher has come to since the jump
+ * caches were empty (jit.reached), and while they are few, with not much code, they are compared when
+ * the epoch begins. Where they are many the jump caches are emptied, and the list begins again.
  *
- * A chunk that differs is dropped with its blocks. The cost is some 2 ns a chunk, once for each
- * page and epoch in which it is entered.
+ * The cost is some 2 ns a chunk, once for each page and epoch.
  */
 #include "jit/jit_internal.h"
 #include "mmu/hostmem.h"
 #include "mmu/mmu.h"
 
-#define CHUNK 64u
+#define CHUNK	       64u
+#define REACHED_CHUNKS 128u /* of the listed pages, when they were listed: 300 ns */
 
 /*
  * The sum of a chunk, four products of two quadwords each; false when the client's mapping refused.
@@ -91,6 +95,36 @@ static u64 epoch_now(const struct cpu *cpu)
 	return __atomic_load_n(&cpu->mem->client_epoch, __ATOMIC_ACQUIRE);
 }
 
+/** Was the page compared in this epoch, and is it listed? Then jumps may lead there. */
+bool jit_page_current(const struct cpu *cpu, const struct jit_page *p)
+{
+	return p->epoch == epoch_now(cpu) && p->reach == cpu->jit->reach;
+}
+
+/** The jump caches are empty, and there are no links across pages. */
+void jit_pages_unreached(struct jit *jit)
+{
+	jit->reached_count = 0;
+	jit->reached_chunks = 0;
+	jit->reach++;
+}
+
+/* The page is compared now, or new. */
+static void reached(struct cpu *cpu, struct jit_page *p, u64 epoch, const u8 *host)
+{
+	struct jit *jit = cpu->jit;
+
+	p->epoch = epoch;
+	p->host = host;
+	if (p->reach == jit->reach)
+		return;
+	p->reach = jit->reach;
+	if (jit->reached_count < JIT_REACHED)
+		jit->reached[jit->reached_count] = p;
+	jit->reached_count++;
+	jit->reached_chunks += (u32)__builtin_popcountll(p->chunks);
+}
+
 /** The record of a page, made when there is none. `host`: the page. NULL: the cache is full. */
 struct jit_page *jit_page_get(struct cpu *cpu, u64 gfn, const u8 *host)
 {
@@ -105,8 +139,9 @@ struct jit_page *jit_page_get(struct cpu *cpu, u64 gfn, const u8 *host)
 	if (!p)
 		return NULL;
 	p->gfn = gfn;
-	p->epoch = epoch_now(cpu);
 	p->chunks = 0;
+	p->reach = ~jit->reach;
+	reached(cpu, p, epoch_now(cpu), host);
 	p->busy = false;
 	p->blocks = NULL;
 	p->next = *head;
@@ -114,14 +149,9 @@ struct jit_page *jit_page_get(struct cpu *cpu, u64 gfn, const u8 *host)
 	return p;
 }
 
-/** Compares a page's code with what was translated, once in an epoch. */
-void jit_page_check(struct cpu *cpu, struct jit_page *p, const u8 *host)
+static void compare(struct cpu *cpu, struct jit_page *p, const u8 *host)
 {
-	u64 epoch = epoch_now(cpu);
-
-	if (LIKELY(p->epoch == epoch))
-		return;
-	p->epoch = epoch;
+	reached(cpu, p, epoch_now(cpu), host);
 	for (u64 m = p->chunks; m; m &= m - 1) {
 		unsigned k = (unsigned)__builtin_ctzll(m);
 
@@ -130,6 +160,26 @@ void jit_page_check(struct cpu *cpu, struct jit_page *p, const u8 *host)
 			jit_invalidate(cpu, (p->gfn << PAGE_SHIFT) + k * CHUNK, CHUNK);
 		}
 	}
+}
+
+/** Compares a page's code with what was translated, once in an epoch. */
+void jit_page_check(struct cpu *cpu, struct jit_page *p, const u8 *host)
+{
+	if (UNLIKELY(!jit_page_current(cpu, p)))
+		compare(cpu, p, host);
+}
+
+/** A new epoch has begun: see above. */
+void jit_pages_recheck(struct cpu *cpu)
+{
+	struct jit *jit = cpu->jit;
+
+	if (jit->reached_count > JIT_REACHED || jit->reached_chunks > REACHED_CHUNKS) {
+		jit_jump_cache_flush(cpu);
+		return;
+	}
+	for (u32 i = 0; i < jit->reached_count; i++)
+		compare(cpu, jit->reached[i], jit->reached[i]->host);
 }
 
 /**
@@ -162,5 +212,6 @@ int jit_page_read(struct cpu *cpu, struct jit_page *p, const u8 *host, unsigned 
 void jit_client_wrote(struct cpu *cpu)
 {
 	mmu_client_wrote(cpu->mem);
-	jit_jump_cache_flush(cpu);
+	if (cpu->jit)
+		cpu->jit->client_came = true;
 }

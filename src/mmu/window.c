@@ -469,7 +469,7 @@ enum mmu_window_outcome mmu_window_fault(struct cpu *cpu, u64 host, bool write)
 	if (!w)
 		return MMU_WINDOW_ALONE;
 	lin = window_lin(w->shape, host);
-	if (!window_host(w->shape, lin, &place)) {
+	if (UNLIKELY(w->broken) || !window_host(w->shape, lin, &place)) {
 		window_paid_fault(cpu, false);
 		return MMU_WINDOW_ALONE;
 	}

@@ -5,6 +5,7 @@
 #include "api.h"
 
 #include <pthread.h>
+#include <sys/mman.h>
 #include <time.h>
 
 #define FUNCTION 0x9000u
@@ -65,6 +66,92 @@ static void across_pages(void **state)
 	api_vm_free(&t);
 }
 
+static u8 *emit(u8 *p, const void *code, size_t size)
+{
+	memcpy(p, code, size);
+	return p + size;
+}
+
+/*
+ * A loop that calls a function in each of some pages, twice, and puts out the sum of what they add. Some
+ * pages the engine compares at once when the guest goes on, of many each when it comes there. Between the
+ * two turns CR4.PGE changes, so that all translations of addresses are forgotten.
+ */
+static size_t sum_code(u8 *begin, unsigned pages)
+{
+	u8 *p = emit(begin, "\x31\xc0", 2); /* xor %eax, %eax */
+	u32 at;
+
+	for (unsigned i = 0; i < 2 * pages; i++) {
+		if (i == pages) {
+			p = emit(p, "\x0f\x20\xe1", 3); /* mov %cr4, %rcx */
+			p = emit(p, "\x80\xf1\x80", 3); /* xor $0x80, %cl */
+			p = emit(p, "\x0f\x22\xe1", 3); /* mov %rcx, %cr4 */
+		}
+		at = FUNCTION + i % pages * 0x1000;
+		p = emit(p, "\xbb", 1); /* mov $at, %ebx */
+		p = emit(p, &at, 4);
+		p = emit(p, "\xff\xd3", 2); /* call *%rbx */
+	}
+	p = emit(p, "\xe6\x80\xe9", 3); /* out %al, $0x80; jmp */
+	at = (u32)(begin - (p + 4));
+	return (size_t)(emit(p, &at, 4) - begin);
+}
+
+static void in_one_of_some_pages(void **state)
+{
+	static const unsigned some[] = {1, 2, 3, 15, 16, 17, 40};
+	u8 code[1024];
+
+	for (unsigned k = 0; k < sizeof(some) / sizeof(some[0]); k++) {
+		unsigned pages = some[k];
+		struct api_vm t;
+		u8 sum = 0;
+
+		api_vm_make(&t, 1, 0);
+		api_start64(&t, 0, code, sum_code(code, pages));
+		for (unsigned i = 0; i < pages; i++)
+			memcpy(t.mem + FUNCTION + i * 0x1000, "\x04\x00\xc3",
+			       3); /* add $0, %al; ret */
+		for (unsigned v = 1; v < 200; v++) {
+			u8 *value = t.mem + FUNCTION + v * 7 % pages * 0x1000 + 1;
+
+			sum += 2 * (u8)(v - *value);
+			*value = (u8)v;
+			for (unsigned again = 0; again < v % 4; again++)
+				assert_int_equal(api_run_to_out(&t, 0, 0x80), sum);
+		}
+		api_vm_free(&t);
+	}
+}
+
+/* Other memory at the same guest-physical address, with other code; the former memory stays as it was. */
+static void in_other_memory(void **state)
+{
+	u8 *memory =
+		mmap(NULL, 2 * 0x1000, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	const u64 gpa = 0x10000000;
+	struct api_vm t;
+
+	assert_ptr_not_equal(memory, MAP_FAILED);
+	api_vm_make(&t, 1, 0);
+	api_start64(&t, 0, calls_begin, API_SIZE(calls));
+	memcpy(t.mem + API_CODE + 1, &gpa, 4);
+	for (unsigned i = 0; i < 2; i++) {
+		memcpy(memory + i * 0x1000, function_begin, API_SIZE(function));
+		memory[i * 0x1000 + 1] = (u8)(i + 1);
+	}
+	for (unsigned v = 0; v < 20; v++) {
+		if (v)
+			assert_int_equal(api_slot(&t, 5, 0, gpa, 0, NULL), 0);
+		assert_int_equal(api_slot(&t, 5, 0, gpa, 0x1000, memory + v % 2 * 0x1000), 0);
+		for (unsigned again = 0; again < 3; again++)
+			assert_int_equal(api_run_to_out(&t, 0, 0x80), v % 2 + 1);
+	}
+	api_vm_free(&t);
+	munmap(memory, 2 * 0x1000);
+}
+
 static void *spinner(void *arg)
 {
 	struct api_vm *t = arg;
@@ -115,10 +202,9 @@ static void told_by_interrupt(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(within_a_page),
-		cmocka_unit_test(in_another_page),
-		cmocka_unit_test(across_pages),
-		cmocka_unit_test(told_by_interrupt),
+		cmocka_unit_test(within_a_page),   cmocka_unit_test(in_another_page),
+		cmocka_unit_test(across_pages),	   cmocka_unit_test(in_one_of_some_pages),
+		cmocka_unit_test(in_other_memory), cmocka_unit_test(told_by_interrupt),
 	};
 
 	return cmocka_run_group_tests_name("code written by the client", tests, NULL, NULL);
