@@ -41,10 +41,9 @@ struct fd_file {
 /**
  * Makes a descriptor for an object. On success the file owns the caller's reference to it.
  *
- * @name: shown in /proc/PID/fd
  * Returns the number, or -ENOMEM, -EMFILE, -ENFILE (the caller still owns the object).
  */
-int fd_create(const struct fd_ops *ops, void *object, const char *name);
+int fd_create(const struct fd_ops *ops, void *object);
 
 /** The same with a number that is open already. 0, -ENOMEM, -EMFILE. */
 int fd_attach(int fd, const struct fd_ops *ops, void *object);

@@ -168,7 +168,7 @@ static int stats_open(struct vm *vm, struct vcpu *vcpu)
 	f->vm = vm;
 	f->vcpu = vcpu;
 	vm_get(vm);
-	ret = fd_create(&fd_stats_ops, f, vcpu ? "kvm-vcpu-stats" : "kvm-vm-stats");
+	ret = fd_create(&fd_stats_ops, f);
 	if (ret < 0) {
 		vm_put(vm);
 		free(f);

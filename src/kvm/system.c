@@ -128,7 +128,7 @@ int anykvm_open(const char *options)
 	if (!ret)
 		ret = cpuid_system_init(sys);
 	if (!ret)
-		ret = fd_create(&fd_system_ops, sys, "kvm");
+		ret = fd_create(&fd_system_ops, sys);
 	if (ret < 0) {
 		system_put(sys);
 		return fail(-ret);

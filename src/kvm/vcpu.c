@@ -16,7 +16,6 @@
 #include "nested/vmx/vmx.h"
 
 #include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -177,7 +176,6 @@ static int vcpu_init(struct vcpu *vcpu)
 static int vcpu_create_locked(struct vm *vm, u32 id)
 {
 	struct vcpu *vcpu;
-	char name[32];
 	int ret;
 
 	if (vm->vcpu_count == KVM_ABI_MAX_VCPUS)
@@ -193,8 +191,7 @@ static int vcpu_create_locked(struct vm *vm, u32 id)
 	/* In the table before the descriptor is known to anyone, with the descriptor's hold. */
 	__atomic_store_n(&vm->vcpus[vcpu->index], vcpu, __ATOMIC_RELEASE);
 	vm_get(vm);
-	snprintf(name, sizeof(name), "kvm-vcpu:%u", id);
-	ret = fd_create(&fd_vcpu_ops, vcpu, name);
+	ret = fd_create(&fd_vcpu_ops, vcpu);
 	if (ret < 0) {
 		__atomic_fetch_sub(&vm->refs, 1, __ATOMIC_ACQ_REL);
 		__atomic_store_n(&vm->vcpus[vcpu->index], NULL, __ATOMIC_RELEASE);

@@ -113,7 +113,7 @@ int vm_create(struct system *sys, unsigned long type)
 	pthread_mutex_init(&vm->slots_lock, NULL);
 	ret = vm_init(vm);
 	if (!ret)
-		ret = fd_create(&fd_vm_ops, vm, "kvm-vm");
+		ret = fd_create(&fd_vm_ops, vm);
 	if (ret < 0)
 		vm_put(vm);
 	return ret;
