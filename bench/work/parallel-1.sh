@@ -3,6 +3,6 @@
 # Two independent programs, one after the other.
 cat >/tmp/x.lua <<'L'
 local x, t = 42, {}
-for i = 1, 3000000 do x = (x * 1103515245 + 12345) % 2147483648; t[i % 1000] = x end
+for i = 1, 12000000 do x = (x * 1103515245 + 12345) % 2147483648; t[i % 1000] = x end
 L
 seconds sh -c 'lua /tmp/x.lua; lua /tmp/x.lua'
