@@ -9,7 +9,7 @@ GROUPS = {
     "programs": "interpreters, a database, compressors, a compiler",
     "vectors": "ciphers, floating point, vectors",
     "system": "system calls, pipes, switches, processes, faults",
-    "boot": "from the start to the first line of the guest, or of its firmware",
+    "boot": "from the start to the first line of the guest; SeaBIOS from its first to its last",
     "scaling": "more than one vCPU",
     "memory": "memory bandwidth",
     "devices": "disk and network",
