@@ -12,7 +12,7 @@
  *	struct kvm_run *run = anykvm_mmap(anykvm_ioctl(kvm, KVM_GET_VCPU_MMAP_SIZE, 0),
  *					  PROT_READ | PROT_WRITE, MAP_SHARED, vcpu, 0);
  *
- * Descriptors are numbers of the process's own descriptor table (an empty memfd holds each
+ * Descriptors are numbers of the process's own descriptor table (an eventfd holds each
  * place), so they never collide with others and poll(2) finds them ready. Close them with
  * anykvm_close(), duplicate them with anykvm_dup(); plain close(2) would leave the object behind.
  *
@@ -59,6 +59,15 @@ extern "C" {
 #define ANYKVM_CAP_WINDOW    0x616b7677
 #define ANYKVM_WINDOW_AUTO   1
 #define ANYKVM_WINDOW_ALWAYS 2
+
+/**
+ * KVM_ENABLE_CAP on a VM, before it has vCPUs: the client tells of its writes. args[0] is 0.
+ *
+ * What a client writes to guest memory may be code that the library has translated. So the library compares
+ * such code after each exit and after each interrupt that the client makes. That is not done
+ * for a client that promises to call anykvm_memory_written() after each of its writes to guest memory.
+ */
+#define ANYKVM_CAP_WRITES_TOLD 0x616b7774
 
 /**
  * Opens the system descriptor, as open("/dev/kvm").
@@ -162,6 +171,16 @@ ANYKVM_API enum anykvm_kind anykvm_kind(int fd);
  * thread. Returns 0, or -1 and EBADF or EINVAL (not a vCPU).
  */
 ANYKVM_API int anykvm_kick(int vcpu_fd);
+
+/**
+ * The client has written guest memory (ANYKVM_CAP_WRITES_TOLD); called before the guest is told, be it by an
+ * interrupt, by an exit's end, or by memory. Costs some nanoseconds a page when there is no
+ * code. Async-signal-safe; any thread.
+ *
+ * @gpa, @size: in bytes; what is not memory does no harm
+ * Returns 0, or -1 and EBADF or EINVAL (not a VM, beyond 2^52).
+ */
+ANYKVM_API int anykvm_memory_written(int vm_fd, unsigned long gpa, unsigned long size);
 
 enum anykvm_place {
 	ANYKVM_PLACE_OTHER, /* nothing of the below */

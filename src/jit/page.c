@@ -16,7 +16,8 @@
  * caches were empty (jit.reached), and while they are few, with not much code, they are compared when
  * the epoch begins. Where they are many the jump caches are emptied, and the list begins again.
  *
- * The cost is some 2 ns a chunk, once for each page and epoch.
+ * The cost is some 2 ns a chunk, once for each page and epoch. A client that tells of its writes
+ * (ANYKVM_CAP_WRITES_TOLD) spares it: an epoch begins when it has written to a page with code only.
  */
 #include "jit/jit_internal.h"
 #include "mmu/hostmem.h"
@@ -211,6 +212,8 @@ int jit_page_read(struct cpu *cpu, struct jit_page *p, const u8 *host, unsigned 
 
 void jit_client_wrote(struct cpu *cpu)
 {
+	if (cpu->mem->writes_told)
+		return;
 	mmu_client_wrote(cpu->mem);
 	if (cpu->jit)
 		cpu->jit->client_came = true;

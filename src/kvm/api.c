@@ -176,6 +176,28 @@ int anykvm_kick(int vcpu_fd)
 	return (int)result(ret);
 }
 
+/* No processor's physical address has more bits. */
+#define ADDRESS_END (1ull << 52)
+
+int anykvm_memory_written(int vm_fd, unsigned long gpa, unsigned long size)
+{
+	int saved = errno;
+	struct fd_file *file = fd_get(vm_fd);
+	int ret = -EBADF;
+
+	if (file) {
+		ret = -EINVAL;
+		if (file->ops->kind == ANYKVM_VM && size <= ADDRESS_END &&
+		    gpa <= ADDRESS_END - size) {
+			vm_memory_written(file->object, gpa, size);
+			ret = 0;
+		}
+		fd_put(file);
+	}
+	errno = saved;
+	return (int)result(ret);
+}
+
 enum anykvm_place anykvm_place(unsigned long pc, unsigned long *rip, unsigned *cpl)
 {
 	u64 at;

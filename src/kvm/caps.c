@@ -157,6 +157,11 @@ static int enable_locked(struct vm *vm, const struct kvm_enable_cap *cap)
 		if ((a != ANYKVM_WINDOW_AUTO && a != ANYKVM_WINDOW_ALWAYS) || vm->vcpu_count)
 			return -EINVAL;
 		return mmu_window_enable(&vm->mem, a == ANYKVM_WINDOW_ALWAYS);
+	case ANYKVM_CAP_WRITES_TOLD:
+		if (a || vm->vcpu_count)
+			return -EINVAL;
+		vm->mem.writes_told = true;
+		return 0;
 	case KVM_CAP_HALT_POLL:
 		if (a != (u32)a)
 			return -EINVAL;

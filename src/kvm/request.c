@@ -67,6 +67,21 @@ void vm_request_all(struct vm *vm, u64 mask, bool wait)
 			     __atomic_load_n(&vm->vcpus[i]->latch.sync_wanted, __ATOMIC_SEQ_CST));
 }
 
+void vm_memory_written(struct vm *vm, u64 gpa, u64 bytes)
+{
+	u32 count;
+
+	if (LIKELY(!mmu_client_wrote_at(&vm->mem, gpa, bytes)))
+		return;
+	count = vm_vcpu_count(vm);
+	for (u32 i = 0; i < count; i++) {
+		struct vcpu *vcpu = __atomic_load_n(&vm->vcpus[i], __ATOMIC_ACQUIRE);
+
+		if (vcpu)
+			vcpu_wake(vcpu);
+	}
+}
+
 void vcpu_handle_memory_requests(struct vcpu *vcpu)
 {
 	struct vcpu_latch *l = &vcpu->latch;

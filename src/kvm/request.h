@@ -49,6 +49,8 @@ void vcpu_kick(struct vcpu *vcpu);
 
 /** Posts requests to every vCPU; with `wait`, see above. slots_lock or lock held. */
 void vm_request_all(struct vm *vm, u64 mask, bool wait);
+/** The client has written guest memory: vCPUs look whether it was code. Any thread, signal handlers. */
+void vm_memory_written(struct vm *vm, u64 gpa, u64 bytes);
 /** What was published before is no longer in use when this returns. */
 static inline void vm_sync(struct vm *vm)
 {

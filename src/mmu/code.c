@@ -468,3 +468,22 @@ void code_cpu_destroy(struct cpu *cpu)
 	cpu->mmu->own = NULL;
 	cpu->mmu->own_size = cpu->mmu->own_count = 0;
 }
+
+/* In more than this there is some code. */
+#define CLIENT_BYTES_MAX (64ull << 20)
+
+/* A translator marks a chunk, then reads it (mmu_code_add()); here it was written before the look. */
+bool mmu_client_wrote_at(struct mmu_vm *vm, u64 gpa, u64 bytes)
+{
+	bool huge = bytes > CLIENT_BYTES_MAX;
+	u64 at = gpa & PAGE_MASK;
+
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+	while (!huge && at < gpa + bytes && !code_tracked(vm, at))
+		at += PAGE_SIZE;
+	if (!huge && at >= gpa + bytes)
+		return false;
+	mmu_client_wrote(vm);
+	__atomic_fetch_add(&vm->client_events, 1, __ATOMIC_SEQ_CST);
+	return true;
+}

@@ -97,7 +97,8 @@ struct mmu_vm {
 	unsigned cpu_count, cpu_room;
 	u64 client_epoch; /* moved whenever the client may have changed code (jit/page.c) */
 	u64 client_events; /* … and another thread told so: vCPUs look before they enter the guest */
-	u64 deleted_ns;	   /* when a slot was deleted last; see slot_may_return() */
+	bool writes_told;	      /* the client says what it writes (mmu_client_wrote_at()) */
+	u64 deleted_ns;		      /* when a slot was deleted last; see slot_may_return() */
 	struct futex_lock split_lock; /* held by a locked access that crosses a page */
 	/* Called on the vCPU's thread for each first write to a page of a slot with a dirty log. */
 	void (*page_dirtied)(struct cpu *cpu, struct mmu_slot *slot, u64 page_index);
@@ -319,9 +320,13 @@ static inline void mmu_client_wrote(struct mmu_vm *vm)
 /** The client makes an interrupt: by it the guest may learn of changed code. Before it is sent. */
 static inline void mmu_client_event(struct mmu_vm *vm)
 {
+	if (vm->writes_told)
+		return;
 	mmu_client_wrote(vm);
 	__atomic_fetch_add(&vm->client_events, 1, __ATOMIC_SEQ_CST);
 }
+/** The client has written here. True: it may have been code, vCPUs are to look. Any thread. */
+bool mmu_client_wrote_at(struct mmu_vm *vm, u64 gpa, u64 bytes);
 
 /* --- self-modifying code ---------------------------------------------------------------------- */
 

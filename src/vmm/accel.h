@@ -29,6 +29,8 @@ struct accel_ops {
 	/** As pread(2) of a statistics descriptor. */
 	ssize_t (*pread)(int fd, void *buf, size_t size, off_t at);
 	int (*close)(int fd);
+	/** As anykvm_memory_written(), for ANYKVM_CAP_WRITES_TOLD; NULL where nobody asks for it. */
+	int (*memory_written)(int vm_fd, unsigned long gpa, unsigned long size);
 	/**
 	 * As anykvm_place(): what this thread was doing at a host address when a signal came. NULL
 	 * where guests run on the hardware.

@@ -25,6 +25,7 @@ const struct accel_ops accel_anykvm_ops = {
 	.mmap = anykvm_mmap,
 	.munmap = anykvm_munmap,
 	.pread = anykvm_pread,
+	.memory_written = anykvm_memory_written,
 	.place = anykvm_place,
 	.close = anykvm_close,
 	.vcpu_kick = provider_kick,

@@ -57,6 +57,20 @@ static bool set_slot(struct machine *m, unsigned slot, u64 gpa, void *host, u64 
 	return false;
 }
 
+/* The accelerator need not look for code that devices have written: they say what they write. */
+static void tell_writes(struct machine *m)
+{
+	const struct accel *accel = &m->back->accel;
+	struct guest_memory *mem = &m->back->mem;
+	struct kvm_enable_cap told = {.cap = ANYKVM_CAP_WRITES_TOLD};
+
+	if (accel_extension(accel, m->vm_fd, ANYKVM_CAP_WRITES_TOLD) <= 0 ||
+	    accel_ioctl(accel, m->vm_fd, KVM_ENABLE_CAP, &told))
+		return;
+	mem->vm_fd = m->vm_fd;
+	mem->written = accel->ops->memory_written;
+}
+
 static bool create_vm(struct machine *m, GError **error)
 {
 	const struct accel *accel = &m->back->accel;
@@ -85,6 +99,7 @@ static bool create_vm(struct machine *m, GError **error)
 
 		accel_ioctl(accel, m->vm_fd, KVM_ENABLE_CAP, &window);
 	}
+	tell_writes(m);
 	return set_slot(m, 0, 0, mem->host, mem->low, error) &&
 	       set_slot(m, 1, MEMORY_4G, mem->host + mem->low, memory_high(mem), error);
 }
@@ -176,6 +191,7 @@ void machine_free(struct machine *m)
 	vcpu_set_free(&m->vcpus);
 	if (m->irq.accel)
 		irq_destroy(&m->irq);
+	m->back->mem.written = NULL;
 	if (m->vm_fd >= 0)
 		m->back->accel.ops->close(m->vm_fd);
 	bus_destroy(&m->pio);

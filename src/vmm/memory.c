@@ -29,6 +29,7 @@ bool memory_init(struct guest_memory *mem, u64 size, GError **error)
 	mem->host = p;
 	mem->size = size;
 	mem->low = MIN(size, (u64)MEMORY_PCI_HOLE);
+	mem->written = NULL;
 	return true;
 }
 
@@ -71,7 +72,19 @@ bool memory_write(const struct guest_memory *mem, u64 gpa, const void *buf, u64 
 {
 	void *p = memory_at(mem, gpa, len);
 
-	if (p)
+	if (p) {
 		memcpy(p, buf, len);
+		memory_written(mem, p, len);
+	}
 	return p != NULL;
+}
+
+void memory_written(const struct guest_memory *mem, const void *host, u64 len)
+{
+	u64 gpa = (u64)((const u8 *)host - mem->host);
+
+	if (gpa >= mem->low)
+		gpa += MEMORY_4G - mem->low;
+	if (mem->written)
+		mem->written(mem->vm_fd, gpa, len);
 }

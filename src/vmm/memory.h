@@ -14,6 +14,9 @@ struct guest_memory {
 	u8 *host; /* the mapping */
 	u64 size; /* all RAM, in bytes */
 	u64 low;  /* part of it that begins at address 0; the rest begins at 4G */
+	/* Who wants to know what is written behind the guest's back, or NULL. Set while nothing runs. */
+	int (*written)(int vm_fd, unsigned long gpa, unsigned long size);
+	int vm_fd;
 };
 
 /** Reserves size bytes (a multiple of 4 KiB); the host commits pages as they are touched. */
@@ -27,6 +30,12 @@ void *memory_at(const struct guest_memory *mem, u64 gpa, u64 len);
 /** Copies between guest and host; false, and nothing copied, when a byte is not RAM. */
 bool memory_read(const struct guest_memory *mem, u64 gpa, void *buf, u64 len);
 bool memory_write(const struct guest_memory *mem, u64 gpa, const void *buf, u64 len);
+
+/**
+ * To be called when a device has written to what memory_at() returned, and before the guest learns of it. Not
+ * needed before the guest runs.
+ */
+void memory_written(const struct guest_memory *mem, const void *host, u64 len);
 
 /** Bytes of RAM above 4G. */
 static inline u64 memory_high(const struct guest_memory *mem)

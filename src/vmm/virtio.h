@@ -83,7 +83,7 @@ bool virtio_has_feature(const struct virtio *vio, unsigned bit);
 bool virtqueue_pop(struct virtqueue *vq, struct virtio_request *req);
 /** Gives the request back unserved: it will be popped again. */
 void virtqueue_unpop(struct virtqueue *vq);
-/** Completes a request of which written bytes were filled in. */
+/** Completes a request of which written bytes were filled in; its segments for that are as they were popped. */
 void virtqueue_push(struct virtqueue *vq, const struct virtio_request *req, u32 written);
 /** Interrupts the driver if it wants to hear of the completions since the last call. */
 void virtqueue_notify(struct virtqueue *vq, u16 used_before);

@@ -58,13 +58,16 @@ static u8 serve_read(struct virtio_blk *blk, u64 sector)
 	struct iovec *in = virtio_request_in(req);
 	unsigned count = req->in_count;
 	u64 len = req->in_len - 1;
+	int r;
 
 	if (!in_disk(blk, sector, len))
 		return VIRTIO_BLK_S_IOERR;
 	/* The status byte is the last one of the last segment. */
 	if (!--in[count - 1].iov_len)
 		count--;
-	return to_status(disk_read(blk->disk, sector * DISK_SECTOR, in, count));
+	r = disk_read(blk->disk, sector * DISK_SECTOR, in, count);
+	in[req->in_count - 1].iov_len++;
+	return to_status(r);
 }
 
 static u8 serve_write(struct virtio_blk *blk, u64 sector)
@@ -153,7 +156,7 @@ static void blk_serve(void *dev, struct virtqueue *vq)
 			u8 *status = NULL;
 			u64 len = blk->req.in_len;
 
-			if (len) { /* serving changes the segments */
+			if (len) { /* before serving, which changes segments */
 				struct iovec *last =
 					virtio_request_in(&blk->req) + blk->req.in_count - 1;
 

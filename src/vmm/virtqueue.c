@@ -127,6 +127,9 @@ void virtqueue_push(struct virtqueue *vq, const struct virtio_request *req, u32 
 
 	if (!used)
 		return;
+	for (unsigned i = req->out_count; i < req->out_count + req->in_count; i++)
+		memory_written(virtio_memory(vq->vio), req->segments[i].iov_base,
+			       req->segments[i].iov_len);
 	e = &used->ring[vq->used_index & (vq->size - 1)];
 	e->id = req->head;
 	e->len = written;

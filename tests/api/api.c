@@ -77,6 +77,7 @@ static void vcpu_make(struct api_vm *t, unsigned i, struct kvm_cpuid2 *cpuid)
 void api_vm_make(struct api_vm *t, unsigned vcpus, unsigned flags)
 {
 	struct kvm_enable_cap split = {.cap = KVM_CAP_SPLIT_IRQCHIP, .args = {24}};
+	struct kvm_enable_cap told = {.cap = ANYKVM_CAP_WRITES_TOLD};
 	struct kvm_enable_cap window = {.cap = ANYKVM_CAP_WINDOW, .args = {ANYKVM_WINDOW_ALWAYS}};
 	struct kvm_pit_config pit = {0};
 	struct kvm_cpuid2 *cpuid;
@@ -100,6 +101,8 @@ void api_vm_make(struct api_vm *t, unsigned vcpus, unsigned flags)
 		assert_int_equal(api_ioctl(t->vm, KVM_ENABLE_CAP, &split), 0);
 	if (flags & API_WINDOW)
 		assert_int_equal(api_ioctl(t->vm, KVM_ENABLE_CAP, &window), 0);
+	if (flags & API_TOLD)
+		assert_int_equal(api_ioctl(t->vm, KVM_ENABLE_CAP, &told), 0);
 	cpuid = api_supported_cpuid(t->kvm);
 	for (unsigned i = 0; i < vcpus; i++)
 		vcpu_make(t, i, cpuid);

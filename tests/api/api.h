@@ -51,6 +51,7 @@ enum api_flags {
 	API_PIT = 8,
 	API_PROTECTED = 16, /* KVM_X86_SW_PROTECTED_VM */
 	API_WINDOW = 32,    /* ANYKVM_CAP_WINDOW for every program */
+	API_TOLD = 64,	    /* ANYKVM_CAP_WRITES_TOLD */
 };
 
 /** Opens the system descriptor; fails the test unless it is anykvm's. */

@@ -1,9 +1,11 @@
 /*
  * Code that the client writes: what the guest executes is what memory holds, after every exit to
- * the client and after every interrupt that it makes.
+ * the client and after every interrupt that it makes. With a client that says nothing of its writes, and
+ * with one that tells of each (ANYKVM_CAP_WRITES_TOLD, the tests whose state is not NULL).
  */
 #include "api.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <time.h>
@@ -18,14 +20,29 @@ API_CODE64(spin, "mov $0xfee000f0, %edi; movl $0x1ff, (%rdi); out %al, $0x11; st
 		 "mov $0x9000, %ebx; 1: call *%rbx; mov %eax, 0x500; jmp 1b");
 API_CODE64(isr, "movl $0, 0xfee000b0 - 0xfee000f0(%rdi); iretq");
 
+static bool told;
+
+static void vm_make(struct api_vm *t, void **state, unsigned flags)
+{
+	told = *state;
+	api_vm_make(t, 1, flags | (told ? API_TOLD : 0));
+}
+
+static void wrote(struct api_vm *t, u64 gpa, u64 size)
+{
+	if (told)
+		assert_int_equal(anykvm_memory_written(t->vm, gpa, size), 0);
+}
+
 static void within_a_page(void **state)
 {
 	struct api_vm t;
 
-	api_vm_make(&t, 1, 0);
+	vm_make(&t, state, 0);
 	api_start16(&t, 0, loop_begin, API_SIZE(loop));
 	for (u32 v = 1; v < 50; v++) {
 		t.mem[API_CODE + 1] = (u8)v;
+		wrote(&t, API_CODE + 1, 1);
 		assert_int_equal(api_run_to_out(&t, 0, 0x80), v);
 		assert_int_equal(api_run_to_out(&t, 0, 0x80), v);
 	}
@@ -36,11 +53,12 @@ static void in_another_page(void **state)
 {
 	struct api_vm t;
 
-	api_vm_make(&t, 1, 0);
+	vm_make(&t, state, 0);
 	api_start64(&t, 0, calls_begin, API_SIZE(calls));
 	memcpy(t.mem + FUNCTION, function_begin, API_SIZE(function));
 	for (u32 v = 1; v < 50; v++) {
 		t.mem[FUNCTION + 1] = (u8)v;
+		wrote(&t, FUNCTION + 1, 1);
 		assert_int_equal(api_run_to_out(&t, 0, 0x80), v);
 		assert_int_equal(api_run_to_out(&t, 0, 0x80), v);
 	}
@@ -53,13 +71,14 @@ static void across_pages(void **state)
 	const unsigned back = 4; /* of MOV's five bytes before the page */
 	struct api_vm t;
 
-	api_vm_make(&t, 1, 0);
+	vm_make(&t, state, 0);
 	api_start64(&t, 0, calls_begin, API_SIZE(calls));
 	t.mem[API_CODE + 1] = (u8)(0x1000 - back); /* the address that is called */
 	memcpy(t.mem + FUNCTION + 0x1000 - back, function_begin, API_SIZE(function));
 	t.mem[API_CODE + 2] = (u8)((FUNCTION + 0x1000 - back) >> 8);
 	for (u32 v = 0; v < 50; v++) {
 		t.mem[FUNCTION + 0x1000] = (u8)v;
+		wrote(&t, FUNCTION - 0x1000, 0x2001); /* its last byte */
 		api_run_to_out(&t, 0, 0x80);
 		assert_int_equal(api_regs(&t, 0).rax >> 24, v);
 	}
@@ -108,7 +127,7 @@ static void in_one_of_some_pages(void **state)
 		struct api_vm t;
 		u8 sum = 0;
 
-		api_vm_make(&t, 1, 0);
+		vm_make(&t, state, 0);
 		api_start64(&t, 0, code, sum_code(code, pages));
 		for (unsigned i = 0; i < pages; i++)
 			memcpy(t.mem + FUNCTION + i * 0x1000, "\x04\x00\xc3",
@@ -118,6 +137,7 @@ static void in_one_of_some_pages(void **state)
 
 			sum += 2 * (u8)(v - *value);
 			*value = (u8)v;
+			wrote(&t, (u64)(value - t.mem), 1);
 			for (unsigned again = 0; again < v % 4; again++)
 				assert_int_equal(api_run_to_out(&t, 0, 0x80), sum);
 		}
@@ -134,7 +154,7 @@ static void in_other_memory(void **state)
 	struct api_vm t;
 
 	assert_ptr_not_equal(memory, MAP_FAILED);
-	api_vm_make(&t, 1, 0);
+	vm_make(&t, state, 0);
 	api_start64(&t, 0, calls_begin, API_SIZE(calls));
 	memcpy(t.mem + API_CODE + 1, &gpa, 4);
 	for (unsigned i = 0; i < 2; i++) {
@@ -171,14 +191,14 @@ static bool wait_for(const u32 *p, u32 v)
 	return false;
 }
 
-static void told_by_interrupt(void **state)
+static void before_an_interrupt(void **state)
 {
 	struct kvm_msi msi = {.address_lo = 0xfee00000, .data = 0x50};
 	struct api_vm t;
 	pthread_t thread;
 	u32 *seen;
 
-	api_vm_make(&t, 1, API_IRQCHIP);
+	vm_make(&t, state, API_IRQCHIP);
 	api_start64(&t, 0, spin_begin, API_SIZE(spin));
 	*(u64 *)(t.mem + 0x2000 + 3 * 8) = 0xc0000083ull; /* the APIC's gigabyte */
 	memcpy(t.mem + FUNCTION, function_begin, API_SIZE(function));
@@ -189,22 +209,96 @@ static void told_by_interrupt(void **state)
 	assert_true(wait_for(seen, 1));
 	for (u32 v = 2; v < 20; v++) {
 		t.mem[FUNCTION + 1] = (u8)v;
+		wrote(&t, FUNCTION + 1, 1);
 		assert_int_equal(api_ioctl(t.vm, KVM_SIGNAL_MSI, &msi), 1);
 		assert_true(wait_for(seen, v));
 	}
 	memcpy(t.mem + FUNCTION, "\x0f\x0b", 2); /* ud2, without a handler */
+	wrote(&t, FUNCTION, 2);
 	assert_int_equal(api_ioctl(t.vm, KVM_SIGNAL_MSI, &msi), 1);
 	assert_int_equal(pthread_join(thread, NULL), 0);
 	assert_int_equal(t.run[0]->exit_reason, KVM_EXIT_SHUTDOWN);
 	api_vm_free(&t);
 }
 
+/* A guest that neither leaves nor gets an interrupt learns of what is told. */
+static void told_only(void **state)
+{
+	struct api_vm t;
+	pthread_t thread;
+	u32 *seen;
+
+	vm_make(&t, state, API_IRQCHIP);
+	api_start64(&t, 0, spin_begin, API_SIZE(spin));
+	*(u64 *)(t.mem + 0x2000 + 3 * 8) = 0xc0000083ull; /* the APIC's gigabyte */
+	memcpy(t.mem + FUNCTION, function_begin, API_SIZE(function));
+	seen = (u32 *)(t.mem + 0x500);
+	assert_int_equal(pthread_create(&thread, NULL, spinner, &t), 0);
+	assert_true(wait_for(seen, 1));
+	for (u32 v = 2; v < 20; v++) {
+		t.mem[FUNCTION + 1] = (u8)v;
+		wrote(&t, FUNCTION + 1, 1);
+		assert_true(wait_for(seen, v));
+	}
+	memcpy(t.mem + FUNCTION, "\x0f\x0b", 2);
+	wrote(&t, FUNCTION, 2);
+	assert_int_equal(pthread_join(thread, NULL), 0);
+	assert_int_equal(t.run[0]->exit_reason, KVM_EXIT_SHUTDOWN);
+	api_vm_free(&t);
+}
+
+static void not_told(int fd, u64 gpa, u64 size, int error)
+{
+	assert_int_equal(anykvm_memory_written(fd, gpa, size), -1);
+	assert_int_equal(errno, error);
+}
+
+static void refused(void **state)
+{
+	struct kvm_enable_cap cap = {.cap = ANYKVM_CAP_WRITES_TOLD, .args = {1}};
+	struct api_vm t;
+
+	api_vm_make(&t, 0, 0);
+	assert_true(api_ioctl_value(t.kvm, KVM_CHECK_EXTENSION, ANYKVM_CAP_WRITES_TOLD) > 0);
+	assert_int_equal(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), -EINVAL);
+	cap.args[0] = 0;
+	cap.flags = 1;
+	assert_int_equal(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), -EINVAL);
+	api_vm_free(&t);
+	api_vm_make(&t, 1, 0);
+	cap.flags = 0;
+	assert_int_equal(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), -EINVAL); /* there is a vCPU */
+	not_told(-1, 0, 1, EBADF);
+	not_told(1, 0, 1, EBADF);
+	not_told(t.vcpu[0], 0, 1, EINVAL);
+	not_told(t.vm, 1ull << 52, 1, EINVAL);
+	not_told(t.vm, 1, 1ull << 52, EINVAL);
+	not_told(t.vm, ~0ull, 1, EINVAL);
+	/* of a client that did not promise anything, and of what is not memory */
+	assert_int_equal(anykvm_memory_written(t.vm, 0, API_MEM_SIZE), 0);
+	assert_int_equal(anykvm_memory_written(t.vm, 0x80000000, 0x100000), 0);
+	assert_int_equal(anykvm_memory_written(t.vm, (1ull << 52) - 1, 1), 0);
+	assert_int_equal(anykvm_memory_written(t.vm, 0, 0), 0);
+	api_vm_free(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(within_a_page),   cmocka_unit_test(in_another_page),
-		cmocka_unit_test(across_pages),	   cmocka_unit_test(in_one_of_some_pages),
-		cmocka_unit_test(in_other_memory), cmocka_unit_test(told_by_interrupt),
+		cmocka_unit_test(within_a_page),
+		cmocka_unit_test(in_another_page),
+		cmocka_unit_test(across_pages),
+		cmocka_unit_test(in_one_of_some_pages),
+		cmocka_unit_test(in_other_memory),
+		cmocka_unit_test(before_an_interrupt),
+		cmocka_unit_test(refused),
+		{"within_a_page_told", within_a_page, NULL, NULL, &told},
+		{"in_another_page_told", in_another_page, NULL, NULL, &told},
+		{"across_pages_told", across_pages, NULL, NULL, &told},
+		{"in_one_of_some_pages_told", in_one_of_some_pages, NULL, NULL, &told},
+		{"in_other_memory_told", in_other_memory, NULL, NULL, &told},
+		{"before_an_interrupt_told", before_an_interrupt, NULL, NULL, &told},
+		{"told_only", told_only, NULL, NULL, &told},
 	};
 
 	return cmocka_run_group_tests_name("code written by the client", tests, NULL, NULL);

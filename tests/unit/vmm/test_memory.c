@@ -29,6 +29,15 @@ static void small(void **state)
 	memory_free(&mem);
 }
 
+static u64 told_gpa, told_size;
+
+static int tell(int vm_fd, unsigned long gpa, unsigned long size)
+{
+	told_gpa = gpa;
+	told_size = size;
+	return 0;
+}
+
 static void around_the_hole(void **state)
 {
 	struct guest_memory mem;
@@ -43,6 +52,12 @@ static void around_the_hole(void **state)
 	assert_null(memory_at(&mem, MEMORY_4G, high + 1));
 	assert_null(memory_at(&mem, MEMORY_4G + high, 1));
 	assert_ptr_equal(memory_at(&mem, MEMORY_4G, 1), mem.host + MEMORY_PCI_HOLE);
+	mem.written = tell;
+	memory_written(&mem, memory_at(&mem, MEMORY_PCI_HOLE - 8, 8), 8);
+	assert_int_equal(told_gpa, MEMORY_PCI_HOLE - 8);
+	memory_written(&mem, memory_at(&mem, MEMORY_4G + 16, 4), 4);
+	assert_int_equal(told_gpa, MEMORY_4G + 16);
+	assert_int_equal(told_size, 4);
 	memory_free(&mem);
 }
 

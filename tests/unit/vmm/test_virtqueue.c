@@ -76,6 +76,43 @@ static void offer(u16 head)
 	avail()->idx++;
 }
 
+/* What devices wrote, as the accelerator is told. */
+static u64 told[8][2];
+static unsigned told_count;
+
+static int tell(int vm_fd, unsigned long gpa, unsigned long size)
+{
+	assert_int_equal(vm_fd, 7);
+	assert_true(told_count < 8);
+	told[told_count][0] = gpa;
+	told[told_count++][1] = size;
+	return 0;
+}
+
+/* Every segment that a device may have written is told, before the driver sees the request done. */
+static void writes_are_told(void **state)
+{
+	table(DESC)[2] = (struct vring_desc){DATA, 5, VRING_DESC_F_NEXT, 4};
+	table(DESC)[4] =
+		(struct vring_desc){DATA + 100, 7, VRING_DESC_F_NEXT | VRING_DESC_F_WRITE, 1};
+	table(DESC)[1] = (struct vring_desc){DATA + 0x3000, 9, VRING_DESC_F_WRITE, 0};
+	offer(2);
+	assert_true(virtqueue_pop(&vq, &req));
+	mem.written = tell;
+	mem.vm_fd = 7;
+	told_count = 0;
+	virtqueue_push(&vq, &req, 3);
+	assert_int_equal(told_count, 2);
+	assert_int_equal(told[0][0], DATA + 100);
+	assert_int_equal(told[0][1], 7);
+	assert_int_equal(told[1][0], DATA + 0x3000);
+	assert_int_equal(told[1][1], 9);
+	assert_true(memory_write(&mem, DATA, "hello", 5));
+	assert_int_equal(told_count, 3);
+	assert_int_equal(told[2][0], DATA);
+	assert_int_equal(told[2][1], 5);
+}
+
 static void ordinary(void **state)
 {
 	char buf[16];
@@ -258,8 +295,9 @@ static void noise(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		CASE(ordinary),	   CASE(around_the_ring), CASE(indirect),
-		CASE(suppression), CASE(broken_rules),	  CASE(rings_outside_of_memory),
+		CASE(ordinary),	       CASE(around_the_ring), CASE(indirect),
+		CASE(writes_are_told), CASE(around_the_ring), CASE(indirect),
+		CASE(suppression),     CASE(broken_rules),    CASE(rings_outside_of_memory),
 		CASE(noise),
 	};
 
