@@ -154,7 +154,7 @@ _Static_assert(CPU_GO_ON == (JIT_JC_SIZE - 1) * sizeof(struct jit_jump),
 #define JIT_HASH_BITS	   20
 #define JIT_HASH_SIZE	   (1u << JIT_HASH_BITS)
 #define JIT_PAGE_HASH_SIZE 4096u
-#define JIT_REACHED	   16u
+#define JIT_REACHED	   512u
 #define JIT_CROSS_BITS	   10
 
 /* Which slots of a jump cache are filled. */

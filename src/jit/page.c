@@ -11,10 +11,11 @@
  *
  * The first time is when the dispatcher comes to the page. But jump caches and links across pages lead
  * there without it (links within a page do not count), so either they are empty in a new epoch, or what
- * they lead to is compared at once. A guest that polls a device does the same between one exit and
- * the next, and little: therefore the pages are listed that the dispatcher has come to since the jump
- * caches were empty (jit.reached), and while they are few, with not much code, they are compared when
- * the epoch begins. Where they are many the jump caches are emptied, and the list begins again.
+ * they lead to is compared at once. What a guest does between one exit and the next is often the same, so
+ * the pages are listed that the dispatcher has come to since the jump caches were empty (jit.reached). They
+ * are compared when the epoch begins, while that costs less than to fill the jump caches again: a guest
+ * that polls a device has two pages, the way of Linux through an interrupt has a hundred. Else the jump
+ * caches are emptied, and the list begins again.
  *
  * The cost is some 2 ns a chunk, once for each page and epoch. A client that tells of its writes
  * (ANYKVM_CAP_WRITES_TOLD) spares it: an epoch begins when it has written to a page with code only.
@@ -23,8 +24,12 @@
 #include "mmu/hostmem.h"
 #include "mmu/mmu.h"
 
-#define CHUNK	       64u
-#define REACHED_CHUNKS 128u /* of the listed pages, when they were listed: 300 ns */
+#define CHUNK 64u
+#define REACHED_CHUNKS \
+	128u /* of the listed pages, when they were listed: worth it in any case, 300 ns */
+#define REACHED_MAX 8192u /* 20 us */
+#define REACHED_A_WAY \
+	8u /* half of what an entry of a jump cache costs: some will not be wanted again */
 
 /*
  * The sum of a chunk, four products of two quadwords each; false when the client's mapping refused.
@@ -170,12 +175,27 @@ void jit_page_check(struct cpu *cpu, struct jit_page *p, const u8 *host)
 		compare(cpu, p, host);
 }
 
+/* Does it cost less to compare the listed pages than to fill the jump caches again? */
+static bool recheck_pays(const struct cpu *cpu)
+{
+	const struct jit *jit = cpu->jit;
+	u64 ways = 0;
+
+	if (jit->reached_count > JIT_REACHED || jit->reached_chunks > REACHED_MAX)
+		return false;
+	if (LIKELY(jit->reached_chunks <= REACHED_CHUNKS))
+		return true;
+	for (unsigned v = 0; v < cpu_views(cpu); v++)
+		ways += jit->jc_log[v].local_count + jit->jc_log[v].global_count;
+	return jit->reached_chunks < ways * REACHED_A_WAY;
+}
+
 /** A new epoch has begun: see above. */
 void jit_pages_recheck(struct cpu *cpu)
 {
 	struct jit *jit = cpu->jit;
 
-	if (jit->reached_count > JIT_REACHED || jit->reached_chunks > REACHED_CHUNKS) {
+	if (!recheck_pays(cpu)) {
 		jit_jump_cache_flush(cpu);
 		return;
 	}

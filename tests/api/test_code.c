@@ -10,7 +10,8 @@
 #include <sys/mman.h>
 #include <time.h>
 
-#define FUNCTION 0x9000u
+#define FUNCTION  0x9000u
+#define FUNCTIONS 0x20000u /* of sum_code() */
 
 API_CODE16(loop, "1: mov $1, %al; out %al, $0x80; jmp 1b");
 API_CODE64(calls, "mov $0x9000, %ebx; 1: call *%rbx; out %al, $0x80; jmp 1b");
@@ -107,7 +108,7 @@ static size_t sum_code(u8 *begin, unsigned pages)
 			p = emit(p, "\x80\xf1\x80", 3); /* xor $0x80, %cl */
 			p = emit(p, "\x0f\x22\xe1", 3); /* mov %rcx, %cr4 */
 		}
-		at = FUNCTION + i % pages * 0x1000;
+		at = FUNCTIONS + i % pages * 0x1000;
 		p = emit(p, "\xbb", 1); /* mov $at, %ebx */
 		p = emit(p, &at, 4);
 		p = emit(p, "\xff\xd3", 2); /* call *%rbx */
@@ -119,8 +120,8 @@ static size_t sum_code(u8 *begin, unsigned pages)
 
 static void in_one_of_some_pages(void **state)
 {
-	static const unsigned some[] = {1, 2, 3, 15, 16, 17, 40};
-	u8 code[1024];
+	static const unsigned some[] = {1, 2, 3, 40, 511, 512, 513, 800};
+	u8 code[16384];
 
 	for (unsigned k = 0; k < sizeof(some) / sizeof(some[0]); k++) {
 		unsigned pages = some[k];
@@ -130,10 +131,10 @@ static void in_one_of_some_pages(void **state)
 		vm_make(&t, state, 0);
 		api_start64(&t, 0, code, sum_code(code, pages));
 		for (unsigned i = 0; i < pages; i++)
-			memcpy(t.mem + FUNCTION + i * 0x1000, "\x04\x00\xc3",
+			memcpy(t.mem + FUNCTIONS + i * 0x1000, "\x04\x00\xc3",
 			       3); /* add $0, %al; ret */
 		for (unsigned v = 1; v < 200; v++) {
-			u8 *value = t.mem + FUNCTION + v * 7 % pages * 0x1000 + 1;
+			u8 *value = t.mem + FUNCTIONS + v * 7 % pages * 0x1000 + 1;
 
 			sum += 2 * (u8)(v - *value);
 			*value = (u8)v;
