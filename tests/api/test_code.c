@@ -192,9 +192,9 @@ static bool wait_for(const u32 *p, u32 v)
 	return false;
 }
 
-static void before_an_interrupt(void **state)
+/* A guest that goes round without an exit, while the client changes its code and says so by `tell`. */
+static void changed_while_running(void **state, void (*tell)(struct api_vm *t))
 {
-	struct kvm_msi msi = {.address_lo = 0xfee00000, .data = 0x50};
 	struct api_vm t;
 	pthread_t thread;
 	u32 *seen;
@@ -210,42 +210,37 @@ static void before_an_interrupt(void **state)
 	assert_true(wait_for(seen, 1));
 	for (u32 v = 2; v < 20; v++) {
 		t.mem[FUNCTION + 1] = (u8)v;
-		wrote(&t, FUNCTION + 1, 1);
-		assert_int_equal(api_ioctl(t.vm, KVM_SIGNAL_MSI, &msi), 1);
+		tell(&t);
 		assert_true(wait_for(seen, v));
 	}
 	memcpy(t.mem + FUNCTION, "\x0f\x0b", 2); /* ud2, without a handler */
-	wrote(&t, FUNCTION, 2);
-	assert_int_equal(api_ioctl(t.vm, KVM_SIGNAL_MSI, &msi), 1);
+	tell(&t);
 	assert_int_equal(pthread_join(thread, NULL), 0);
 	assert_int_equal(t.run[0]->exit_reason, KVM_EXIT_SHUTDOWN);
 	api_vm_free(&t);
 }
 
-/* A guest that neither leaves nor gets an interrupt learns of what is told. */
+static void by_call(struct api_vm *t)
+{
+	wrote(t, FUNCTION, 2);
+}
+
+static void by_interrupt(struct api_vm *t)
+{
+	struct kvm_msi msi = {.address_lo = 0xfee00000, .data = 0x50};
+
+	by_call(t);
+	assert_int_equal(api_ioctl(t->vm, KVM_SIGNAL_MSI, &msi), 1);
+}
+
+static void before_an_interrupt(void **state)
+{
+	changed_while_running(state, by_interrupt);
+}
+
 static void told_only(void **state)
 {
-	struct api_vm t;
-	pthread_t thread;
-	u32 *seen;
-
-	vm_make(&t, state, API_IRQCHIP);
-	api_start64(&t, 0, spin_begin, API_SIZE(spin));
-	*(u64 *)(t.mem + 0x2000 + 3 * 8) = 0xc0000083ull; /* the APIC's gigabyte */
-	memcpy(t.mem + FUNCTION, function_begin, API_SIZE(function));
-	seen = (u32 *)(t.mem + 0x500);
-	assert_int_equal(pthread_create(&thread, NULL, spinner, &t), 0);
-	assert_true(wait_for(seen, 1));
-	for (u32 v = 2; v < 20; v++) {
-		t.mem[FUNCTION + 1] = (u8)v;
-		wrote(&t, FUNCTION + 1, 1);
-		assert_true(wait_for(seen, v));
-	}
-	memcpy(t.mem + FUNCTION, "\x0f\x0b", 2);
-	wrote(&t, FUNCTION, 2);
-	assert_int_equal(pthread_join(thread, NULL), 0);
-	assert_int_equal(t.run[0]->exit_reason, KVM_EXIT_SHUTDOWN);
-	api_vm_free(&t);
+	changed_while_running(state, by_call);
 }
 
 static void not_told(int fd, u64 gpa, u64 size, int error)
