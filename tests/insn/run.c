@@ -103,8 +103,10 @@ static const char *execute(const struct engine_ops *engine, struct insn_case *c,
 	u64 start;
 
 	*skipped = kept && kept->is_skipped;
-	if (*skipped)
+	if (*skipped) {
+		nat->vector = INSN_VEC_TIMEOUT;
 		return NULL;
+	}
 	run_job->ticks++;
 	start = clock_ns(CLOCK_MONOTONIC);
 	if (c->expect_ud) {
