@@ -139,19 +139,31 @@ struct cpu_mmio_frag {
 	u8 len; /* 1..8 */
 	u8 data[8];
 };
+/* A load that stopped for one such read, and what it has left to do (answer.c). */
+struct cpu_mmio_load {
+	u64 rip;
+	u8 len;	 /* bytes of the instruction; 0: it is something else */
+	u8 size; /* of the read, bytes; 0 likewise */
+	u8 reg;	 /* as encoded; a high byte's is 4 to 7 */
+	u8 to;	 /* bytes of the register that are written */
+	bool sign, high;
+};
 struct cpu_mmio {
 	bool read_wanted;
 	struct cpu_mmio_frag want;
+	struct cpu_mmio_load load;
 	unsigned done_count, done_next;
 	struct cpu_mmio_frag done[CPU_MMIO_FRAGS];
 	unsigned write_count;
 	struct cpu_mmio_frag write[CPU_MMIO_FRAGS];
 };
 
-/* A port access that user space must do; an IN restarts and finds its data here. */
+/* A port access that user space must do; an IN that has more to do than load RAX restarts and finds its data here. */
 struct cpu_pio {
 	bool in;
 	bool ready; /* data[] answers the IN that is being restarted */
+	u8 len;	    /* bytes of the instruction IN; 0: it is another */
+	u64 rip;    /* and where it is */
 	u8 size;
 	u16 port;
 	u32 count;

@@ -57,6 +57,13 @@ extern const char *const cpu_insn_name[CPU_OP_COUNT];
 
 /** The instruction is complete: RIP moves behind it (wrapped to the code size), RF and shadows end. */
 void cpu_insn_done(struct cpu *cpu, const struct cpu_insn *in);
+/**
+ * User space has answered the read, or the port access, that an instruction stopped for. True: with
+ * that the instruction is complete. False: it has to run again (cpu->restart) and finds `data`, or
+ * cpu->pio.data, where it asks.
+ */
+bool cpu_mmio_answer(struct cpu *cpu, const void *data);
+bool cpu_pio_answer(struct cpu *cpu);
 /** Offset of the memory operand, truncated to the address size. */
 u64 cpu_insn_offset(struct cpu *cpu, const struct cpu_insn *in);
 /** #GP when the I/O permission bitmap forbids a port to this privilege level. enum cpu_ret. */

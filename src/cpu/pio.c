@@ -62,6 +62,7 @@ static int port_exit(struct cpu *cpu, bool in, u16 port, unsigned size, u32 coun
 {
 	cpu->pio.in = in;
 	cpu->pio.ready = false;
+	cpu->pio.len = 0;
 	cpu->pio.port = port;
 	cpu->pio.size = (u8)size;
 	cpu->pio.count = count;
@@ -86,7 +87,10 @@ int insn_in(struct cpu *cpu, const struct cpu_insn *in)
 		cpu->pio.ready = false;
 		value = (u32)mem_load(cpu->pio.data, size);
 	} else if (!cpu->ops->pio_read(cpu, port, size, &value)) {
-		return port_exit(cpu, true, port, size, 1);
+		ret = port_exit(cpu, true, port, size, 1);
+		cpu->pio.rip = cpu->rip;
+		cpu->pio.len = in->len;
+		return ret;
 	}
 	cpu_reg_write(cpu, RAX, value, size, true);
 	cpu_insn_done(cpu, in);

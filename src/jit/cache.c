@@ -160,6 +160,7 @@ void jit_cache_reset(struct cpu *cpu)
 	jit->mode_links = NULL;
 	mem_set(jit->cross_links, 0, sizeof(jit->cross_links));
 	jit->cross_any = false;
+	mem_set(jit->stopped, 0, sizeof(jit->stopped));
 	jit->flush_wanted = false;
 	jit->stat_flushes++;
 	jit_jump_cache_flush(cpu);

@@ -162,11 +162,17 @@ static struct found find_block(struct cpu *cpu, u32 mode)
 /* The instruction that a return address into a cold stub belongs to. */
 static const struct jit_mark *stopped_at(struct cpu *cpu)
 {
-	struct jit_block *b = jit_block_by_host(cpu->jit, cpu->jit_scratch[1] - 1);
-	const struct jit_mark *m = jit_mark_find(cpu->jit, b, cpu->jit_scratch[1] - 1);
+	u64 pc = cpu->jit_scratch[1] - 1;
+	struct jit *jit = cpu->jit;
+	struct jit_stopped *s = &jit->stopped[(pc ^ pc >> 6) % JIT_STOPS];
 
-	cpu->rip = block_rip(cpu, b) + m->guest;
-	return m;
+	if (UNLIKELY(s->pc != pc)) {
+		struct jit_block *b = jit_block_by_host(jit, pc);
+
+		*s = (struct jit_stopped){pc, b, jit_mark_find(jit, b, pc)};
+	}
+	cpu->rip = block_rip(cpu, s->block) + s->mark->guest;
+	return s->mark;
 }
 
 /* The instruction that faulted in the host; RSP as before it. */
@@ -332,13 +338,17 @@ resume:
 	case JIT_CALLED:
 		return from_ret((int)cpu->jit_scratch[3]);
 	case JIT_RESOLVE:
-		stopped_at(cpu);
+		m = stopped_at(cpu);
 		switch ((enum mmu_resolve_kind)cpu->jit_scratch[3]) {
 		case MMU_STOP_EXC:
 			return OUT_AGAIN;
 		case MMU_STOP_STEP:
 			return OUT_STEP;
 		default:
+			if (cpu->mmio.load.size) {
+				cpu->mmio.load.rip = cpu->rip;
+				cpu->mmio.load.len = m->len;
+			}
 			return OUT_EXIT;
 		}
 	case JIT_COMMIT:
@@ -686,21 +696,6 @@ static bool host_has_bmi2(void)
 	return r[1] & BIT(8);
 }
 
-/* The slots that are never filled. */
-static void jump_cache_init(struct cpu *cpu, unsigned v)
-{
-	struct jit *jit = cpu->jit;
-
-	cpu->jc[v].to[0] = (struct jit_jump){JIT_JC_NOWHERE, jit_exec(jit, jit->thunk.next)};
-	cpu->jc[v].to[1].ntag = JIT_JC_NOWHERE;
-}
-
-void jit_guest_init(struct cpu *cpu)
-{
-	for (unsigned v = MMU_TLB_GUEST; v < MMU_TLB_COUNT; v++)
-		jump_cache_init(cpu, v);
-}
-
 int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
 {
 	struct jit *jit;
@@ -729,8 +724,7 @@ int jit_cpu_init(struct cpu *cpu, size_t cache_bytes)
 		jit->jc_log[v].local = jit->jc_log_room[v].local;
 		jit->jc_log[v].global = jit->jc_log_room[v].global;
 		jit->jc_log[v].state = jit->jc_log_room[v].state;
-		if (v < MMU_TLB_OWN)
-			jump_cache_init(cpu, v);
+		jit->jc_mode[v] = JIT_JC_NO_MODE;
 	}
 	jit->code_next = jit->code_start;
 	jit->code_end = jit->rw + align_up(jit->size / 2, 64);

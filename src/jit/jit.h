@@ -36,8 +36,6 @@ void jit_jump_cache_flush_local(struct cpu *cpu);
 void jit_jump_cache_flush_window(struct cpu *cpu);
 /** Likewise, of a nested guest's views. */
 void jit_jump_cache_flush_guest(struct cpu *cpu);
-/** Their jump caches, before such a guest runs for the first time. */
-void jit_guest_init(struct cpu *cpu);
 /** Likewise, of the addresses in one aligned region of 1 << shift bytes. */
 void jit_jump_cache_flush_page(struct cpu *cpu, u64 page, unsigned shift);
 

@@ -77,6 +77,14 @@ struct jit_mark {
 	s8 sp;	   /* what RSP was ahead of its register before it (jit_sp_runs()) */
 };
 
+/* Where generated code stopped before: a device's driver does it again and again at the same place. */
+#define JIT_STOPS 64u
+struct jit_stopped {
+	u64 pc; /* in the host's code; 0: none */
+	const struct jit_block *block;
+	const struct jit_mark *mark;
+};
+
 /* A guest page that blocks were translated from (page.c). */
 struct jit_page {
 	struct jit_page *next;
@@ -145,6 +153,8 @@ struct jit_link {
  */
 #define JIT_JC_NOWHERE (~0ull)
 #define JIT_JC_FIRST   2
+#define JIT_JC_NO_MODE \
+	BIT(31) /* in jc_mode: nobody has had the view yet, its slots 0 and 1 are not there */
 _Static_assert(CPU_GO_ON == (JIT_JC_SIZE - 1) * sizeof(struct jit_jump),
 	       "an offset in the jump cache");
 
@@ -222,7 +232,8 @@ struct jit {
 		[1u << JIT_CROSS_BITS]; /* that were patched since all were taken back, by page */
 	bool cross_any;			/* there are some */
 	u64 cr4;			/* its bits JIT_CR4 that the blocks were translated for */
-	u32 jc_mode[MMU_TLB_COUNT];	/* the mode whose blocks a jump cache holds */
+	struct jit_stopped stopped[JIT_STOPS]; /* by their places */
+	u32 jc_mode[MMU_TLB_COUNT];	       /* the mode whose blocks a jump cache holds */
 	bool flush_wanted;
 	int perfmap;	/* descriptor + 1 of the file of perfmap.c; 0: none */
 	bool fsgsbase;	/* the host lets user mode write GS base */
@@ -536,7 +547,13 @@ unsigned jit_gpr_index(ZydisRegister r);
 #define DESC_WRAP_SHIFT		52 /* of elements, or of an x87 register's two parts: addresses wrap at */
 #define DESC_WRAP_64K		1
 #define DESC_WRAP_4G		2
-#define DESC_CHECK		BIT(21) /* A is an offset: C code checks the segment */
+/* A plain load of a general register, never under a mask (operand.c). */
+#define DESC_LOAD	    BIT64(35)
+#define DESC_LOAD_REG_SHIFT 36
+#define DESC_LOAD_TO_SHIFT  40 /* log2 of the bytes of the register that are written */
+#define DESC_LOAD_SIGN	    BIT64(42)
+#define DESC_LOAD_HIGH	    BIT64(43)
+#define DESC_CHECK	    BIT(21) /* A is an offset: C code checks the segment */
 
 /* group.c */
 /** True when a memory operand is base + displacement as groups want it. */

@@ -208,7 +208,15 @@ void jit_jc_drop_block(struct cpu *cpu, const struct jit_block *b)
 /** The jump cache of a view changes hands: jumps from other modes relied on who had it. */
 void jit_jc_take(struct cpu *cpu, unsigned view, u32 mode)
 {
+	struct jit *jit = cpu->jit;
+	struct jit_jump *to = cpu->jc[view].to;
+
+	if (jit->jc_mode[view] == JIT_JC_NO_MODE) {
+		/* The slots that are never filled; their page is only there for a view that is used. */
+		to[0] = (struct jit_jump){JIT_JC_NOWHERE, jit_exec(jit, jit->thunk.next)};
+		to[1].ntag = JIT_JC_NOWHERE;
+	}
 	jit_jc_flush_view(cpu, view);
-	jit_mode_links_drop(cpu->jit);
-	cpu->jit->jc_mode[view] = mode;
+	jit_mode_links_drop(jit);
+	jit->jc_mode[view] = mode;
 }

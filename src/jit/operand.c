@@ -93,9 +93,38 @@ static u64 wrap_desc(const ZydisDecodedInstruction *in)
 	       << DESC_WRAP_SHIFT;
 }
 
-/** The bits of a descriptor that tell what the stub looks at before the page walk. */
+/* A general register is all that the instruction writes, and what it reads goes there whole: what becomes of it. */
+static u64 load_desc(const struct trans *t)
+{
+	const ZydisDecodedOperand *to = &t->op[0];
+	ZydisRegister reg = to->reg.value;
+	bool high = reg >= ZYDIS_REGISTER_AH && reg <= ZYDIS_REGISTER_BH, sign = false;
+
+	if (to->type != ZYDIS_OPERAND_TYPE_REGISTER || t->op[1].type != ZYDIS_OPERAND_TYPE_MEMORY)
+		return 0;
+	switch (t->in.mnemonic) {
+	case ZYDIS_MNEMONIC_MOV:
+	case ZYDIS_MNEMONIC_MOVZX:
+		break;
+	case ZYDIS_MNEMONIC_MOVSX:
+		sign = true;
+		break;
+	case ZYDIS_MNEMONIC_MOVSXD:
+		if (to->size != 64)
+			return 0; /* the vendors disagree on what is read */
+		sign = true;
+		break;
+	default:
+		return 0;
+	}
+	return DESC_LOAD | (u64)(jit_gpr_index(reg) + (high ? 4 : 0)) << DESC_LOAD_REG_SHIFT |
+	       (u64)__builtin_ctz(to->size / 8) << DESC_LOAD_TO_SHIFT |
+	       (sign ? DESC_LOAD_SIGN : 0) | (high ? DESC_LOAD_HIGH : 0);
+}
+
+/** The bits of a descriptor that tell what the stub looks at before the page walk, and what is left to do behind it. */
 u64 jit_operand_desc(const struct trans *t, unsigned size)
 {
 	return alignment(t, size) | (waits_for_x87(t) ? DESC_X87 : 0) |
-	       (jit_operand_in_parts(t, size) ? wrap_desc(&t->in) : 0);
+	       (jit_operand_in_parts(t, size) ? wrap_desc(&t->in) : 0) | load_desc(t);
 }

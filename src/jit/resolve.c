@@ -229,6 +229,18 @@ static u64 hand_out(struct cpu *cpu, const struct part *p, enum mmu_resolve_kind
 	return kind;
 }
 
+/* A device's read stops the instruction: what it is, for the answer. */
+static void note_load(struct cpu *cpu, u64 desc)
+{
+	cpu->mmio.load = (struct cpu_mmio_load){
+		.size = desc & DESC_LOAD ? (u8)(desc & DESC_SIZE) : 0,
+		.reg = desc >> DESC_LOAD_REG_SHIFT & 15,
+		.to = 1u << (desc >> DESC_LOAD_TO_SHIFT & 3),
+		.sign = desc & DESC_LOAD_SIGN,
+		.high = desc & DESC_LOAD_HIGH,
+	};
+}
+
 /**
  * A data access missed the TLB. Returns MMU_DIRECT or MMU_BOUNCED with the host address in
  * jit_scratch[0], or another enum mmu_resolve_kind to stop.
@@ -298,6 +310,8 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 	kind = mmu_resolve(cpu, lin, p.size, p.access, desc & DESC_LOCK);
 	if (kind == MMU_STOP_EXC && (desc & DESC_MASK))
 		return stopped(masked_fault(cpu, &p, at));
+	if (kind == MMU_STOP_EXIT)
+		note_load(cpu, desc);
 	return hand_out(cpu, &p, kind, lin);
 }
 

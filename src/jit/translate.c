@@ -401,6 +401,7 @@ struct jit_block *jit_translate(struct cpu *cpu, const struct mmu_fetched *at, u
 	u8 *hot_end;
 
 	*ret = CPU_OK;
+	mmu_view_begin(cpu, (mode & MODE_VIEW) >> MODE_VIEW_SHIFT);
 	if (!b || jit->block_count == jit->block_max)
 		return NULL;
 	f.cpu = cpu;

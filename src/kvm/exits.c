@@ -4,6 +4,7 @@
  * every field is read once and checked.
  */
 #include "base/mem.h"
+#include "cpu/insn.h"
 #include "jit/jit.h"
 #include "kvm/abi.h"
 #include "kvm/emulate.h"
@@ -252,12 +253,15 @@ static int complete_mmio(struct vcpu *vcpu)
 		return exit_mmio(vcpu);
 	if (!m->read_wanted || m->done_count >= CPU_MMIO_FRAGS)
 		return RUN_GUEST;
-	f = &m->done[m->done_count++];
+	f = &m->done[m->done_count];
 	*f = m->want;
 	mem_copy(f->data, vcpu->run->mmio.data, 8);
-	m->read_wanted = false;
 	if (UNLIKELY(vcpu->cpu.trace))
 		trace_mmio(vcpu, false, f->gpa, f->len, f->data);
+	if (LIKELY(cpu_mmio_answer(&vcpu->cpu, f->data)))
+		return RUN_GUEST;
+	m->done_count++;
+	m->read_wanted = false;
 	return restart(vcpu);
 }
 
@@ -266,9 +270,11 @@ static int complete_pio_in(struct vcpu *vcpu)
 	struct cpu_pio *pio = &vcpu->cpu.pio;
 
 	mem_copy(pio->data, vcpu->pio_page, MIN(pio->size * pio->count, (u32)sizeof(pio->data)));
-	pio->ready = true;
 	if (UNLIKELY(vcpu->cpu.trace))
 		trace_pio(vcpu, true, pio->port, pio->size, pio->count, pio->data);
+	if (LIKELY(cpu_pio_answer(&vcpu->cpu)))
+		return RUN_GUEST;
+	pio->ready = true;
 	return restart(vcpu);
 }
 

@@ -50,6 +50,7 @@ int mmio_read(struct cpu *cpu, u64 gpa, u8 *buf, unsigned n)
 				return mmu_internal(cpu, "MMIO read too large");
 			m->want.gpa = gpa;
 			m->want.len = (u8)len;
+			m->load.len = m->load.size = 0;
 			m->read_wanted = true;
 			cpu->exit.reason = CPU_EXIT_MMIO;
 			return CPU_EXIT;

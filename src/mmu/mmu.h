@@ -167,9 +167,9 @@ int mmu_raise(struct cpu *cpu, const struct mmu_fault *fault);
 /** Loads the PAE PDPTRs from CR3. 0, or -1: #GP is due, or cpu_leaving_guest(). */
 int mmu_load_pdptrs(struct cpu *cpu, u64 cr3);
 
-/** The nested guest's views of the TLB, before one runs for the first time. */
-void mmu_guest_init(struct cpu *cpu);
-/** Empties them: other tables, INVVPID, INVEPT. */
+/** Makes a view of the TLB ready before generated code may ask it: its memory is there only when somebody does. */
+void mmu_view_begin(struct cpu *cpu, unsigned view);
+/** Empties the nested guest's views: other tables, INVVPID, INVEPT. */
 void mmu_flush_guest(struct cpu *cpu);
 /** Another level runs now; its views, and those of the one that ran, stay. */
 void mmu_guest_switch(struct cpu *cpu);

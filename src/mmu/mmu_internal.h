@@ -232,6 +232,7 @@ struct mmu_cpu {
 	struct fetch_log
 		fetched[2]; /* by local and by global translations, since each was flushed */
 
+	u8 views;		       /* a bit for each that mmu_view_begin() was called for */
 	bool mmio_asked, mmio_allowed; /* mmu_vm.mmio_ask */
 
 	/* The bounced store to be committed. */
@@ -392,15 +393,19 @@ ALWAYS_INLINE unsigned view_bank(const struct cpu *cpu)
 {
 	return cpu->mode >> MODE_VIEW_SHIFT & MMU_TLB_GUEST;
 }
-/** The view in which an access of these flags is checked. */
-ALWAYS_INLINE unsigned access_view(const struct cpu *cpu, unsigned access)
+/** The view in which an access of these flags is checked; its table can be asked. */
+ALWAYS_INLINE unsigned access_view(struct cpu *cpu, unsigned access)
 {
+	unsigned view = cpu_mode_view(cpu);
+
 	if (access & MMU_SYSTEM)
-		return view_bank(cpu) |
+		view = view_bank(cpu) |
 		       ((cpu->cr4 & CR4_SMAP) ? MMU_TLB_KERNEL : MMU_TLB_KERNEL_AC);
-	if (access & MMU_AS_USER)
-		return view_bank(cpu) | MMU_TLB_USER;
-	return cpu_mode_view(cpu);
+	else if (access & MMU_AS_USER)
+		view = view_bank(cpu) | MMU_TLB_USER;
+	if (UNLIKELY(!(cpu->mmu->views >> view & 1)))
+		mmu_view_begin(cpu, view);
+	return view;
 }
 /** The page behind `lin`: wraps at 4 GiB outside IA-32e mode. */
 ALWAYS_INLINE u64 lin_wrap(const struct cpu *cpu, u64 lin)

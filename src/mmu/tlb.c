@@ -189,18 +189,16 @@ void mmu_guest_switch(struct cpu *cpu)
 	cpu->mmu->psc_gen++; /* and so are paging structures */
 }
 
-static void view_init(struct cpu *cpu, unsigned v)
+NOINLINE void mmu_view_begin(struct cpu *cpu, unsigned view)
 {
+	struct mmu_tlb *t = &cpu->tlb[view];
+
+	if (cpu->mmu->views >> view & 1)
+		return;
 	/* Only slots whose empty tag is not 0: untouched pages of the tables cost nothing. */
 	for (unsigned i = 0; i < MMU_TLB_LOW; i++)
-		cpu->tlb[v].rtag[i] = cpu->tlb[v].wtag[i] = mmu_tlb_empty(i);
-}
-
-void mmu_guest_init(struct cpu *cpu)
-{
-	for (unsigned v = MMU_TLB_GUEST; v < MMU_TLB_COUNT; v++)
-		view_init(cpu, v);
-	jit_guest_init(cpu);
+		t->rtag[i] = t->wtag[i] = mmu_tlb_empty(i);
+	cpu->mmu->views |= 1u << view;
 }
 
 void mmu_flush_nonglobal(struct cpu *cpu)
@@ -360,8 +358,6 @@ int mmu_cpu_init(struct cpu *cpu, struct mmu_vm *vm)
 		log->local = room->local;
 		log->global = room->global;
 		log->info = room->info;
-		if (v < MMU_TLB_OWN)
-			view_init(cpu, v);
 	}
 	ret = vm_add_cpu(vm, cpu);
 	if (ret) {

@@ -13,7 +13,6 @@ void jit_flush(struct cpu *cpu);
 void jit_invalidate(struct cpu *cpu, u64 gpa, unsigned n);
 void jit_jump_cache_flush(struct cpu *cpu);
 void jit_jump_cache_flush_local(struct cpu *cpu);
-void jit_guest_init(struct cpu *cpu);
 void jit_jump_cache_flush_guest(struct cpu *cpu);
 void jit_jump_cache_flush_page(struct cpu *cpu, u64 page, unsigned shift);
 void jit_jump_cache_flush_window(struct cpu *cpu);

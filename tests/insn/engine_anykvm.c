@@ -17,6 +17,7 @@
 #include "cpu/cpuid.h"
 #include "cpu/feature.h"
 #include "cpu/fpu.h"
+#include "cpu/insn.h"
 #include "cpu/mode.h"
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
@@ -531,8 +532,8 @@ static void memory_set(struct cpu *cpu, const struct insn_case *c, enum memory_k
 		memory_translate(cpu, c);
 }
 
-/* Does what a client of KVM does at an exit for MMIO. */
-static void mmio_exit(struct cpu *cpu)
+/* Does what a client of KVM does at an exit for MMIO. `again`: every instruction runs again for its answer. */
+static void mmio_exit(struct cpu *cpu, bool again)
 {
 	struct cpu_mmio *mmio = &cpu->mmio;
 	bool inside = m.inside;
@@ -543,9 +544,11 @@ static void mmio_exit(struct cpu *cpu)
 	mmio->write_count = 0;
 	if (mmio->read_wanted && mmio->done_count < CPU_MMIO_FRAGS) {
 		device_read(cpu, mmio->want.gpa, mmio->want.len, mmio->want.data);
-		mmio->done[mmio->done_count++] = mmio->want;
-		mmio->read_wanted = false;
-		cpu->restart = true;
+		if (again || !cpu_mmio_answer(cpu, mmio->want.data)) {
+			mmio->done[mmio->done_count++] = mmio->want;
+			mmio->read_wanted = false;
+			cpu->restart = true;
+		}
 	}
 	m.inside = inside;
 }
@@ -592,7 +595,7 @@ again:
 			jit_run(cpu);
 		if (cpu->exit.reason == CPU_EXIT_MMIO) {
 			cpu_fpu_save(cpu);
-			mmio_exit(cpu);
+			mmio_exit(cpu, variant & VARIANT_STEP);
 			cpu_fpu_load(cpu);
 		}
 	} while ((cpu->exit.reason == CPU_EXIT_POLL || cpu->exit.reason == CPU_EXIT_NONE ||

@@ -33,7 +33,6 @@ struct nested *vmx_alloc(struct cpu *cpu)
 	cpu->nested = (struct nested *)p;
 	cpu->nested->vmxon_pa = cpu->nested->vmcs_pa = cpu->nested->deadline = VMX_NONE;
 	cpu->nested->eptp = ~0ull;
-	mmu_guest_init(cpu);
 	return cpu->nested;
 }
 

@@ -53,10 +53,6 @@ void jit_jump_cache_flush(struct cpu *cpu)
 	rig.jc_flushes++;
 }
 
-void jit_guest_init(struct cpu *cpu)
-{
-}
-
 void jit_jump_cache_flush_guest(struct cpu *cpu)
 {
 }
@@ -216,5 +212,8 @@ bool rig_hit(struct cpu *cpu, u64 lin, unsigned n, bool write)
 	struct mmu_tlb *t = &cpu->tlb[cpu_mode_view(cpu)];
 	unsigned i = (lin >> 12) & (MMU_TLB_SIZE - 1);
 
+	mmu_view_begin(
+		cpu,
+		cpu_mode_view(cpu)); /* as the translator does before there is code that asks */
 	return ((write ? t->wtag[i] : t->rtag[i]) + lin + n - 1) >> 12 == 1;
 }

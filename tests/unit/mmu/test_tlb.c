@@ -39,10 +39,33 @@ static void tlb_empty_tags_match_nothing(void **state)
 			assert_false(rig_hit(cpu, near[i], n, true));
 		}
 	/* CALL looks where RSP is, for the eight bytes before it. */
-	for (u64 page = 0; page < 8; page++)
-		for (u64 at = page << PAGE_SHIFT; at < (page << PAGE_SHIFT) + 8; at++)
-			assert_true((cpu->tlb[0].wtag[page] + at - 8) >> PAGE_SHIFT != 1);
+	for (unsigned v = 0; v < MMU_TLB_OWN; v++) {
+		mmu_view_begin(cpu, v);
+		for (u64 page = 0; page < 8; page++)
+			for (u64 at = page << PAGE_SHIFT; at < (page << PAGE_SHIFT) + 8; at++)
+				assert_true((cpu->tlb[v].wtag[page] + at - 8) >> PAGE_SHIFT != 1);
+	}
 	rig_free();
+}
+
+/* A view's table is all zeros until somebody asks it, and zeros would match page 0x1000: every way begins it. */
+static void tlb_view_begins(void **state)
+{
+	static const unsigned how[] = {MMU_READ, MMU_READ | MMU_AS_USER, MMU_READ | MMU_SYSTEM};
+	u64 value;
+
+	for (unsigned i = 0; i < ARRAY_SIZE(how); i++) {
+		struct cpu *cpu = start();
+
+		for (unsigned v = 0; v < MMU_TLB_COUNT; v++)
+			assert_true(!cpu->tlb[v].rtag[0] && !cpu->tlb[v].wtag[1]);
+		assert_int_equal(mmu_read(cpu, 0x1000, &value, 8, how[i]), CPU_EXC);
+		cpu->exc.pending = false;
+		assert_int_equal(mmu_write(cpu, 0x1ff8, &value, 8, how[i]), CPU_EXC);
+		cpu->exc.pending = false;
+		assert_int_equal(mmu_resolve(cpu, 0x1000, 8, how[i], false), MMU_STOP_EXC);
+		rig_free();
+	}
 }
 
 static void tlb_read_then_write(void **state)
@@ -310,6 +333,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(tlb_empty_tags_match_nothing),
+		cmocka_unit_test(tlb_view_begins),
 		cmocka_unit_test(tlb_read_then_write),
 		cmocka_unit_test(tlb_views_are_apart),
 		cmocka_unit_test(tlb_global_survives),

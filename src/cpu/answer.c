@@ -1,0 +1,60 @@
+/*
+ * answer.c - the end of a load, or of an IN, that user space had to answer
+ *
+ * An instruction whose read nobody inside answers stops uncommitted and in general runs again to find the
+ * answer (cpu->mmio, cpu->pio): it may have other operands, and parts of this one elsewhere. That is a lookup of its
+ * code, a page walk and the translated instruction. Most reads of devices are plain loads of one general register,
+ * though: generated code says at the stop which (cpu->mmio.load), IN is known anyway, and the answer goes
+ * straight into the register.
+ *
+ * Not when something looks between two instructions (steps, breakpoints, a shadow, a nested guest's hypervisor),
+ * when an exception waits, or when the client has moved RIP: then it runs again.
+ */
+#include "base/mem.h"
+#include "cpu/insn.h"
+#include "cpu/mode.h"
+#include "cpu/seg.h"
+
+static bool alone(const struct cpu *cpu, u64 rip)
+{
+	return cpu->rip == rip &&
+	       !(cpu->mode & (MODE_STEP | MODE_BREAK | MODE_WATCH | MODE_GUEST)) && !cpu->shadow &&
+	       !(cpu->dr7 & 0xff) && !cpu->guest_debug && !cpu->exc.pending && !cpu->restart;
+}
+
+static void done(struct cpu *cpu, unsigned len)
+{
+	cpu->rip = seg_next_rip(cpu, len);
+	cpu->rflags &= ~FLAG_RF;
+}
+
+bool cpu_mmio_answer(struct cpu *cpu, const void *data)
+{
+	struct cpu_mmio *m = &cpu->mmio;
+	const struct cpu_mmio_load *l = &m->load;
+	unsigned unused;
+	u64 value;
+
+	if (!l->len || m->want.len != l->size || !alone(cpu, l->rip))
+		return false;
+	m->read_wanted = false;
+	value = mem_load(data, l->size);
+	if (l->sign) {
+		unused = 64 - 8 * l->size;
+		value = (u64)((s64)(value << unused) >> unused);
+	}
+	cpu_reg_write(cpu, l->reg, value, l->to, !l->high);
+	done(cpu, l->len);
+	return true;
+}
+
+bool cpu_pio_answer(struct cpu *cpu)
+{
+	const struct cpu_pio *p = &cpu->pio;
+
+	if (!p->len || !alone(cpu, p->rip))
+		return false;
+	cpu_reg_write(cpu, RAX, mem_load(p->data, p->size), p->size, true);
+	done(cpu, p->len);
+	return true;
+}
