@@ -7,9 +7,12 @@
  * though: generated code says at the stop which (cpu->mmio.load), IN is known anyway, and the answer goes
  * straight into the register.
  *
- * Not when something looks between two instructions (steps, breakpoints, a shadow, a nested guest's hypervisor),
- * when an exception waits, or when the client has moved RIP: then it runs again.
+ * An OUT likewise has nothing left to do but to end.
+ *
+ * Not when something looks between two instructions (steps, breakpoints, a shadow, a nested guest's
+ * hypervisor): then it runs again. An exception that the client has made meanwhile comes behind it.
  */
+#include <linux/kvm.h>
 #include "base/mem.h"
 #include "cpu/insn.h"
 #include "cpu/mode.h"
@@ -19,7 +22,7 @@ static bool alone(const struct cpu *cpu, u64 rip)
 {
 	return cpu->rip == rip &&
 	       !(cpu->mode & (MODE_STEP | MODE_BREAK | MODE_WATCH | MODE_GUEST)) && !cpu->shadow &&
-	       !(cpu->dr7 & 0xff) && !cpu->guest_debug && !cpu->exc.pending && !cpu->restart;
+	       !(cpu->dr7 & 0xff) && !cpu->guest_debug && !cpu->restart;
 }
 
 static void done(struct cpu *cpu, unsigned len)
@@ -54,7 +57,18 @@ bool cpu_pio_answer(struct cpu *cpu)
 
 	if (!p->len || !alone(cpu, p->rip))
 		return false;
-	cpu_reg_write(cpu, RAX, mem_load(p->data, p->size), p->size, true);
+	if (p->in)
+		cpu_reg_write(cpu, RAX, mem_load(p->data, p->size), p->size, true);
 	done(cpu, p->len);
 	return true;
+}
+
+void cpu_insn_skip(struct cpu *cpu, unsigned len)
+{
+	bool step = (cpu->rflags & FLAG_TF) || (cpu->guest_debug & KVM_GUESTDBG_SINGLESTEP);
+
+	done(cpu, len);
+	cpu->shadow = 0;
+	if (step)
+		cpu_raise_db(cpu, DR6_BS);
 }

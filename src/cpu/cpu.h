@@ -73,7 +73,7 @@ enum cpu_exit_reason {
 	CPU_EXIT_MMIO,	    /* cpu->mmio holds a read to be answered, or writes to be sent */
 	CPU_EXIT_RDMSR,	    /* cpu->exit.msr: to be answered by user space, instruction restarts */
 	CPU_EXIT_WRMSR,	    /* likewise */
-	CPU_EXIT_HYPERCALL, /* cpu->exit.hypercall; RIP is behind the instruction */
+	CPU_EXIT_HYPERCALL, /* cpu->exit.hypercall; RIP is at the instruction */
 	CPU_EXIT_SHUTDOWN,  /* triple fault */
 	CPU_EXIT_DEBUG,	    /* guest debugging stopped here: cpu->exit.debug */
 	CPU_EXIT_MWAIT,	    /* RIP is behind the MWAIT */
@@ -90,6 +90,7 @@ struct cpu_exit {
 		} msr;
 		struct {
 			u64 nr, args[4];
+			u8 len; /* bytes of the instruction */
 		} hypercall;
 		struct {
 			u32 vector;
@@ -158,11 +159,11 @@ struct cpu_mmio {
 	struct cpu_mmio_frag write[CPU_MMIO_FRAGS];
 };
 
-/* A port access that user space must do; an IN that has more to do than load RAX restarts and finds its data here. */
+/* A port access that user space must do; an instruction that has more left than to load RAX runs again and finds it here. */
 struct cpu_pio {
 	bool in;
-	bool ready; /* data[] answers the IN that is being restarted */
-	u8 len;	    /* bytes of the instruction IN; 0: it is another */
+	bool ready; /* the instruction that is being restarted is answered, by data[] if it reads */
+	u8 len;	    /* bytes of the instruction, IN or OUT; 0: INS, or what is committed */
 	u64 rip;    /* and where it is */
 	u8 size;
 	u16 port;
@@ -191,7 +192,7 @@ struct cpu_ops {
 	int (*msr_write)(struct cpu *cpu, u32 index, u64 value, bool *handled);
 	u64 (*cr8_read)(struct cpu *cpu);
 	void (*cr8_write)(struct cpu *cpu, u64 value);
-	/* VMCALL/VMMCALL at any CPL; sets RAX or cpu->exit; RIP already behind it on CPU_OK. */
+	/* VMCALL/VMMCALL at any CPL; sets RAX or cpu->exit; RIP is at it. */
 	int (*hypercall)(struct cpu *cpu);
 	/* The guest left SMM, changed a mode that the layer above mirrors, hit CR writes, …*/
 	void (*smm_changed)(struct cpu *cpu, bool in_smm);
@@ -295,6 +296,7 @@ struct cpu {
 	bool msr_error; /* … with #GP */
 	bool restart;	/* the next instruction finds answers above; one instruction only */
 	bool mmu_stepping; /* jit_step() runs one instruction: stores to running code, watchpoints proceed */
+	bool log_full; /* the dirty ring has room for one instruction: who misses the TLB leaves before it */
 	u64 pending_db; /* DR6 bits of data watchpoints hit by this instruction: #DB behind it */
 
 	/* --- identity ------------------------------------------------------------------------ */
@@ -358,6 +360,9 @@ struct cpu {
 		} __attribute__((aligned(16))) to[JIT_JC_SIZE];
 	} jc[MMU_TLB_COUNT];
 };
+
+/* DR6: a single step. */
+#define DR6_BS BIT64(14)
 
 /* RFLAGS bits. */
 #define FLAG_CF		0x1ull

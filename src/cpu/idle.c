@@ -138,8 +138,12 @@ int insn_hypercall(struct cpu *cpu, const struct cpu_insn *in)
 	ret = hypercall_fix(cpu, in);
 	if (ret)
 		return ret;
-	cpu_insn_done(cpu, in);
-	return cpu->ops->hypercall(cpu);
+	ret = cpu->ops->hypercall(cpu);
+	if (ret == CPU_OK)
+		cpu_insn_done(cpu, in);
+	else if (ret == CPU_EXIT && cpu->exit.reason == CPU_EXIT_HYPERCALL)
+		cpu->exit.hypercall.len = in->len;
+	return ret;
 }
 
 int insn_vmx(struct cpu *cpu, const struct cpu_insn *in)

@@ -64,6 +64,8 @@ void cpu_insn_done(struct cpu *cpu, const struct cpu_insn *in);
  */
 bool cpu_mmio_answer(struct cpu *cpu, const void *data);
 bool cpu_pio_answer(struct cpu *cpu);
+/** Ends an instruction of `len` bytes at RIP that user space has carried out; #DB behind it where somebody steps. */
+void cpu_insn_skip(struct cpu *cpu, unsigned len);
 /** Offset of the memory operand, truncated to the address size. */
 u64 cpu_insn_offset(struct cpu *cpu, const struct cpu_insn *in);
 /** #GP when the I/O permission bitmap forbids a port to this privilege level. enum cpu_ret. */

@@ -2,10 +2,11 @@
  * pio.c - IN, OUT, INS, OUTS
  *
  * A port goes to the devices inside first (cpu->ops->pio_*). When none of them answers, cpu->pio
- * describes the access for user space: an OUT commits before the exit; an IN stops uncommitted
- * and, when it runs again, finds the answer with cpu->pio.ready. Repeated forms hand over as many
- * elements at once as lie in one page.
+ * describes the access for user space, and the instruction stops uncommitted. When it runs again, it finds
+ * the answer, or that it is done, with cpu->pio.ready. OUTS commits before the exit, and OUT to port 0x7e, as in
+ * KVM. Repeated forms hand over as many elements at once as lie in one page.
  */
+#include <linux/kvm.h>
 #include "base/mem.h"
 #include "cpu/seg.h"
 #include "cpu/str.h"
@@ -69,6 +70,23 @@ static int port_exit(struct cpu *cpu, bool in, u16 port, unsigned size, u32 coun
 	return cpu_exit_set(cpu, CPU_EXIT_PIO);
 }
 
+/* … of an instruction that has nothing to do afterwards but to load RAX, if that (answer.c). */
+static int simple_exit(struct cpu *cpu, const struct cpu_insn *insn, bool in, u16 port,
+		       unsigned size)
+{
+	int ret = port_exit(cpu, in, port, size, 1);
+
+	cpu->pio.rip = cpu->rip;
+	cpu->pio.len = insn->len;
+	return ret;
+}
+
+/* The quirk of KVM's: somebody's firmware looks at RIP there. */
+static bool commits_first(const struct cpu *cpu, u16 port)
+{
+	return port == 0x7e && !(cpu->disabled_quirks & KVM_X86_QUIRK_OUT_7E_INC_RIP);
+}
+
 static u16 port_of(const struct cpu *cpu, const struct cpu_insn *in)
 {
 	return in->imm2 ? (u8)in->imm : (u16)cpu->gpr[RDX];
@@ -87,10 +105,7 @@ int insn_in(struct cpu *cpu, const struct cpu_insn *in)
 		cpu->pio.ready = false;
 		value = (u32)mem_load(cpu->pio.data, size);
 	} else if (!cpu->ops->pio_read(cpu, port, size, &value)) {
-		ret = port_exit(cpu, true, port, size, 1);
-		cpu->pio.rip = cpu->rip;
-		cpu->pio.len = in->len;
-		return ret;
+		return simple_exit(cpu, in, true, port, size);
 	}
 	cpu_reg_write(cpu, RAX, value, size, true);
 	cpu_insn_done(cpu, in);
@@ -106,8 +121,12 @@ int insn_out(struct cpu *cpu, const struct cpu_insn *in)
 
 	if (ret)
 		return ret;
-	if (!cpu->ops->pio_write(cpu, port, size, value)) {
+	if (cpu->pio.ready) {
+		cpu->pio.ready = false;
+	} else if (!cpu->ops->pio_write(cpu, port, size, value)) {
 		mem_store(cpu->pio.data, value, size);
+		if (!commits_first(cpu, port))
+			return simple_exit(cpu, in, false, port, size);
 		ret = port_exit(cpu, false, port, size, 1);
 	}
 	cpu_insn_done(cpu, in);

@@ -20,8 +20,6 @@
 #include "jit/jit_internal.h"
 #include "mmu/mmu.h"
 
-#define DR6_BS BIT64(14)
-
 /* --- GS base -------------------------------------------------------------------------------- */
 
 static bool have_fsgsbase(void)
@@ -396,6 +394,13 @@ static void after_step(struct cpu *cpu, bool tf, u8 shadow)
 		cpu_raise_db(cpu, bits);
 }
 
+/* An exit behind the instruction, not in its middle: what comes between instructions is due. */
+static bool exits_behind(const struct cpu *cpu)
+{
+	return cpu->exit.reason == CPU_EXIT_HLT || cpu->exit.reason == CPU_EXIT_MWAIT ||
+	       (cpu->exit.reason == CPU_EXIT_PIO && !cpu->pio.in && !cpu->pio.len);
+}
+
 /* The instruction at RIP alone, with everything that is looked at between instructions. */
 static enum outcome run_step(struct cpu *cpu)
 {
@@ -406,7 +411,7 @@ static enum outcome run_step(struct cpu *cpu)
 	struct jit_link *link = NULL;
 	u8 shadow = cpu->shadow, retires;
 	u64 counters = cpu->pmu.by_insn;
-	bool trap = cpu->guest_trap;
+	bool trap = cpu->guest_trap, nested = cpu->guest_mode;
 	enum outcome out;
 	u32 mode = (cpu->mode & ~MODE_WINDOW) | MODE_STEP;
 	struct found f;
@@ -429,7 +434,8 @@ static enum outcome run_step(struct cpu *cpu)
 	cpu->mmu_stepping = false;
 	if (UNLIKELY(cpu->trap_by_new_tf))
 		tf = cpu->rflags & FLAG_TF;
-	if (out != OUT_DONE) {
+	if (out != OUT_DONE &&
+	    !(out == OUT_EXIT && exits_behind(cpu) && nested == cpu->guest_mode)) {
 		cpu->pending_db = 0;
 		return out;
 	}
@@ -571,7 +577,7 @@ static void run(struct cpu *cpu)
 			u64 bits = cpu->pending_db;
 
 			cpu->pending_db = 0;
-			if (out == OUT_DONE)
+			if (out == OUT_DONE || (out == OUT_EXIT && exits_behind(cpu)))
 				cpu_raise_db(cpu, bits);
 		}
 		if (out == OUT_EXIT)
@@ -586,8 +592,14 @@ static void run(struct cpu *cpu)
 
 static void run_one(struct cpu *cpu)
 {
+	struct cpu_exc later = cpu->exc;
 	enum outcome out;
 
+	/* What the client has made since comes behind the instruction that it has answered. */
+	if (cpu->restart)
+		cpu->exc.pending = false;
+	else
+		later.pending = false;
 	cpu->exit.reason = CPU_EXIT_NONE;
 	cpu->mmio.done_next = 0;
 	cpu->mmio.read_wanted = false;
@@ -605,6 +617,8 @@ static void run_one(struct cpu *cpu)
 		 (out != OUT_DONE || cpu->exc.pending));
 	if (cpu->exit.reason != CPU_EXIT_MMIO || !cpu->mmio.read_wanted)
 		restart_done(cpu);
+	if (UNLIKELY(later.pending) && !cpu->exc.pending)
+		cpu->exc = later;
 	if (cpu->exit.reason == CPU_EXIT_NONE)
 		cpu->exit.reason = CPU_EXIT_POLL;
 }

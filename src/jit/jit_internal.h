@@ -553,7 +553,10 @@ unsigned jit_gpr_index(ZydisRegister r);
 #define DESC_LOAD_TO_SHIFT  40 /* log2 of the bytes of the register that are written */
 #define DESC_LOAD_SIGN	    BIT64(42)
 #define DESC_LOAD_HIGH	    BIT64(43)
-#define DESC_CHECK	    BIT(21) /* A is an offset: C code checks the segment */
+/* MASKMOVDQU, MASKMOVQ: all bytes are looked at, those with a sign in the mask are written (mask.c). */
+#define DESC_MASKMOV	 BIT64(54)
+#define DESC_MASKMOV_MMX BIT64(55)
+#define DESC_CHECK	 BIT(21) /* A is an offset: C code checks the segment */
 
 /* group.c */
 /** True when a memory operand is base + displacement as groups want it. */
@@ -577,6 +580,8 @@ void jit_group_end(struct trans *t);
 void jit_group_regions(const struct trans *t, s16 *end);
 
 /* mask.c */
+u64 jit_maskmov_desc(const struct trans *t);
+u64 jit_maskmov_bytes(u64 desc);
 u64 jit_mask_desc(const struct trans *t, const ZydisDecodedOperand *mem);
 
 /* operand.c */

@@ -161,6 +161,42 @@ static u64 sign_mask(unsigned n, bool wide)
 	return v;
 }
 
+/** MASKMOVDQU and MASKMOVQ: where their mask is. */
+u64 jit_maskmov_desc(const struct trans *t)
+{
+	bool mmx = t->in.mnemonic == ZYDIS_MNEMONIC_MASKMOVQ;
+
+	return DESC_MASKMOV | (mmx ? DESC_MASKMOV_MMX : 0) |
+	       (u64)(t->op[1].reg.value - (mmx ? ZYDIS_REGISTER_MM0 : ZYDIS_REGISTER_XMM0))
+		       << DESC_MASK_REG_SHIFT;
+}
+
+/** The bytes that one of them writes, from the live registers. */
+u64 jit_maskmov_bytes(u64 desc)
+{
+	unsigned reg = desc >> DESC_MASK_REG_SHIFT & 15;
+	u32 v = 0;
+
+	switch (reg + (desc & DESC_MASKMOV_MMX ? 16 : 0)) {
+#define X(i)                                                            \
+	case i:                                                         \
+		__asm__ volatile("pmovmskb %%xmm" #i ", %0" : "=r"(v)); \
+		break;
+#define M(i)                                                           \
+	case 16 + i:                                                   \
+		__asm__ volatile("pmovmskb %%mm" #i ", %0" : "=r"(v)); \
+		break;
+		X(0)
+		X(1)
+		X(2)
+		X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) M(0) M(1)
+			M(2) M(3) M(4) M(5) M(6) M(7)
+#undef X
+#undef M
+	}
+	return v;
+}
+
 /** The elements of 1 << *shift bytes that the mask lets through, from the live registers. */
 u64 jit_mask_active(u64 desc, unsigned size, unsigned *shift)
 {

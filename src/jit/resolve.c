@@ -221,7 +221,9 @@ static u64 hand_out(struct cpu *cpu, const struct part *p, enum mmu_resolve_kind
 		jit->bounce_at = jit->bounce + ((lin - p->skip) & 63) + p->skip;
 		jit->bounce_size = p->size;
 		jit->bounce_x87 = p->desc & DESC_X87;
-		jit->bounce_bytes = p->desc & DESC_MASK ? active_bytes(p) : ~0ull;
+		jit->bounce_bytes = p->desc & DESC_MASK	     ? active_bytes(p)
+				    : p->desc & DESC_MASKMOV ? jit_maskmov_bytes(p->desc)
+							     : ~0ull;
 		mem_copy(jit->bounce_at, cpu->bounce, p->size);
 		cpu->jit_scratch[0] = (u64)jit->bounce_at;
 	}

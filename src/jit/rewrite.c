@@ -537,6 +537,7 @@ bool jit_emit_ordinary(struct trans *t)
 		/* a fault between the exchanges would show their registers: it is found before */
 		t->window = false;
 		jit_emit_address(t, &t->op[w.mem_op], 0, &desc);
+		desc |= jit_maskmov_desc(t);
 		if (t->in.mnemonic != ZYDIS_MNEMONIC_MASKMOVQ)
 			desc |= DESC_HALVES | jit_operand_desc(t, size);
 		c = jit_emit_access(t, size, MMU_WRITE | MMU_RMW, false, desc);

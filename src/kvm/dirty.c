@@ -26,8 +26,11 @@ void memslot_page_dirtied(struct cpu *cpu, struct mmu_slot *mslot, u64 page)
 	gfn->offset = page;
 	__atomic_store_n(&gfn->flags, KVM_DIRTY_GFN_F_DIRTY, __ATOMIC_RELEASE);
 	__atomic_store_n(&vcpu->dirty_ring_head, head + 1, __ATOMIC_RELEASE);
-	if (dirty_ring_full(vcpu))
-		__atomic_store_n(&vcpu->cpu.poll, 0, __ATOMIC_SEQ_CST);
+	if (dirty_ring_full(vcpu)) {
+		/* Jumps between blocks do not poll: more stores than are kept free would get by. */
+		cpu->log_full = true;
+		__atomic_store_n(&cpu->poll, 0, __ATOMIC_SEQ_CST);
+	}
 }
 
 bool dirty_ring_full(struct vcpu *vcpu)

@@ -29,11 +29,9 @@ static int exit_pio(struct vcpu *vcpu)
 	run->io.port = pio->port;
 	run->io.count = pio->count;
 	run->io.data_offset = PAGE_SIZE;
-	if (pio->in) {
-		vcpu->completion = COMPLETE_PIO_IN;
-	} else {
+	vcpu->completion = COMPLETE_PIO;
+	if (!pio->in) {
 		mem_copy(vcpu->pio_page, pio->data, bytes);
-		vcpu->completion = COMPLETE_PIO_OUT;
 		if (UNLIKELY(vcpu->cpu.trace))
 			trace_pio(vcpu, false, pio->port, pio->size, pio->count, pio->data);
 	}
@@ -68,6 +66,7 @@ static int exit_mmio(struct vcpu *vcpu)
 	vcpu->mmio_sent = m->write_count = 0;
 	if (!m->read_wanted)
 		return RUN_GUEST;
+	vcpu->mmio_rip = vcpu->cpu.rip;
 	fill_mmio(vcpu, &m->want, false);
 	return RUN_USER;
 }
@@ -102,6 +101,7 @@ static int exit_hypercall(struct vcpu *vcpu)
 	/* The newer header calls it flags, 64 bits. */
 	*(u64_una *)&run->hypercall.longmode = wide ? KVM_EXIT_HYPERCALL_LONG_MODE : 0;
 	vcpu->completion = wide ? COMPLETE_HYPERCALL : COMPLETE_HYPERCALL_32;
+	vcpu->hypercall_len = e->hypercall.len;
 	return RUN_USER;
 }
 
@@ -253,6 +253,12 @@ static int complete_mmio(struct vcpu *vcpu)
 		return exit_mmio(vcpu);
 	if (!m->read_wanted || m->done_count >= CPU_MMIO_FRAGS)
 		return RUN_GUEST;
+	if (vcpu->cpu.rip !=
+	    vcpu->mmio_rip) { /* the client has moved it: the answer goes nowhere */
+		m->read_wanted = false;
+		vcpu->cpu.restart = false;
+		return RUN_GUEST;
+	}
 	f = &m->done[m->done_count];
 	*f = m->want;
 	mem_copy(f->data, vcpu->run->mmio.data, 8);
@@ -265,13 +271,20 @@ static int complete_mmio(struct vcpu *vcpu)
 	return restart(vcpu);
 }
 
-static int complete_pio_in(struct vcpu *vcpu)
+static int complete_pio(struct vcpu *vcpu)
 {
 	struct cpu_pio *pio = &vcpu->cpu.pio;
 
-	mem_copy(pio->data, vcpu->pio_page, MIN(pio->size * pio->count, (u32)sizeof(pio->data)));
-	if (UNLIKELY(vcpu->cpu.trace))
-		trace_pio(vcpu, true, pio->port, pio->size, pio->count, pio->data);
+	if (pio->in) {
+		mem_copy(pio->data, vcpu->pio_page,
+			 MIN(pio->size * pio->count, (u32)sizeof(pio->data)));
+		if (UNLIKELY(vcpu->cpu.trace))
+			trace_pio(vcpu, true, pio->port, pio->size, pio->count, pio->data);
+	} else if (!pio->len) {
+		return RUN_GUEST; /* it was committed before the exit */
+	}
+	if (pio->len && vcpu->cpu.rip != pio->rip)
+		return RUN_GUEST; /* the client has moved it: the answer goes nowhere, as in KVM */
 	if (LIKELY(cpu_pio_answer(&vcpu->cpu)))
 		return RUN_GUEST;
 	pio->ready = true;
@@ -297,10 +310,9 @@ int exit_complete(struct vcpu *vcpu)
 	vcpu->completion = COMPLETE_NOTHING;
 	switch (how) {
 	case COMPLETE_NOTHING:
-	case COMPLETE_PIO_OUT:
 		break;
-	case COMPLETE_PIO_IN:
-		return complete_pio_in(vcpu);
+	case COMPLETE_PIO:
+		return complete_pio(vcpu);
 	case COMPLETE_MMIO:
 		return complete_mmio(vcpu);
 	case COMPLETE_MSR:
@@ -309,6 +321,7 @@ int exit_complete(struct vcpu *vcpu)
 	case COMPLETE_HYPERCALL_32:
 		ret = __atomic_load_n(&vcpu->run->hypercall.ret, __ATOMIC_RELAXED);
 		vcpu->cpu.gpr[RAX] = how == COMPLETE_HYPERCALL ? ret : (u32)ret;
+		cpu_insn_skip(&vcpu->cpu, vcpu->hypercall_len);
 		break;
 	}
 	return RUN_GUEST;

@@ -69,18 +69,20 @@ static int inject_nmi(struct vcpu *vcpu)
 	return deliver(vcpu, NMI_VECTOR, EVENT_NMI);
 }
 
-int inject_take_interrupt(struct vcpu *vcpu)
+/* The client's: KVM_INTERRUPT, or one that was under way when its state was saved. */
+static u8 take_injected(struct vcpu *vcpu)
 {
-	if (vcpu->apic)
-		return lapic_get_interrupt(vcpu->apic);
 	vcpu->interrupt_injected = false;
 	return vcpu->interrupt_vector;
 }
 
-static int inject_interrupt(struct vcpu *vcpu)
+int inject_take_interrupt(struct vcpu *vcpu)
 {
-	int vector = inject_take_interrupt(vcpu);
+	return vcpu->apic ? lapic_get_interrupt(vcpu->apic) : take_injected(vcpu);
+}
 
+static int inject_interrupt(struct vcpu *vcpu, int vector)
+{
 	if (vector < 0)
 		return RUN_GUEST;
 	TRACE(vcpu->cpu.trace, kvm_inj_virq, vcpu->id, (u64)vector);
@@ -120,9 +122,9 @@ int inject_events(struct vcpu *vcpu)
 			return ret;
 		vcpu->l2_halted = false;
 	}
-	/* A client without a local APIC here injects by itself when it was told that it may. */
+	/* What is injected already goes first, whatever is masked. */
 	if (vcpu->interrupt_injected)
-		return vcpu->apic ? RUN_GUEST : inject_interrupt(vcpu);
+		return inject_interrupt(vcpu, take_injected(vcpu));
 	if (UNLIKELY(cpu->smi_pending) && !cpu->smm)
 		return inject_smi(vcpu);
 	if (UNLIKELY(nmi_queued(vcpu)) && !(cpu->guest_mode && vmx_wants_nmi(cpu))) {
@@ -136,7 +138,7 @@ int inject_events(struct vcpu *vcpu)
 	/* One that came since nested_events() is the hypervisor's, too: its request has us look again. */
 	if (inject_interrupt_pending(vcpu) && !(UNLIKELY(cpu->guest_mode) && vmx_wants_intr(cpu))) {
 		if (!waiting && inject_interrupts_allowed(vcpu))
-			ret = inject_interrupt(vcpu);
+			ret = inject_interrupt(vcpu, inject_take_interrupt(vcpu));
 		else
 			waiting = true;
 		if (ret == RUN_GUEST && !waiting && inject_interrupt_pending(vcpu))

@@ -45,6 +45,7 @@ void regs_set(struct vcpu *vcpu, const struct kvm_regs *r)
 {
 	struct cpu *cpu = &vcpu->cpu;
 	u64 *g = cpu->gpr;
+	bool vm86;
 
 	g[RAX] = r->rax;
 	g[RBX] = r->rbx;
@@ -63,7 +64,10 @@ void regs_set(struct vcpu *vcpu, const struct kvm_regs *r)
 	g[R14] = r->r14;
 	g[R15] = r->r15;
 	cpu->rip = r->rip;
+	vm86 = cpu->rflags & FLAG_VM;
 	cpu_rflags_set(cpu, r->rflags | 2);
+	if (vm86 != !!(cpu->rflags & FLAG_VM))
+		sregs_cpl(cpu); /* it was set with the special registers, with the mode of before */
 	/* A pending exception belongs to the old registers. */
 	cpu->exc.pending = false;
 	vcpu_state_changed(vcpu);
@@ -149,6 +153,9 @@ int vcpu_set_debugregs(struct vcpu *vcpu, void *data, unsigned long arg)
 
 	if (d->flags || (d->dr6 >> 32) || (d->dr7 >> 32))
 		return -EINVAL;
+	/* What the TLB and the jump caches hold was let in with the old ones. */
+	if ((vcpu->cpu.dr7 | d->dr7) & 0xff)
+		mmu_flush_all(&vcpu->cpu);
 	for (int i = 0; i < 4; i++)
 		vcpu->cpu.dr[i] = d->db[i];
 	vcpu->cpu.dr6 = d->dr6 | DR_FIXED_1;

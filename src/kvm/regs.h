@@ -8,6 +8,8 @@ void regs_get(struct vcpu *vcpu, struct kvm_regs *r);
 void regs_set(struct vcpu *vcpu, const struct kvm_regs *r);
 void sregs_get(struct vcpu *vcpu, struct kvm_sregs *s);
 /** 0 or -EINVAL. */
+/** CPL as the rest of the state has it: SS.DPL, 3 in virtual-8086 mode, 0 in real mode. */
+void sregs_cpl(struct cpu *cpu);
 int sregs_set(struct vcpu *vcpu, const struct kvm_sregs *s);
 void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *e);
 /** 0 or -EINVAL. */

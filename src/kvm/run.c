@@ -98,6 +98,7 @@ static int handle_wanted_exits(struct vcpu *vcpu)
 		vcpu->run->exit_reason = KVM_EXIT_DIRTY_RING_FULL;
 		return RUN_USER;
 	}
+	vcpu->cpu.log_full = false;
 	if (UNLIKELY(vcpu->eoi_exit_pending)) {
 		vcpu->eoi_exit_pending = false;
 		vcpu->run->exit_reason = KVM_EXIT_IOAPIC_EOI;

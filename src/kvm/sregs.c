@@ -125,6 +125,16 @@ static bool common_valid(struct vcpu *vcpu, const struct kvm_sregs *s)
 	return true;
 }
 
+void sregs_cpl(struct cpu *cpu)
+{
+	if (!(cpu->cr0 & CR0_PE))
+		cpu->cpl = 0;
+	else if (cpu->rflags & FLAG_VM)
+		cpu->cpl = 3;
+	else
+		cpu->cpl = (cpu->seg[SEG_SS].attr & SEG_ATTR_DPL) >> SEG_ATTR_DPL_SHIFT;
+}
+
 static int common_set(struct vcpu *vcpu, const struct kvm_sregs *s)
 {
 	struct cpu *cpu = &vcpu->cpu;
@@ -151,11 +161,7 @@ static int common_set(struct vcpu *vcpu, const struct kvm_sregs *s)
 	seg_set(&cpu->seg[SEG_SS], &s->ss);
 	seg_set(&cpu->seg[SEG_TR], &s->tr);
 	seg_set(&cpu->seg[SEG_LDTR], &s->ldt);
-	/* CPL is SS.DPL, as in the VMCS. */
-	cpu->cpl = cpu->cr0 & CR0_PE && !(cpu->rflags & FLAG_VM)
-			   ? (cpu->seg[SEG_SS].attr & SEG_ATTR_DPL) >> SEG_ATTR_DPL_SHIFT
-		   : (cpu->rflags & FLAG_VM) && (cpu->cr0 & CR0_PE) ? 3
-								    : 0;
+	sregs_cpl(cpu);
 	/* Old clients put the boot CPU into this state instead of setting its MP state. */
 	if (vcpu->id == vcpu->vm->bsp_id && vcpu->cpu.rip == 0xfff0 && s->cs.selector == 0xf000 &&
 	    s->cs.base == 0xffff0000 && !(s->cr0 & CR0_PE))

@@ -21,8 +21,7 @@
 /* What KVM_RUN does first on re-entry, to finish the exit before. */
 enum vcpu_completion {
 	COMPLETE_NOTHING,
-	COMPLETE_PIO_OUT,
-	COMPLETE_PIO_IN,
+	COMPLETE_PIO,
 	COMPLETE_MMIO,
 	COMPLETE_MSR,
 	COMPLETE_HYPERCALL,
@@ -94,6 +93,8 @@ struct vcpu {
 	u32 mp_state;
 	enum vcpu_completion completion;
 	u32 mmio_sent; /* of cpu.mmio.write[] */
+	u64 mmio_rip;  /* of the instruction whose read the client answers */
+	u8 hypercall_len;
 	bool ran;      /* KVM_RUN happened: CPUID is fixed */
 	bool has_code; /* guest code ran since translated code was dropped */
 	bool sigmask_set;

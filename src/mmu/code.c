@@ -410,7 +410,7 @@ void mmu_code_add(struct cpu *cpu, u64 gpa, unsigned n)
 	u64 gfn = gpa >> PAGE_SHIFT, chunks = code_chunks(gpa, n), new;
 	struct code_own *o = own_find(mc, gfn);
 	struct code_page *p;
-	bool first;
+	bool first, own = o;
 
 	if (o && !(chunks & ~o->chunks))
 		return;
@@ -439,7 +439,8 @@ void mmu_code_add(struct cpu *cpu, u64 gpa, unsigned n)
 	if (first)
 		msg_send(cpu, CODE_MSG_DROP_WRITE, gfn, 0, NULL);
 	futex_unlock(&c->lock);
-	if (first)
+	/* Another's first chunk: its message may be unread here. */
+	if (first || !own)
 		tlb_drop_write(cpu, gfn);
 }
 

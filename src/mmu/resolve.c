@@ -210,6 +210,18 @@ static inline enum mmu_resolve_kind resolve(struct cpu *cpu, u64 lin, unsigned s
 	return direct(cpu, part.host);
 }
 
+/*
+ * A dirty ring is nearly full: the instruction is left undone, so that the client empties it first. One that runs
+ * alone has its place there.
+ */
+static bool log_full(struct cpu *cpu)
+{
+	if (LIKELY(!cpu->log_full) || cpu->mmu_stepping)
+		return false;
+	cpu->exit.reason = CPU_EXIT_POLL;
+	return true;
+}
+
 /* Data breakpoints count only when the access itself goes through. */
 static NOINLINE enum mmu_resolve_kind resolve_watched(struct cpu *cpu, u64 lin, unsigned size,
 						      unsigned access, bool lock)
@@ -230,6 +242,8 @@ enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsig
 				  bool lock)
 {
 	lin = lin_wrap(cpu, lin);
+	if (log_full(cpu))
+		return MMU_STOP_EXIT;
 	if (UNLIKELY(cpu->mmu->late_len))
 		code_late_check(cpu);
 	if (UNLIKELY(cpu->mode & MODE_WINDOW))
@@ -248,6 +262,8 @@ enum mmu_resolve_kind mmu_resolve_two(struct cpu *cpu, const u64 lin[2], const u
 	u64 hits = 0;
 
 	count(cpu, MMU_STAT_miss_cross);
+	if (log_full(cpu))
+		return MMU_STOP_EXIT;
 	if (UNLIKELY(cpu->mmu->late_len))
 		code_late_check(cpu);
 	if (UNLIKELY(cpu->mode & MODE_WINDOW))
@@ -275,20 +291,30 @@ enum mmu_resolve_kind mmu_resolve_two(struct cpu *cpu, const u64 lin[2], const u
 	return kind;
 }
 
-/* Bytes [from, from + n) of the bounce buffer go to a device, as far as `bytes` names them. */
-static bool device_store(struct cpu *cpu, u64 gpa, unsigned from, unsigned n, u64 bytes)
+/* Bytes [from, from + n) of the bounce buffer go to their place. False: the client's mapping does not take them. */
+static bool store(struct cpu *cpu, const struct pend_part *p, unsigned i, unsigned from, unsigned n,
+		  bool *leave)
 {
-	bool queued = false;
-
-	if (LIKELY(bytes == ~0ull))
-		return mmio_write(cpu, gpa, cpu->bounce + from, n);
-	for (unsigned i = 0, end; i < n; i = end + 1) {
-		for (end = i; end < n && bytes >> (from + end) & 1; end++)
-			;
-		if (end > i)
-			queued |= mmio_write(cpu, gpa + i, cpu->bounce + from + i, end - i);
+	if (!p->host || p->rom) {
+		*leave |= mmio_write(cpu, p->gpa + i, cpu->bounce + from + i, n);
+		return true;
 	}
-	return queued;
+	return ram_store(cpu, p->slot, p->gpa + i, p->host + i, cpu->bounce + from + i, n);
+}
+
+/* … as far as `bytes` names them: what is between is somebody else's, who may write it now. */
+static bool store_bytes(struct cpu *cpu, const struct pend_part *p, unsigned from, u64 bytes,
+			bool *leave)
+{
+	if (LIKELY(bytes == ~0ull))
+		return store(cpu, p, 0, from, p->len, leave);
+	for (unsigned i = 0, end; i < p->len; i = end + 1) {
+		for (end = i; end < p->len && bytes >> (from + end) & 1; end++)
+			;
+		if (end > i && !store(cpu, p, i, from, end - i, leave))
+			return false;
+	}
+	return true;
 }
 
 int mmu_bounce_commit(struct cpu *cpu)
@@ -305,10 +331,7 @@ int mmu_bounce_commit_bytes(struct cpu *cpu, u64 bytes)
 	for (unsigned i = 0; i < mc->pend_count && bytes; from += mc->pend[i++].len) {
 		struct pend_part *p = &mc->pend[i];
 
-		if (!p->host || p->rom) {
-			leave |= device_store(cpu, p->gpa, from, p->len, bytes);
-		} else if (UNLIKELY(!ram_store(cpu, p->slot, p->gpa, p->host, cpu->bounce + from,
-					       p->len))) {
+		if (UNLIKELY(!store_bytes(cpu, p, from, bytes, &leave))) {
 			memfault(cpu, p->gpa, p->len, MMU_WRITE);
 			leave = true;
 		}

@@ -289,7 +289,9 @@ bool mmu_window_has(const struct cpu *cpu, u64 host)
 {
 	const struct mmu_window *w = cpu->mmu->window;
 
-	return w && (host - window_room(w->shape) < window_room_size(w->shape) || host >> 63);
+	/* Not canonical to a host with five levels of page tables, it is the user's half there. */
+	return w &&
+	       (host - window_room(w->shape) < window_room_size(w->shape) || host >= WINDOW_USER);
 }
 
 void window_release(struct cpu *cpu)
@@ -466,7 +468,7 @@ enum mmu_window_outcome mmu_window_fault(struct cpu *cpu, u64 host, bool write)
 	const struct mmu_window *w = window_own(cpu);
 	u64 lin, place;
 
-	if (!w)
+	if (!w || UNLIKELY(cpu->log_full))
 		return MMU_WINDOW_ALONE;
 	lin = window_lin(w->shape, host);
 	if (UNLIKELY(w->broken) || !window_host(w->shape, lin, &place)) {

@@ -114,38 +114,44 @@ static void initially_set(void **state)
 	api_vm_free(&t);
 }
 
-static void ring(void **state)
+/* A VM whose only vCPU has a ring of 256 entries; memory in slot 0 below the log, in slot 1 from there. */
+static struct kvm_dirty_gfn *ring_vm(struct api_vm *t, u32 flags, u64 pages)
 {
 	struct kvm_enable_cap cap = {.cap = KVM_CAP_DIRTY_LOG_RING_ACQ_REL, .args = {4096}};
 	struct kvm_dirty_gfn *r;
+	struct kvm_cpuid2 *cpuid;
+
+	assert_int_equal(api_ioctl(t->vm, KVM_ENABLE_CAP, &cap), 0);
+	assert_errno(api_ioctl(t->vm, KVM_ENABLE_CAP, &cap), EINVAL);
+	t->vcpu[0] = api_ioctl_value(t->vm, KVM_CREATE_VCPU, 0);
+	t->run[0] = anykvm_mmap(t->run_size, PROT_READ | PROT_WRITE, MAP_SHARED, t->vcpu[0], 0);
+	cpuid = api_supported_cpuid(t->kvm);
+	assert_int_equal(api_ioctl(t->vcpu[0], KVM_SET_CPUID2, cpuid), 0);
+	free(cpuid);
+	assert_ptr_equal(anykvm_mmap(4096, PROT_READ, MAP_PRIVATE, t->vcpu[0], 64 * 4096),
+			 MAP_FAILED);
+	r = anykvm_mmap(4096, PROT_READ | PROT_WRITE, MAP_SHARED, t->vcpu[0], 64 * 4096);
+	assert_ptr_not_equal(r, MAP_FAILED);
+	assert_int_equal(api_slot(t, 0, 0, 0, LOG_GPA, t->mem), 0);
+	assert_int_equal(api_slot(t, 1, flags, LOG_GPA, pages * 4096, t->mem + LOG_GPA), 0);
+	return r;
+}
+
+static void ring(void **state)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_DIRTY_LOG_RING_ACQ_REL, .args = {4095}};
+	struct kvm_dirty_gfn *r;
 	struct kvm_dirty_log log = {.slot = 1};
 	struct kvm_regs regs = {.rip = API_CODE, .rsp = API_STACK, .rflags = 2};
-	struct kvm_cpuid2 *cpuid;
 	struct api_vm t;
 
 	api_vm_make(&t, 0, 0);
 	api_slot(&t, 0, 0, 0, 0, NULL);
-	cap.args[0] = 4095;
 	assert_errno(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), EINVAL);
 	cap.args[0] = 1 << 24;
 	assert_errno(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), E2BIG);
 	assert_errno(api_ioctl_value(t.vm, KVM_RESET_DIRTY_RINGS, 0), EINVAL);
-	cap.args[0] = 4096;
-	assert_int_equal(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), 0);
-	assert_errno(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), EINVAL);
-	t.vcpu[0] = api_ioctl_value(t.vm, KVM_CREATE_VCPU, 0);
-	t.run[0] = anykvm_mmap(t.run_size, PROT_READ | PROT_WRITE, MAP_SHARED, t.vcpu[0], 0);
-	cpuid = api_supported_cpuid(t.kvm);
-	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_CPUID2, cpuid), 0);
-	free(cpuid);
-	assert_ptr_equal(anykvm_mmap(4096, PROT_READ, MAP_PRIVATE, t.vcpu[0], 64 * 4096),
-			 MAP_FAILED);
-	r = anykvm_mmap(4096, PROT_READ | PROT_WRITE, MAP_SHARED, t.vcpu[0], 64 * 4096);
-	assert_ptr_not_equal(r, MAP_FAILED);
-	assert_int_equal(api_slot(&t, 0, 0, 0, LOG_GPA, t.mem), 0);
-	assert_int_equal(api_slot(&t, 1, KVM_MEM_LOG_DIRTY_PAGES, LOG_GPA, LOG_PAGES * 4096,
-				  t.mem + LOG_GPA),
-			 0);
+	r = ring_vm(&t, KVM_MEM_LOG_DIRTY_PAGES, LOG_PAGES);
 	api_start64(&t, 0, touch_begin, API_SIZE(touch));
 	api_set_regs(&t, 0, &regs);
 	assert_errno(api_ioctl(t.vm, KVM_GET_DIRTY_LOG, &log), ENXIO);
@@ -213,12 +219,74 @@ static void nothing_lost(void **state)
 	api_vm_free(&t);
 }
 
+/*
+ * Stores to more pages than the ring has entries, in a row of code with nothing in it that comes back to the dispatcher, translated
+ * before the log began: none is lost, and the ring takes what comes after it was emptied.
+ */
+static void ring_long_row(void **state)
+{
+	enum { PAGES = 480, ENTRIES = 256 };
+	struct kvm_regs regs = {.rip = API_CODE, .rsp = API_STACK, .rflags = 2};
+	u8 code[8 * PAGES + 16], *p = code, seen[PAGES];
+	struct kvm_dirty_gfn *r;
+	struct api_vm t;
+	unsigned at = 0;
+	s32 back;
+
+	for (u32 i = 0; i < PAGES; i++) { /* movb $1, LOG_GPA + i * 4096 */
+		u32 to = LOG_GPA + i * 4096;
+
+		memcpy(p, "\xc6\x04\x25", 3);
+		memcpy(p + 3, &to, 4);
+		p[7] = 1;
+		p += 8;
+	}
+	memcpy(p, "\xe6\x50\xe9", 3); /* out %al, $0x50; jmp code */
+	back = -(s32)(p + 7 - code);
+	memcpy(p + 3, &back, 4);
+	api_vm_make(&t, 0, 0);
+	api_slot(&t, 0, 0, 0, 0, NULL);
+	r = ring_vm(&t, 0, PAGES);
+	api_start64(&t, 0, code, (size_t)(p + 7 - code));
+	api_set_regs(&t, 0, &regs);
+	for (unsigned i = 0; i < 3; i++)
+		api_run_to_out(&t, 0, 0x50);
+	assert_int_equal(
+		api_slot(&t, 1, KVM_MEM_LOG_DIRTY_PAGES, LOG_GPA, PAGES * 4096, t.mem + LOG_GPA),
+		0);
+	for (unsigned pass = 0; pass < 3; pass++) {
+		unsigned full = 0;
+		u32 exit;
+
+		memset(seen, 0, sizeof(seen));
+		do {
+			int n = 0;
+
+			assert_int_equal(api_run(&t, 0), 0);
+			exit = t.run[0]->exit_reason;
+			for (; r[at].flags & KVM_DIRTY_GFN_F_DIRTY; at = (at + 1) % ENTRIES, n++) {
+				assert_in_range(r[at].offset, 0, PAGES - 1);
+				seen[r[at].offset]++;
+				r[at].flags = KVM_DIRTY_GFN_F_RESET;
+			}
+			assert_int_equal(api_ioctl_value(t.vm, KVM_RESET_DIRTY_RINGS, 0), n);
+			full += exit == KVM_EXIT_DIRTY_RING_FULL;
+		} while (exit == KVM_EXIT_DIRTY_RING_FULL && full < 10);
+		assert_int_equal(exit, KVM_EXIT_IO);
+		assert_in_range(full, 1, 3);
+		for (unsigned i = 0; i < PAGES; i++)
+			assert_int_equal(seen[i], 1);
+	}
+	api_vm_free(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(bitmap), cmocka_unit_test(switched_on_late),
-		cmocka_unit_test(manual), cmocka_unit_test(initially_set),
-		cmocka_unit_test(ring),	  cmocka_unit_test(nothing_lost),
+		cmocka_unit_test(bitmap),	cmocka_unit_test(switched_on_late),
+		cmocka_unit_test(manual),	cmocka_unit_test(initially_set),
+		cmocka_unit_test(ring),		cmocka_unit_test(ring_long_row),
+		cmocka_unit_test(nothing_lost),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

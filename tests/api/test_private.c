@@ -226,6 +226,7 @@ static void faults(void **state)
 	assert_int_equal(poke_peek(&t, AT, 1, AT), 1);
 	/* No guest_memfd behind it, then no slot at all: a fault, which the client can mend. */
 	r = api_regs(&t, 0);
+	r.rip = API_CODE;
 	r.rsi = AT + 0x100008;
 	api_set_regs(&t, 0, &r);
 	expect_fault(&t, AT + 0x100000, KVM_MEMORY_EXIT_FLAG_PRIVATE);

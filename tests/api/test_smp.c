@@ -1,4 +1,7 @@
-/* Four vCPUs on their threads: IPIs through HLT, while the client changes what it can change. */
+/*
+ * Four vCPUs on their threads: IPIs through HLT, while the client changes what it can change. Two, that store side by
+ * side.
+ */
 #include "api.h"
 
 #include <pthread.h>
@@ -117,10 +120,70 @@ static void ipis_in_a_ring(void **state)
 	api_vm_free(&t);
 }
 
+/* Stores of one or two elements under a mask, across two pages, until the other is done. */
+API_CODE64(masked_bytes, "mov $0x80, %eax; movd %eax, %xmm1; movd %eax, %xmm0; mov $0x200ff8, %edi;"
+			 "1: maskmovdqu %xmm1, %xmm0; cmpl $0, 0x210000; je 1b; hlt");
+API_CODE64(masked_words, "mov $0x80000000, %eax; movd %eax, %xmm1; pslldq $12, %xmm1;"
+			 "movd %eax, %xmm0; por %xmm0, %xmm1; mov $0x200ff8, %edi;"
+			 "1: vmaskmovps %xmm0, %xmm1, (%rdi); cmpl $0, 0x210000; je 1b; hlt");
+API_CODE64(counting, "mov $300000, %ecx; 1: lock incl 0x200ffc; dec %ecx; jnz 1b;"
+		     "movl $1, 0x210000; hlt");
+
+struct runner {
+	struct api_vm *t;
+	unsigned vcpu;
+};
+
+static void *run_to_halt(void *arg)
+{
+	struct runner *r = arg;
+
+	return api_run(r->t, r->vcpu) || r->t->run[r->vcpu]->exit_reason != KVM_EXIT_HLT ? r : NULL;
+}
+
+/* What the mask leaves out is not written, not even with what was there a moment before. */
+static void masked_stores(void **state)
+{
+	static const struct {
+		const u8 *code, *end;
+	} rows[] = {{masked_bytes_begin, masked_bytes_end}, {masked_words_begin, masked_words_end}};
+
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		struct api_vm t;
+		struct runner storing = {.t = &t, .vcpu = 0}, other = {.t = &t, .vcpu = 1};
+		void *failed[2];
+		pthread_t a, b;
+
+		api_vm_make(&t, 2, 0);
+		api_start64(&t, 0, rows[i].code, (size_t)(rows[i].end - rows[i].code));
+		memcpy(t.mem + 0x9000, counting_begin, API_SIZE(counting));
+		api_start64_at(&t, 1, 0x9000);
+		for (unsigned n = 0; n < 2; n++) {
+			struct kvm_xcrs x = {.nr_xcrs = 1, .xcrs = {{.value = 7}}};
+			struct kvm_sregs s;
+
+			api_ioctl(t.vcpu[n], KVM_GET_SREGS, &s);
+			s.cr4 |= 0x40600; /* OSXSAVE, OSXMMEXCPT, OSFXSR */
+			s.cr0 = (s.cr0 & ~0xcull) | 2;
+			assert_int_equal(api_ioctl(t.vcpu[n], KVM_SET_SREGS, &s), 0);
+			assert_int_equal(api_ioctl(t.vcpu[n], KVM_SET_XCRS, &x), 0);
+		}
+		pthread_create(&a, NULL, run_to_halt, &storing);
+		pthread_create(&b, NULL, run_to_halt, &other);
+		pthread_join(a, &failed[0]);
+		pthread_join(b, &failed[1]);
+		assert_null(failed[0]);
+		assert_null(failed[1]);
+		assert_int_equal(*(u32 *)(t.mem + 0x200ffc), 300000);
+		api_vm_free(&t);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(ipis_in_a_ring),
+		cmocka_unit_test(masked_stores),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

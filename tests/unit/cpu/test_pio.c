@@ -1,6 +1,7 @@
 /*
  * Port I/O: devices inside, exits to user space, restarts, permission bitmap, batches, faults.
  */
+#include <linux/kvm.h>
 #include "machine.h"
 
 #define BUF 0x100000u
@@ -46,7 +47,7 @@ static void in_stops_and_restarts(void **state)
 	machine_free(m);
 }
 
-static void out_commits(void **state)
+static void out_ends_when_answered(void **state)
 {
 	struct machine *m = machine_long(0);
 	struct cpu_insn in = machine_insn(m, 1);
@@ -54,9 +55,29 @@ static void out_commits(void **state)
 	m->cpu.gpr[RDX] = 0x3f8;
 	m->cpu.gpr[RAX] = 'A';
 	assert_int_equal(insn_out(&m->cpu, &in), CPU_EXIT);
-	assert_int_equal(m->cpu.rip, AT_CODE + 2);
+	assert_int_equal(m->cpu.rip, AT_CODE);
 	assert_false(m->cpu.pio.in);
 	assert_int_equal(m->cpu.pio.data[0], 'A');
+	m->cpu.pio.ready = true;
+	assert_int_equal(insn_out(&m->cpu, &in), CPU_OK);
+	assert_int_equal(m->cpu.rip, AT_CODE + 2);
+	assert_false(m->cpu.pio.ready);
+	machine_free(m);
+}
+
+/* KVM's quirk of one port. */
+static void out_commits_first(void **state)
+{
+	struct machine *m = machine_long(0);
+	struct cpu_insn in = machine_insn(m, 1);
+
+	m->cpu.gpr[RDX] = 0x7e;
+	assert_int_equal(insn_out(&m->cpu, &in), CPU_EXIT);
+	assert_int_equal(m->cpu.rip, AT_CODE + 2);
+	m->cpu.rip = AT_CODE;
+	m->cpu.disabled_quirks = KVM_X86_QUIRK_OUT_7E_INC_RIP;
+	assert_int_equal(insn_out(&m->cpu, &in), CPU_EXIT);
+	assert_int_equal(m->cpu.rip, AT_CODE);
 	machine_free(m);
 }
 
@@ -191,7 +212,8 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(inside),
 		cmocka_unit_test(in_stops_and_restarts),
-		cmocka_unit_test(out_commits),
+		cmocka_unit_test(out_ends_when_answered),
+		cmocka_unit_test(out_commits_first),
 		cmocka_unit_test(permission),
 		cmocka_unit_test(bitmap_beyond_the_limit),
 		cmocka_unit_test(ins_batch),
