@@ -171,30 +171,44 @@ u64 jit_maskmov_desc(const struct trans *t)
 		       << DESC_MASK_REG_SHIFT;
 }
 
-/** The bytes that one of them writes, from the live registers. */
-u64 jit_maskmov_bytes(u64 desc)
+static u32 mmx_signs(unsigned n)
 {
-	unsigned reg = desc >> DESC_MASK_REG_SHIFT & 15;
 	u32 v = 0;
 
-	switch (reg + (desc & DESC_MASKMOV_MMX ? 16 : 0)) {
+	switch (n) {
+#define M(i)                                                           \
+	case i:                                                        \
+		__asm__ volatile("pmovmskb %%mm" #i ", %0" : "=r"(v)); \
+		break;
+		M(0)
+		M(1) M(2) M(3) M(4) M(5) M(6) M(7)
+#undef M
+	}
+	return v;
+}
+
+static u32 xmm_signs(unsigned n)
+{
+	u32 v = 0;
+
+	switch (n) {
 #define X(i)                                                            \
 	case i:                                                         \
 		__asm__ volatile("pmovmskb %%xmm" #i ", %0" : "=r"(v)); \
 		break;
-#define M(i)                                                           \
-	case 16 + i:                                                   \
-		__asm__ volatile("pmovmskb %%mm" #i ", %0" : "=r"(v)); \
-		break;
 		X(0)
-		X(1)
-		X(2)
-		X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15) M(0) M(1)
-			M(2) M(3) M(4) M(5) M(6) M(7)
+		X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11) X(12) X(13) X(14) X(15)
 #undef X
-#undef M
 	}
 	return v;
+}
+
+/** The bytes that one of them writes, from the live registers. */
+u64 jit_maskmov_bytes(u64 desc)
+{
+	unsigned reg = desc >> DESC_MASK_REG_SHIFT & 15;
+
+	return desc & DESC_MASKMOV_MMX ? mmx_signs(reg) : xmm_signs(reg);
 }
 
 /** The elements of 1 << *shift bytes that the mask lets through, from the live registers. */
