@@ -426,13 +426,14 @@ void catalog_coverage(const u32 *hits, const u64 *mnemonic)
 		       : first->reason ? first->reason
 				       : "NOT COVERED");
 	}
-	printf("# mnemonics: %u executed, %u not (reasons above), %u not on this host\n", executed,
-	       missing, absent);
+	printf("# mnemonics: %u on this host, of which %u executed, %u not (reasons above); %u not on this host\n",
+	       executed + missing, executed, missing, absent);
 }
 
 void catalog_report(const u32 *hits, bool verbose)
 {
 	u32 missed, n = catalog_usable(hits, &missed), left_out = 0, unsupported = 0, mnemonics = 0;
+	bool seen[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {false}; /* many are of several classes */
 
 	for (u32 i = 0; i < catalog.count; i++) {
 		const struct tmpl *t = &catalog.tmpl[i];
@@ -441,14 +442,16 @@ void catalog_report(const u32 *hits, bool verbose)
 			left_out++;
 		else if (t->unsupported || t->masked)
 			unsupported++;
+		else if (!seen[t->mnemonic]) {
+			seen[t->mnemonic] = true;
+			mnemonics++;
+		}
 		if (verbose && !hits[i] && (t->reason || !t->unsupported))
 			printf("# %-14s mode %u enc %u map %u pp %u W%u L%u b%u op %02x /%d rm %d mod3 %d: %s\n",
 			       ZydisMnemonicGetString(t->mnemonic), t->mode, t->enc, t->map, t->pp,
 			       t->w, t->ll, t->b, t->opcode, t->reg, t->rm, t->mod3,
 			       t->reason ? t->reason : "not covered");
 	}
-	for (unsigned c = 0; c < CLASS_COUNT; c++)
-		mnemonics += catalog.cls[INSN_LONG][c].count;
-	printf("# encodings: %u of %u on this host covered (%u mnemonics); %u not comparable, %u not on this host or masked\n",
+	printf("# encodings: %u of %u on this host covered (of %u mnemonics); %u not comparable, %u not on this host or masked\n",
 	       n - missed, n, mnemonics, left_out, unsupported);
 }
