@@ -122,6 +122,7 @@ static void model_start(const char *name)
 static __attribute__((constructor)) void start(void)
 {
 	const char *open = getenv("ANYKVM_EXEC_OPEN"), *log = getenv("ANYKVM_EXEC_LOG");
+	const char *script = getenv("ANYKVM_EXEC_SCRIPT");
 
 	exec_real_load();
 	if (log && *log) {
@@ -146,8 +147,13 @@ static __attribute__((constructor)) void start(void)
 	exec_options.host_cpuid = flag("ANYKVM_EXEC_HOST_CPUID");
 	trace_start(getenv("ANYKVM_EXEC_TRACE"));
 	exec_parameters_start(getenv("ANYKVM_EXEC_PARAMETERS"));
-	if (!exec_options.follow)
+	if (!exec_options.follow) {
 		unfollow();
+		if (script && *script)
+			exec_log("%s is a script: what it starts, or turns into by exec, has no "
+				 "/dev/kvm without --follow",
+				 script);
+	}
 	if (exec_options.raw) {
 		exec_signals_own();
 		pthread_atfork(NULL, NULL, exec_raw_thread);

@@ -76,8 +76,51 @@ static bool check_elf(const char *path, int fd, const unsigned char *head, size_
 	return dynamic;
 }
 
-/* Can the dynamic linker put the library in front of this program? */
-static bool check_program(const char *path, int depth, GError **error)
+/*
+ * The file that a name stands for, as execvp(3) finds it. NULL with the status that a shell would have:
+ * a name that nothing has is another error than one that cannot be run.
+ */
+static char *find_program(const char *name, int *status, GError **error)
+{
+	char *found = g_find_program_in_path(name);
+	g_auto(GStrv) folders = NULL;
+	const char *path = g_getenv("PATH");
+	g_autofree char *there = NULL;
+	struct stat st;
+	int why = EACCES;
+
+	if (found)
+		return found;
+	if (strchr(name, '/'))
+		there = g_strdup(name);
+	folders = g_strsplit(path && !there ? path : "", ":", -1);
+	for (char **folder = folders; *folder && !there; folder++) {
+		g_autofree char *file = g_build_filename(**folder ? *folder : ".", name, NULL);
+
+		if (!stat(file, &st) && S_ISREG(st.st_mode))
+			there = g_steal_pointer(&file);
+	}
+	*status = STATUS_REFUSED;
+	if (!there || stat(there, &st)) {
+		if (!there || errno == ENOENT) {
+			vmm_error(error, "%s: no such program", name);
+			*status = STATUS_NOT_FOUND;
+			return NULL;
+		}
+		why = errno;
+	} else if (S_ISDIR(st.st_mode)) {
+		why = EISDIR;
+	} else if (S_ISREG(st.st_mode) && !(st.st_mode & 0111)) {
+		why = 0;
+	} else if (access(there, X_OK)) {
+		why = errno;
+	}
+	vmm_error(error, "%s: %s", there, why ? g_strerror(why) : "not an executable file");
+	return NULL;
+}
+
+/* Can the dynamic linker put the library in front of this program? *script: it begins with #!. */
+static bool check_program(const char *path, int depth, bool *script, GError **error)
 {
 	unsigned char head[HEAD_BYTES];
 	struct stat st;
@@ -105,7 +148,8 @@ static bool check_program(const char *path, int depth, GError **error)
 		head[n] = 0;
 		name += strspn(name, " \t");
 		name[strcspn(name, " \t\n")] = 0;
-		good = check_program(name, depth + 1, error);
+		*script = true;
+		good = check_program(name, depth + 1, script, error);
 	} else {
 		vmm_error(error, "%s is no program", path);
 	}
@@ -135,9 +179,33 @@ static char *find_library(GError **error)
 			return path;
 		g_free(path);
 	}
-	vmm_error(error, LIBRARY " is not where it is installed or built, beside %s",
+	vmm_error(error,
+		  LIBRARY " is not where it is installed or built, beside %s; 'make' builds it",
 		  self ? self : "anykvm");
 	return NULL;
+}
+
+/*
+ * The program's side opens the log for itself, in whatever folder it is then; here it is tried and
+ * its name made absolute.
+ */
+static bool set_log(const char *name, GError **error)
+{
+	g_autofree char *path = g_canonicalize_filename(name, NULL);
+	struct stat st;
+	int fd;
+
+	/* A FIFO's reader would take our close for the end. */
+	if (stat(path, &st) || !S_ISFIFO(st.st_mode)) {
+		fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOCTTY, 0666);
+		if (fd < 0) {
+			vmm_error(error, "cannot write the log '%s': %s", name, g_strerror(errno));
+			return false;
+		}
+		close(fd);
+	}
+	g_setenv("ANYKVM_EXEC_LOG", path, TRUE);
+	return true;
 }
 
 static void preload(const char *library)
@@ -281,33 +349,64 @@ static gboolean parse_trace(const char *option, const char *value, gpointer data
 
 /* ---- parameters of the module kvm ---- */
 
-/* Those that can be written, which the library knows as well. */
-static const char *const parameter_names[] = {
-	"nx_huge_pages",
-	"nx_huge_pages_recovery_ratio",
-	"nx_huge_pages_recovery_period_ms",
-	"eager_page_split",
+#define DIGITS_MAX 23 /* that the library reads */
+#define WORDS	   "Y, N, y, n, 1, 0, on, off"
+
+/* Those that can be written, which the library knows as well, and the words that each takes. */
+static const struct {
+	const char *name, *words; /* NULL: a number */
+} parameters[] = {
+	{"nx_huge_pages", WORDS ", auto, force, never"},
+	{"nx_huge_pages_recovery_ratio", NULL},
+	{"nx_huge_pages_recovery_period_ms", NULL},
+	{"eager_page_split", WORDS},
 };
 
-/* The value that is wished for, or "". False: a wish that nobody can fulfil. */
+/* The value of NAME=VALUE if that is the parameter's name, else NULL. */
+static const char *wished(const char *wish, unsigned parameter)
+{
+	size_t n = strlen(parameters[parameter].name);
+
+	return !strncmp(wish, parameters[parameter].name, n) && wish[n] == '=' ? wish + n + 1
+									       : NULL;
+}
+
+static bool check_value(const char *wish, const char *words, const char *value, GError **error)
+{
+	g_auto(GStrv) list = words ? g_strsplit(words, ", ", -1) : NULL;
+	char *end;
+
+	if (list ? g_strv_contains((const char *const *)list, value)
+		 : g_ascii_isdigit(*value) && g_ascii_strtoull(value, &end, 0) <= UINT32_MAX &&
+			    !*end && strlen(value) <= DIGITS_MAX)
+		return true;
+	if (words)
+		vmm_error_usage(error, "--parameter %s: VALUE is one of %s", wish, words);
+	else
+		vmm_error_usage(error, "--parameter %s: VALUE is a number from 0 to %u", wish,
+				UINT32_MAX);
+	return false;
+}
+
+/* NAME=VALUE, each. False: a wish that nobody can fulfil. */
 static bool check_parameters(char **wishes, GError **error)
 {
 	for (unsigned i = 0; wishes && wishes[i]; i++) {
-		size_t n = strcspn(wishes[i], "=");
-		bool known = false;
+		g_autoptr(GString) names = g_string_new(NULL);
+		const char *value = NULL, *words = NULL;
 
-		for (unsigned k = 0; k < G_N_ELEMENTS(parameter_names); k++)
-			known |= strlen(parameter_names[k]) == n &&
-				 !strncmp(parameter_names[k], wishes[i], n);
-		if (!known || !wishes[i][n] || !wishes[i][n + 1]) {
-			g_autofree char *names =
-				g_strjoin(", ", parameter_names[0], parameter_names[1],
-					  parameter_names[2], parameter_names[3], NULL);
-
+		for (unsigned k = 0; k < G_N_ELEMENTS(parameters) && !value; k++) {
+			value = wished(wishes[i], k);
+			words = parameters[k].words;
+			g_string_append_printf(names, "%s%s", k ? ", " : "", parameters[k].name);
+		}
+		if (!value || !*value) {
 			vmm_error_usage(error, "--parameter %s: NAME=VALUE, NAME being one of %s",
-					wishes[i], names);
+					wishes[i], names->str);
 			return false;
 		}
+		if (!check_value(wishes[i], words, value, error))
+			return false;
 	}
 	return true;
 }
@@ -319,8 +418,8 @@ static bool make_parameters(char **wishes, GError **error)
 	struct rlimit limit = {.rlim_cur = 1024};
 
 	getrlimit(RLIMIT_NOFILE, &limit);
-	for (unsigned k = 0; k < G_N_ELEMENTS(parameter_names); k++) {
-		int low = memfd_create(parameter_names[k], MFD_CLOEXEC), fd;
+	for (unsigned k = 0; k < G_N_ELEMENTS(parameters); k++) {
+		int low = memfd_create(parameters[k].name, MFD_CLOEXEC), fd;
 
 		fd = low < 0 ? -1 : fcntl(low, F_DUPFD, (int)MIN(limit.rlim_cur / 2, (rlim_t)900));
 		if (fd < 0) {
@@ -328,14 +427,10 @@ static bool make_parameters(char **wishes, GError **error)
 			return false;
 		}
 		close(low);
-		for (unsigned i = 0; wishes && wishes[i]; i++) {
-			size_t n = strcspn(wishes[i], "=");
-
-			if (strlen(parameter_names[k]) == n &&
-			    !strncmp(parameter_names[k], wishes[i], n))
-				dprintf(fd, "%s\n", wishes[i] + n + 1);
-		}
-		g_string_append_printf(list, "%s%s:%d", k ? "," : "", parameter_names[k], fd);
+		for (unsigned i = 0; wishes && wishes[i]; i++)
+			if (wished(wishes[i], k))
+				dprintf(fd, "%s\n", wished(wishes[i], k));
+		g_string_append_printf(list, "%s%s:%d", k ? "," : "", parameters[k].name, fd);
 	}
 	g_setenv("ANYKVM_EXEC_PARAMETERS", list->str, TRUE);
 	return true;
@@ -350,14 +445,15 @@ static void complain(const GError *error)
 static int launch(char **argv, GError **error)
 {
 	g_autofree char *library = NULL, *program = NULL;
+	bool script = false;
+	int status;
 
-	program = g_find_program_in_path(argv[0]);
-	if (!program) {
-		vmm_error(error, "%s: no such program", argv[0]);
-		return STATUS_NOT_FOUND;
-	}
-	if (!check_program(program, 0, error))
+	program = find_program(argv[0], &status, error);
+	if (!program)
+		return status;
+	if (!check_program(program, 0, &script, error))
 		return STATUS_REFUSED;
+	g_setenv("ANYKVM_EXEC_SCRIPT", script ? program : "", TRUE);
 	library = find_library(error);
 	if (!library)
 		return STATUS_REFUSED;
@@ -373,23 +469,23 @@ int cmd_exec(int argc, char **argv)
 {
 	gboolean stats = FALSE, follow = FALSE, all = FALSE, raw = FALSE, host_cpuid = FALSE;
 	g_autofree char *cpu = NULL, *log = NULL, *trace = NULL;
-	g_auto(GStrv) parameters = NULL;
+	g_auto(GStrv) wishes = NULL;
 	const GOptionEntry entries[] = {
 		{"cpu", 0, 0, G_OPTION_ARG_STRING, &cpu,
-		 "The CPU that guests see: intel or amd (default: the host's vendor), with a\nmodel if it is to be older than the host",
+		 "Guests' CPU: intel or amd (default: the host's vendor), or an older model",
 		 "VENDOR[/MODEL]"},
-		{"parameter", 0, 0, G_OPTION_ARG_STRING_ARRAY, &parameters,
-		 "Set a parameter of the module kvm, as in /sys/module/kvm/parameters\n(nx_huge_pages=Y); may be given more than once",
+		{"parameter", 0, 0, G_OPTION_ARG_STRING_ARRAY, &wishes,
+		 "Set a parameter of the module kvm (nx_huge_pages=Y); may be given more than once",
 		 "NAME=VALUE"},
 		{"log", 0, 0, G_OPTION_ARG_FILENAME, &log,
 		 "Append messages to FILE (default: standard error)", "FILE"},
 		{"trace", 0, G_OPTION_FLAG_OPTIONAL_ARG, G_OPTION_ARG_CALLBACK, parse_trace,
-		 "Log every ioctl and KVM's trace points, or only those in LIST (kvm_exit,kvm_msr)",
+		 "Log ioctls and KVM's trace points: all (--trace alone), or LIST's (kvm_exit,kvm_msr)",
 		 "LIST"},
 		{"stats", 0, 0, G_OPTION_ARG_NONE, &stats,
 		 "Log counts of ioctls and exits at the end", NULL},
 		{"follow", 0, 0, G_OPTION_ARG_NONE, &follow,
-		 "Children of the program get /dev/kvm too (default: none)", NULL},
+		 "Children, and what PROGRAM turns into by exec(2), get /dev/kvm too", NULL},
 		{"raw", 0, 0, G_OPTION_ARG_NONE, &raw,
 		 "Catch system calls made without libc as well (each costs a signal)", NULL},
 		{"all-features", 0, 0, G_OPTION_ARG_NONE, &all,
@@ -404,14 +500,21 @@ int cmd_exec(int argc, char **argv)
 	GOptionGroup *group;
 	int status;
 
-	(void)argc;
+	g_set_prgname("anykvm exec");
 	group = g_option_group_new("exec", "", "", &trace, NULL);
 	g_option_group_add_entries(group, entries);
 	g_option_context_set_main_group(context, group);
 	g_option_context_set_strict_posix(context, TRUE);
 	g_option_context_set_summary(
-		context, "Runs an unmodified program that finds anykvm's /dev/kvm.\n"
-			 "The program must be dynamically linked with the GNU C library.");
+		context,
+		"Runs an unmodified program that finds anykvm's /dev/kvm.\n"
+		"The program must be dynamically linked with the GNU C library. Its children, and\n"
+		"a program that it turns into by exec(2), as a wrapper script does, find no\n"
+		"/dev/kvm without --follow.");
+	g_option_context_set_description(
+		context,
+		"Exit status: the program's; 2 for wrong options, 126 when the program cannot be\n"
+		"run, or has no place for our /dev/kvm; 127 when there is none.\n");
 	if (!g_option_context_parse(context, &argc, &argv, &error)) {
 		fprintf(stderr, "anykvm exec: %s ('anykvm exec --help' explains)\n",
 			error->message);
@@ -428,16 +531,18 @@ int cmd_exec(int argc, char **argv)
 		complain(error);
 		return STATUS_USAGE;
 	}
-	if (!check_parameters(parameters, &error)) {
+	if (!check_parameters(wishes, &error)) {
 		complain(error);
 		return STATUS_USAGE;
 	}
-	if ((parameters || follow) && !make_parameters(parameters, &error)) {
+	if ((wishes || follow) && !make_parameters(wishes, &error)) {
 		complain(error);
 		return STATUS_REFUSED;
 	}
-	if (log)
-		g_setenv("ANYKVM_EXEC_LOG", log, TRUE);
+	if (log && !set_log(log, &error)) {
+		complain(error);
+		return STATUS_USAGE;
+	}
 	g_setenv("ANYKVM_EXEC_TRACE", trace ? trace : "", TRUE);
 	g_setenv("ANYKVM_EXEC_STATS", stats ? "1" : "0", TRUE);
 	g_setenv("ANYKVM_EXEC_FOLLOW", follow ? "1" : "0", TRUE);

@@ -1,4 +1,5 @@
 /* The program `anykvm`: finds the subcommand and hands over. */
+#include <locale.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -67,6 +68,8 @@ int main(int argc, char **argv)
 	char help[] = "help", version[] = "version";
 	char *alias[] = {NULL, NULL};
 
+	/* GLib's help has an ellipsis, which else is a question mark. */
+	setlocale(LC_CTYPE, "");
 	if (argc < 2) {
 		fprintf(stderr, "anykvm: no command given; 'anykvm help' lists them\n");
 		return 2;

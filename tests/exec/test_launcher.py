@@ -44,12 +44,82 @@ def parameters(tap):
             "one of nx_huge_pages, ")
     refused(tap, "--parameter without a value", run("--parameter", "nx_huge_pages", "true"), 2,
             "NAME=VALUE")
+    for wish, words in (("nx_huge_pages=banana", "VALUE is one of Y, N, "),
+                        ("eager_page_split=never", "VALUE is one of Y, N, "),
+                        ("nx_huge_pages_recovery_ratio=-1", "VALUE is a number from 0 to 4294967295"),
+                        ("nx_huge_pages_recovery_period_ms=4294967296", "from 0 to 4294967295"),
+                        ("nx_huge_pages_recovery_ratio=7x", "from 0 to 4294967295")):
+        refused(tap, "--parameter " + wish, run("--parameter", wish, "true"), 2, words)
+    done = run("--parameter", "nx_huge_pages=force", "--parameter", "nx_huge_pages_recovery_ratio=0x10",
+               "--", "cat", "/sys/module/kvm/parameters/nx_huge_pages",
+               "/sys/module/kvm/parameters/nx_huge_pages_recovery_ratio")
+    tap.case("--parameter, the kernel's other spellings", done.stdout.split() == ["Y", "16"],
+             done.stdout + done.stderr)
+
+
+def file(folder, name, text, mode):
+    path = os.path.join(folder, name)
+    with open(path, "w") as out:
+        out.write(text)
+    os.chmod(path, mode)
+    return path
+
+
+def programs(tap, folder):
+    """What is there and cannot be run is another error than what is not there."""
+    refused(tap, "unknown program", run("--", "no-such-program"), 127,
+            "no-such-program: no such program")
+    refused(tap, "unknown path", run("--", folder + "/none"), 127, "/none: no such program")
+    refused(tap, "no executable file", run("--", "/etc/passwd"), 126,
+            "/etc/passwd: not an executable file")
+    refused(tap, "a folder", run("--", "/etc"), 126, "/etc: Is a directory")
+    refused(tap, "a path through a file", run("--", "/etc/passwd/x"), 126, "Not a directory")
+    refused(tap, "a file that nobody may use", run("--", file(folder, "locked", "", 0)), 126,
+            "locked: not an executable file")
+    refused(tap, "no executable file in PATH", run("--", "locked", PATH=folder), 126,
+            folder + "/locked: not an executable file")
+    refused(tap, "an executable text", run("--", file(folder, "text", "hello\n", 0o755)), 126,
+            "text is no program")
+
+
+def scripts(tap, folder):
+    """A script's program is one that the script turns into."""
+    note = "w.sh is a script: what it starts"
+    script = file(folder, "w.sh", '#!/bin/sh\nexec "$@"\n', 0o755)
+    done = run("--", script, CLIENT, "run")
+    tap.case("a wrapper script without --follow", done.returncode != 0 and
+             done.stderr.count(note) == 1 and "--follow" in done.stderr, done.stderr)
+    done = run("--follow", "--", script, CLIENT, "run")
+    tap.case("a wrapper script with --follow", done.returncode == 0 and not done.stderr, done.stderr)
+    log = os.path.join(folder, "script.log")
+    done = run("--log", log, "--", script, "true")
+    tap.case("its note is in the log", not done.stderr and os.path.exists(log) and
+             note in open(log).read(), done.stderr)
+
+
+def logs(tap, folder):
+    refused(tap, "--log in no folder", run("--log", "/nonexist/x", "--", "true"), 2,
+            "cannot write the log '/nonexist/x': No such file or directory")
+    refused(tap, "--log that is a folder", run("--log", folder, "--", "true"), 2,
+            "Is a directory")
+    done = subprocess.run([ANYKVM, "exec", "--follow", "--stats", "--log", "here", "--", "sh", "-c",
+                           'cd / && "$0" run', CLIENT], cwd=folder, capture_output=True, timeout=60)
+    text = open(folder + "/here").read() if os.path.exists(folder + "/here") else ""
+    tap.case("--log's name is as the launcher sees it", done.returncode == 0 and
+             "exits with reason 2" in text, str(done.stderr) + text)
+
+
+def usage(tap):
+    done = run("--help")
+    tap.case("--help", done.returncode == 0 and "anykvm exec [OPTION" in done.stdout and
+             "Exit status: " in done.stdout and "--follow" in done.stdout.split("Options:")[0] and
+             all(x[:1] != " " or len(x) < 120 for x in done.stdout.splitlines()), done.stdout)
 
 
 def main():
     cases = subprocess.run([CLIENT, "list"], capture_output=True, text=True).stdout.split()
     by_hand = [x for x in cases if x != "guard"]        # which finds itself unguarded by hand
-    tap = Tap(2 * len(cases) + len(by_hand) + 20)
+    tap = Tap(2 * len(cases) + len(by_hand) + 39)
     for vendor in ("amd", "intel"):
         for case in cases:
             done = run("--cpu", vendor, "--", CLIENT, case)
@@ -63,14 +133,16 @@ def main():
     tap.case("--host-cpuid", done.returncode == 0, done.stdout + done.stderr)
     refused(tap, "no program", run(), 2, "no program given")
     parameters(tap)
-    refused(tap, "unknown program", run("--", "no-such-program"), 127, "no such program")
+    usage(tap)
     refused(tap, "unknown vendor", run("--cpu", "via", CLIENT), 2, "intel or amd")
     refused(tap, "unknown model", run("--cpu", "amd/Haswell", CLIENT), 2, "the models are EPYC, ")
     for model in ("intel/Nehalem", "intel/Haswell", "intel/Skylake-Client", "amd/epyc-rome"):
         done = run("--cpu", model, "--", CLIENT, "cpuid")
         tap.case("--cpu " + model, done.returncode == 0, done.stdout + done.stderr)
-    refused(tap, "no ELF file", run("--", "/etc/passwd"), 127, "no such program")
     with tempfile.TemporaryDirectory() as folder:
+        programs(tap, folder)
+        scripts(tap, folder)
+        logs(tap, folder)
         static = os.path.join(folder, "static")
         source = os.path.join(folder, "static.c")
         open(source, "w").write("int main(void) { return 0; }\n")
