@@ -138,15 +138,8 @@ static bool open_accel(struct backends *back, const struct run_config *cfg, GErr
 		vmm_error(error, "%s", why);
 		return false;
 	}
-	if (cfg->vendor && strcmp(cfg->vendor, config_host_vendor()) &&
-	    !accel_extension(&back->accel, back->accel.fd, ACCEL_CAP_ANYKVM)) {
-		vmm_error_usage(error,
-				"--cpu %s needs anykvm's processor; a real KVM shows the "
-				"host's vendor",
-				cfg->vendor);
-		return false;
-	}
-	return true;
+	return accel_extension(&back->accel, back->accel.fd, ACCEL_CAP_ANYKVM) ||
+	       config_check_vendor(cfg->vendor, error);
 }
 
 static bool backends_open(struct backends *back, const struct run_config *cfg, GError **error)

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "vmm/cmd.h"
+#include "vmm/config.h"
 #include "vmm/error.h"
 
 static const char *const targets[] = {
@@ -114,11 +115,11 @@ static bool parse(struct test_options *opt, int argc, char **argv, GError **erro
 		context,
 		"Runs guest unit tests: small kernels that each test what a processor or\n"
 		"a hypervisor must do. A PATTERN is part of a test's name, a group, or an\n"
-		"architecture (64, 32, arm64).");
+		"architecture (64, 32, arm64); of several patterns any will do.");
 	g_option_context_set_description(
 		context,
 		"Exit status: 0 when nothing failed that is not known, 1 when something did,\n"
-		"2 for wrong options.\n");
+		"2 for wrong options, and when tests cannot be run.\n");
 	g_option_context_add_main_entries(context, entries, NULL);
 	ok = g_option_context_parse(context, &argc, &argv, error);
 	if (!ok) {
@@ -144,7 +145,10 @@ static bool parse(struct test_options *opt, int argc, char **argv, GError **erro
 	}
 	if (!opt->jobs)
 		opt->jobs = (int)g_get_num_processors();
-	return set_target(opt, target ? target : "anykvm", error);
+	if (!set_target(opt, target ? target : "anykvm", error))
+		return false;
+	return (opt->target != TARGET_KVM && opt->target != TARGET_QEMU_KVM) ||
+	       config_check_vendor(opt->cpu, error);
 }
 
 /* "-j4" is "-j 4": glib's parser knows the latter only. */
@@ -192,10 +196,57 @@ static bool check_kernels(GPtrArray *jobs, GError **error)
 	return true;
 }
 
+static void no_match(const struct test_options *opt, GError **error)
+{
+	bool any = opt->patterns && opt->patterns[0];
+	g_autofree char *patterns = any ? g_strjoinv("', '", opt->patterns) : NULL;
+
+	if (any && opt->target != TARGET_QEMU_TCG &&
+	    g_strv_contains((const char *const *)opt->patterns, "arm64"))
+		vmm_error(error, "arm64 tests run on qemu-tcg only: --target qemu-tcg");
+	else if (any)
+		vmm_error(error, "no test on %s matches '%s'; --list names them", opt->target_name,
+			  patterns);
+	else
+		vmm_error(error, "there is no such test on %s; --list names them",
+			  opt->target_name);
+}
+
+/* Runs them and writes the reports, which are open before the first test begins. */
+static int run_jobs(const struct test_options *opt, GPtrArray *jobs, GPtrArray *deviations,
+		    GError **error)
+{
+	struct progress pr = {.total = jobs->len, .deviations = deviations};
+	FILE *tap = NULL, *junit = NULL;
+	int result = 2;
+
+	pr.quiet = opt->tap && !strcmp(opt->tap, "-");
+	if (opt->tap && !(tap = test_report_open(opt->tap, error)))
+		goto out;
+	if (opt->junit && !(junit = test_report_open(opt->junit, error)))
+		goto out;
+	if (!test_run(opt, jobs, on_done, &pr, error))
+		goto out;
+	if (tap)
+		test_write_tap(tap, jobs);
+	if (junit)
+		test_write_junit(junit, opt->target_name, jobs);
+	fprintf(pr.quiet ? stderr : stdout,
+		"%u passed, %u failed, %u skipped, %u known to differ on %s\n",
+		pr.counts[POINT_PASS], pr.counts[POINT_FAIL], pr.counts[POINT_SKIP],
+		pr.counts[POINT_KNOWN], opt->target_name);
+	result = pr.counts[POINT_FAIL] != 0;
+out:
+	if (!test_report_close(tap, opt->tap, *error ? NULL : error))
+		result = 2;
+	if (!test_report_close(junit, opt->junit, *error ? NULL : error))
+		result = 2;
+	return result;
+}
+
 static int run(struct test_options *opt, GError **error)
 {
 	g_autoptr(GPtrArray) jobs = NULL, deviations = NULL;
-	struct progress pr = {0};
 
 	if (!opt->dir)
 		opt->dir = default_dir();
@@ -213,31 +264,13 @@ static int run(struct test_options *opt, GError **error)
 		list(jobs);
 		return 0;
 	}
-	if (!jobs->len && opt->patterns && opt->target != TARGET_QEMU_TCG &&
-	    g_strv_contains((const char *const *)opt->patterns, "arm64")) {
-		vmm_error(error, "arm64 tests run on qemu-tcg only: --target qemu-tcg");
-		return 1;
-	}
 	if (jobs->len && !check_kernels(jobs, error))
 		return 2;
 	if (!jobs->len) {
-		vmm_error(error, "no test matches");
-		return 1;
+		no_match(opt, error);
+		return 2;
 	}
-	pr.total = jobs->len;
-	pr.deviations = deviations;
-	pr.quiet = opt->tap && !strcmp(opt->tap, "-");
-	if (!test_run(opt, jobs, on_done, &pr, error))
-		return 1;
-	if (opt->tap && !test_write_tap(opt->tap, jobs, error))
-		return 1;
-	if (opt->junit && !test_write_junit(opt->junit, opt->target_name, jobs, error))
-		return 1;
-	fprintf(pr.quiet ? stderr : stdout,
-		"%u passed, %u failed, %u skipped, %u known to differ on %s\n",
-		pr.counts[POINT_PASS], pr.counts[POINT_FAIL], pr.counts[POINT_SKIP],
-		pr.counts[POINT_KNOWN], opt->target_name);
-	return pr.counts[POINT_FAIL] != 0;
+	return run_jobs(opt, jobs, deviations, error);
 }
 
 int cmd_test(int argc, char **argv)
@@ -256,7 +289,7 @@ int cmd_test(int argc, char **argv)
 		fprintf(stderr, "anykvm test: %s%s\n", error->message,
 			error->code == VMM_ERROR_USAGE ? " ('anykvm test --help' explains)" : "");
 		if (!result)
-			result = 1;
+			result = 2;
 	}
 	g_free(opt.dir);
 	g_free(opt.logs);

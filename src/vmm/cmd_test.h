@@ -5,11 +5,19 @@
 #ifndef VMM_CMD_TEST_H
 #define VMM_CMD_TEST_H
 
+#include <stdio.h>
+
 #include "vmm/types.h"
 
 #define TEST_CPUS_MAX 16
 #define TEST_LOG_MAX  (16u << 20) /* bytes of a log that are read */
-#define TEST_SHUTDOWN 256	  /* status of a machine that shut down (triple fault) */
+
+/* What takes the place of a test's own status. */
+enum {
+	TEST_SHUTDOWN = 256, /* the machine shut down (triple fault) */
+	TEST_SIGNALLED = -1, /* its program was ended by a signal */
+	TEST_NO_STATUS = -2, /* QEMU ended with a status of its own */
+};
 
 enum test_target { TARGET_ANYKVM, TARGET_KVM, TARGET_QEMU_TCG, TARGET_QEMU_KVM, TARGET_EFI };
 
@@ -49,7 +57,7 @@ struct test_job {
 	/* after the run */
 	char *log;
 	double seconds;
-	int status; /* the test's own: 0, 1, 2; TEST_SHUTDOWN; or -1 for none */
+	int status; /* the test's own: 0, 1, 2; or TEST_SHUTDOWN and so on */
 	bool timed_out;
 	GPtrArray *points; /* struct test_point */
 	unsigned counts[4];
@@ -79,8 +87,12 @@ bool test_run(const struct test_options *opt, GPtrArray *jobs,
 
 /** Reads a finished job's log into points. */
 void test_job_read(struct test_job *job, GPtrArray *deviations);
-/** Files for machines; false with the error set. */
-bool test_write_tap(const char *path, GPtrArray *jobs, GError **error);
-bool test_write_junit(const char *path, const char *suite, GPtrArray *jobs, GError **error);
+
+/** A report for machines, "-" for standard output. NULL with the error set. */
+FILE *test_report_open(const char *path, GError **error);
+void test_write_tap(FILE *f, GPtrArray *jobs);
+void test_write_junit(FILE *f, const char *suite, GPtrArray *jobs);
+/** Closes f, which may be NULL; false with the error set when not all of it could be written. */
+bool test_report_close(FILE *f, const char *path, GError **error);
 
 #endif

@@ -2,6 +2,7 @@
  * The EFI target: a folder that QEMU shows to the firmware as a disk, with the test as the program
  * that EFI starts from removable media. Its command line is written into the program's header.
  */
+#include <errno.h>
 #include <glib.h>
 #include <glib/gstdio.h>
 #include <string.h>
@@ -32,7 +33,10 @@ bool test_efi_prepare(struct test_job *job, const char *folder, const char *word
 	memset(image + COMMAND_LINE, 0, COMMAND_ROOM);
 	memcpy(image + COMMAND_LINE, words, strlen(words));
 	if (g_mkdir_with_parents(boot, 0755))
-		return vmm_error(error, "cannot make the folder '%s'", boot), false;
+		return vmm_error(error,
+				 "cannot make the folder '%s': %s; --logs names another folder",
+				 boot, g_strerror(errno)),
+		       false;
 	g_free(job->esp);
 	job->esp = g_strdup(folder);
 	return g_file_set_contents(path, image, (gssize)size, error);

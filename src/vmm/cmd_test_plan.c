@@ -67,7 +67,7 @@ static struct test_job *job_new(const struct test_options *opt, GKeyFile *file, 
 	g_autofree char *ends = get(file, test, "ends", "exit");
 	int timeout = g_key_file_get_integer(file, test, "timeout", NULL);
 
-	job->status = -1;
+	job->status = TEST_NO_STATUS;
 	job->arch = g_strdup(arch);
 	job->cpus = cpus;
 	job->name = cpus > 1 ? g_strdup_printf("%s/%u", name, cpus) : g_strdup(name);
@@ -135,10 +135,16 @@ GPtrArray *test_plan(const struct test_options *opt, GError **error)
 	g_autofree char *path = g_build_filename(opt->dir, "tests.cfg", NULL);
 	g_autoptr(GKeyFile) file = g_key_file_new();
 	g_autoptr(GPtrArray) jobs = g_ptr_array_new_with_free_func(test_job_free);
+	g_autoptr(GError) cause = NULL;
 	g_auto(GStrv) tests = NULL;
 
-	if (!g_key_file_load_from_file(file, path, G_KEY_FILE_NONE, error)) {
-		g_prefix_error(error, "the table of tests '%s': ", path);
+	if (!g_key_file_load_from_file(file, path, G_KEY_FILE_NONE, &cause)) {
+		bool there = g_file_test(path, G_FILE_TEST_EXISTS);
+
+		vmm_error(error, "the table of tests '%s': %s%s", path, cause->message,
+			  there ? ""
+				: "; 'make' builds the tests, --dir or $ANYKVM_TESTS names "
+				  "another folder");
 		return NULL;
 	}
 	tests = g_key_file_get_groups(file, NULL);

@@ -1,4 +1,5 @@
 /* From a test's log to points, and from all of them to TAP and JUnit files. */
+#include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -72,13 +73,37 @@ static void read_line(struct test_job *job, GPtrArray *deviations, char *line, i
 	add_point(job, deviations, result, name, why);
 }
 
-/* Tests that shut the machine down: the end is a point of its own. `anykvm run` says why. */
+/* `anykvm run` has one status for all crashes and says in the log which it was. */
+static bool shut_down(const struct test_job *job, const char *text)
+{
+	return job->status == TEST_SHUTDOWN &&
+	       (!strstr(text, "the guest crashed") || strstr(text, ": triple fault"));
+}
+
+/* Tests that shut the machine down: the end is a point of its own. */
 static void add_end(struct test_job *job, GPtrArray *deviations, const char *text)
 {
-	bool ok = job->status == TEST_SHUTDOWN &&
-		  (!strstr(text, "the guest crashed") || strstr(text, ": triple fault"));
+	add_point(job, deviations, shut_down(job, text) ? POINT_PASS : POINT_FAIL,
+		  "the machine shuts down", NULL);
+}
 
-	add_point(job, deviations, ok ? POINT_PASS : POINT_FAIL, "the machine shuts down", NULL);
+/* How a job ended that should have ended otherwise; early: before the test's plan. */
+static char *describe_end(const struct test_job *job, const char *text, bool early)
+{
+	const char *when = early ? " before the test's end" : "";
+
+	switch (job->status) {
+	case TEST_SHUTDOWN:
+		return g_strdup_printf("(the %s%s)",
+				       shut_down(job, text) ? "machine shut down" : "guest crashed",
+				       when);
+	case TEST_SIGNALLED:
+		return g_strdup_printf("(ended by a signal%s)", when);
+	case TEST_NO_STATUS:
+		return g_strdup_printf("(QEMU ended by itself%s)", when);
+	default:
+		return g_strdup_printf("(ended with status %d%s)", job->status, when);
+	}
 }
 
 void test_job_read(struct test_job *job, GPtrArray *deviations)
@@ -106,30 +131,40 @@ void test_job_read(struct test_job *job, GPtrArray *deviations)
 	else if (plan >= 0 && (unsigned)plan != seen)
 		add_point(job, deviations, POINT_FAIL, "(points are missing)", NULL);
 	else if (plan < 0 || (!job->shuts_down && (job->status < 0 || job->status > 1))) {
-		g_autofree char *why = g_strdup_printf("(ended with status %d%s)", job->status,
-						       plan < 0 ? " before its end" : "");
+		g_autofree char *why = describe_end(job, text, plan < 0);
 
 		if (!job->counts[POINT_FAIL] && !job->counts[POINT_KNOWN])
 			add_point(job, deviations, POINT_FAIL, why, NULL);
 	}
 }
 
-static FILE *open_file(const char *path, GError **error)
+FILE *test_report_open(const char *path, GError **error)
 {
-	FILE *f = strcmp(path, "-") ? fopen(path, "w") : stdout;
+	FILE *f = strcmp(path, "-") ? fopen(path, "we") : stdout;
 
 	if (!f)
-		vmm_error(error, "cannot write '%s'", path);
+		vmm_error(error, "cannot write '%s': %s", path, g_strerror(errno));
 	return f;
 }
 
-bool test_write_tap(const char *path, GPtrArray *jobs, GError **error)
+bool test_report_close(FILE *f, const char *path, GError **error)
 {
-	FILE *f = open_file(path, error);
-	unsigned n = 0;
+	bool bad;
 
 	if (!f)
-		return false;
+		return true;
+	bad = fflush(f) || ferror(f);
+	if (bad)
+		vmm_error(error, "cannot write '%s': %s", path, g_strerror(errno));
+	if (f != stdout)
+		fclose(f);
+	return !bad;
+}
+
+void test_write_tap(FILE *f, GPtrArray *jobs)
+{
+	unsigned n = 0;
+
 	for (unsigned i = 0; i < jobs->len; i++) {
 		const struct test_job *job = g_ptr_array_index(jobs, i);
 
@@ -148,17 +183,10 @@ bool test_write_tap(const char *path, GPtrArray *jobs, GError **error)
 		}
 	}
 	fprintf(f, "1..%u\n", n);
-	if (f != stdout)
-		fclose(f);
-	return true;
 }
 
-bool test_write_junit(const char *path, const char *suite, GPtrArray *jobs, GError **error)
+void test_write_junit(FILE *f, const char *suite, GPtrArray *jobs)
 {
-	FILE *f = open_file(path, error);
-
-	if (!f)
-		return false;
 	fputs("<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n", f);
 	for (unsigned i = 0; i < jobs->len; i++) {
 		const struct test_job *job = g_ptr_array_index(jobs, i);
@@ -184,7 +212,4 @@ bool test_write_junit(const char *path, const char *suite, GPtrArray *jobs, GErr
 		fputs("</testsuite>\n", f);
 	}
 	fputs("</testsuites>\n", f);
-	if (f != stdout)
-		fclose(f);
-	return true;
 }

@@ -1,4 +1,5 @@
 /* Running jobs: the command of each target, processes side by side, time limits. */
+#include <errno.h>
 #include <fcntl.h>
 #include <glib.h>
 #include <glib/gstdio.h>
@@ -12,10 +13,17 @@
 
 /* A target that emulates everything in software is given more time. */
 #define TCG_PATIENCE 3
-#define KILL_AFTER   5		  /* seconds over the guest's own time limit */
-#define RUN_CRASHED  3		  /* exit status of `anykvm run` */
+#define KILL_AFTER   5 /* seconds over the guest's own time limit */
+#define RUN_CRASHED  3 /* exit statuses of `anykvm run` */
+#define RUN_TIMEOUT  124
 #define EFI_START    60		  /* seconds that the firmware may need */
 #define EFI_MEMORY   (256u << 10) /* KiB that it wants at least */
+
+/* `anykvm run` runs the tests, not QEMU. */
+static bool by_run(const struct test_options *opt)
+{
+	return opt->target == TARGET_ANYKVM || opt->target == TARGET_KVM;
+}
 
 /* ---- commands ---- */
 
@@ -124,7 +132,7 @@ char **test_command(const struct test_options *opt, const struct test_job *job)
 {
 	GPtrArray *args = g_ptr_array_new();
 
-	if (opt->target == TARGET_ANYKVM || opt->target == TARGET_KVM)
+	if (by_run(opt))
 		command_anykvm(args, opt, job);
 	else
 		command_qemu(args, opt, job);
@@ -160,16 +168,16 @@ static int status_of(const struct test_options *opt, const struct test_job *job,
 	int code;
 
 	if (!WIFEXITED(wait))
-		return -1;
+		return TEST_SIGNALLED;
 	code = WEXITSTATUS(wait);
-	if (opt->target == TARGET_ANYKVM || opt->target == TARGET_KVM)
+	if (by_run(opt))
 		return code == RUN_CRASHED ? TEST_SHUTDOWN : code;
 	if (!g_strcmp0(job->arch, "arm64"))
 		return code;
 	/* -no-reboot ends QEMU with 0 when the machine resets itself. */
 	if (!code)
 		return TEST_SHUTDOWN;
-	return code & 1 ? code >> 1 : -1;
+	return code & 1 ? code >> 1 : TEST_NO_STATUS;
 }
 
 static void on_child(GPid pid, gint wait, gpointer data)
@@ -183,7 +191,7 @@ static void on_child(GPid pid, gint wait, gpointer data)
 		g_source_remove(child->timer);
 	job->seconds = (double)(g_get_monotonic_time() - child->start) / 1e6;
 	job->status = status_of(pool->opt, job, wait);
-	if (pool->opt->target == TARGET_ANYKVM && job->status == 124)
+	if (by_run(pool->opt) && job->status == RUN_TIMEOUT)
 		job->timed_out = true;
 	pool->running--;
 	pool->done(job, pool->data);
@@ -221,7 +229,10 @@ static bool start(struct pool *pool, struct test_job *job, GError **error)
 	job->log = g_strdup_printf("%s/%s.log", pool->opt->logs, g_strdelimit(file, "/", '-'));
 	fd = g_open(job->log, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
 	if (fd < 0)
-		return vmm_error(error, "cannot write the log '%s'", job->log), false;
+		return vmm_error(error,
+				 "cannot write the log '%s': %s; --logs names another folder",
+				 job->log, g_strerror(errno)),
+		       false;
 	if (pool->opt->target == TARGET_EFI && !prepare_efi(pool->opt, job, error)) {
 		close(fd);
 		return false;
@@ -266,7 +277,10 @@ bool test_run(const struct test_options *opt, GPtrArray *jobs,
 	struct pool pool = {.opt = opt, .jobs = jobs, .done = done, .data = data};
 
 	if (g_mkdir_with_parents(opt->logs, 0755))
-		return vmm_error(error, "cannot make the folder '%s'", opt->logs), false;
+		return vmm_error(error,
+				 "cannot make the folder '%s': %s; --logs names another folder",
+				 opt->logs, g_strerror(errno)),
+		       false;
 	pool.loop = g_main_loop_new(NULL, FALSE);
 	pool_fill(&pool);
 	if (pool.running)

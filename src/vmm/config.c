@@ -90,6 +90,16 @@ const char *config_host_vendor(void)
 	return b == signature_INTEL_ebx ? "intel" : "amd";
 }
 
+bool config_check_vendor(const char *vendor, GError **error)
+{
+	if (!vendor || !strcmp(vendor, config_host_vendor()))
+		return true;
+	vmm_error_usage(error,
+			"--cpu %s needs anykvm's processor; a real KVM shows the host's vendor",
+			vendor);
+	return false;
+}
+
 void config_print_help(void)
 {
 	puts("Usage: anykvm run [OPTION]... [-- COMMAND [ARG]...]\n"

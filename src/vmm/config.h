@@ -60,6 +60,8 @@ struct run_config *config_parse(int argc, char **argv, bool *help, GError **erro
 void config_free(struct run_config *cfg);
 /** "intel" or "amd": whose processor this host has, or is made like. */
 const char *config_host_vendor(void);
+/** A real KVM shows the host's vendor only; false with the error set where another is wished for. */
+bool config_check_vendor(const char *vendor, GError **error);
 /** Prints the help text of `anykvm run`. */
 void config_print_help(void);
 
