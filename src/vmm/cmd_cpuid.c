@@ -107,7 +107,9 @@ int cmd_cpuid(int argc, char **argv)
 		return 2;
 	}
 	if (argc > 1) {
-		fprintf(stderr, "anykvm cpuid: '%s' is not expected\n", argv[1]);
+		fprintf(stderr,
+			"anykvm cpuid: unexpected argument '%s' ('anykvm cpuid --help' explains)\n",
+			argv[1]);
 		return 2;
 	}
 	table(all);

@@ -308,7 +308,9 @@ int cmd_doctor(int argc, char **argv)
 		return 0;
 	}
 	if (argc > 1) {
-		fprintf(stderr, "anykvm doctor: unexpected argument '%s'\n", argv[1]);
+		fprintf(stderr,
+			"anykvm doctor: unexpected argument '%s' ('anykvm doctor --help' explains)\n",
+			argv[1]);
 		return 2;
 	}
 	check_cpu(&d);

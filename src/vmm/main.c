@@ -38,7 +38,7 @@ static int find_and_run(int argc, char **argv)
 
 static int cmd_help(int argc, char **argv)
 {
-	if (argc > 1 && strcmp(argv[1], "help") && strcmp(argv[1], "version")) {
+	if (argc > 1 && argv[1][0] != '-' && strcmp(argv[1], "help")) {
 		char help[] = "--help";
 		char *args[] = {argv[1], help, NULL};
 
@@ -57,8 +57,14 @@ static int cmd_help(int argc, char **argv)
 
 static int cmd_version(int argc, char **argv)
 {
-	(void)argc;
-	(void)argv;
+	if (argc > 1 && (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))) {
+		puts("Usage: anykvm version\n\nShows the version.");
+		return 0;
+	}
+	if (argc > 1) {
+		fprintf(stderr, "anykvm version: unexpected argument '%s'\n", argv[1]);
+		return 2;
+	}
 	puts("anykvm " ANYKVM_VERSION);
 	return 0;
 }
@@ -66,7 +72,7 @@ static int cmd_version(int argc, char **argv)
 int main(int argc, char **argv)
 {
 	char help[] = "help", version[] = "version";
-	char *alias[] = {NULL, NULL};
+	char *alias = NULL;
 
 	/* GLib's help has an ellipsis, which else is a question mark. */
 	setlocale(LC_CTYPE, "");
@@ -75,8 +81,10 @@ int main(int argc, char **argv)
 		return 2;
 	}
 	if (!strcmp(argv[1], "--help") || !strcmp(argv[1], "-h"))
-		alias[0] = help;
+		alias = help;
 	else if (!strcmp(argv[1], "--version"))
-		alias[0] = version;
-	return alias[0] ? find_and_run(1, alias) : find_and_run(argc - 1, argv + 1);
+		alias = version;
+	if (alias)
+		argv[1] = alias;
+	return find_and_run(argc - 1, argv + 1);
 }

@@ -5,10 +5,11 @@
 #include "vmm/machine.h"
 
 #define DUMP_MAX  4096u /* bytes of one x or xp */
-#define WORDS_MAX 4
+#define WORDS_MAX 4	/* more than any command takes, so that one too many is seen */
 
 struct command {
 	const char *name, *args, *help;
+	unsigned most; /* arguments */
 	void (*run)(struct machine *m, char **words, GString *out);
 };
 
@@ -27,11 +28,19 @@ static void stand_still(struct machine *m, bool on)
 		vcpu_set_resume(&m->vcpus);
 }
 
+static bool refuse_surplus(const char *word, GString *out)
+{
+	if (word)
+		g_string_append_printf(out, "'%s' is too much; 'help' shows what is wanted\n",
+				       word);
+	return word;
+}
+
 static struct vcpu *pick_vcpu(struct machine *m, const char *word, GString *out)
 {
-	u64 n = word ? g_ascii_strtoull(word, NULL, 10) : 0;
+	guint64 n = 0;
 
-	if (n < m->vcpus.count)
+	if (!word || g_ascii_string_to_unsigned(word, 10, 0, m->vcpus.count - 1, &n, NULL))
 		return &m->vcpus.vcpus[n];
 	g_string_append_printf(out, "there is no vCPU %s\n", word);
 	return NULL;
@@ -76,9 +85,10 @@ static void info_cpus(struct machine *m, GString *out)
 
 static void info_status(struct machine *m, GString *out)
 {
-	g_string_append_printf(out, "%s on %s, %u vCPUs, %" G_GUINT64_FORMAT " MiB\n",
+	g_string_append_printf(out, "%s on %s, %u vCPU%s, %" G_GUINT64_FORMAT " MiB\n",
 			       m->paused ? "stopped" : "running", m->back->accel.ops->name,
-			       m->vcpus.count, m->back->mem.size >> 20);
+			       m->vcpus.count, m->vcpus.count == 1 ? "" : "s",
+			       m->back->mem.size >> 20);
 }
 
 static void cmd_info(struct machine *m, char **words, GString *out)
@@ -91,10 +101,14 @@ static void cmd_info(struct machine *m, char **words, GString *out)
 	} else if (!strcmp(what, "lapic")) {
 		info_vcpu(m, words, vcpu_dump_lapic, out);
 	} else if (!strcmp(what, "cpus")) {
-		info_cpus(m, out);
+		if (!refuse_surplus(words[2], out))
+			info_cpus(m, out);
 	} else if (!strcmp(what, "status")) {
-		info_status(m, out);
+		if (!refuse_surplus(words[2], out))
+			info_status(m, out);
 	} else if (!strcmp(what, "pci")) {
+		if (refuse_surplus(words[2], out))
+			return;
 		text = pci_describe(m->pci);
 		g_string_append(out, text);
 	} else {
@@ -213,6 +227,7 @@ static void cmd_x(struct machine *m, char **words, GString *out)
 {
 	bool virtual = !g_str_has_prefix(words[0], "xp");
 	const char *format_text = words[0] + (virtual ? 1 : 2), *address = words[1];
+	const char *surplus = words[1] ? words[2] : NULL;
 	unsigned count = 1, unit;
 	char format, *end;
 	u64 addr;
@@ -220,7 +235,10 @@ static void cmd_x(struct machine *m, char **words, GString *out)
 	if (*format_text == '\0' && address && *address == '/') { /* "x /4x 1000" */
 		format_text = words[1];
 		address = words[2];
+		surplus = NULL;
 	}
+	if (refuse_surplus(surplus, out))
+		return;
 	if (!address || !parse_format(format_text, &count, &format, &unit)) {
 		g_string_append(out, "x/[COUNT][x|c][b|h|w|g] ADDRESS\n");
 		return;
@@ -236,16 +254,15 @@ static void cmd_x(struct machine *m, char **words, GString *out)
 }
 
 static const struct command commands[] = {
-	{"help", "", "this list", cmd_help},
-	{"info", "registers|lapic [N], cpus, status, pci",
-	 "show a vCPU's registers, or what there is", cmd_info},
-	{"stop", "", "stop all vCPUs", cmd_stop},
-	{"cont", "", "let them run again", cmd_cont},
-	{"x", "/FMT ADDR", "memory at a virtual address, as vCPU 0 sees it", cmd_x},
-	{"xp", "/FMT ADDR", "memory at a physical address; FMT: count, x or c, b h w g", cmd_x},
-	{"system_reset", "", "reset the machine", cmd_reset},
-	{"system_powerdown", "", "press the power button", cmd_powerdown},
-	{"quit", "", "end the run", cmd_quit},
+	{"help", "", "this list", 0, cmd_help},
+	{"info", "WHAT [N]", "registers or lapic of vCPU N; cpus, status, pci", 2, cmd_info},
+	{"stop", "", "stop all vCPUs", 0, cmd_stop},
+	{"cont", "", "let them run again", 0, cmd_cont},
+	{"x", "/FMT ADDR", "memory at a virtual address, as vCPU 0 sees it", 2, cmd_x},
+	{"xp", "/FMT ADDR", "memory at a physical address; FMT: count, x or c, b h w g", 2, cmd_x},
+	{"system_reset", "", "reset the machine", 0, cmd_reset},
+	{"system_powerdown", "", "press the power button", 0, cmd_powerdown},
+	{"quit", "", "end the run", 0, cmd_quit},
 };
 
 static void cmd_help(struct machine *m, char **words, GString *out)
@@ -257,7 +274,7 @@ static void cmd_help(struct machine *m, char **words, GString *out)
 			"%s%s%s", commands[i].name,
 			*commands[i].args && *commands[i].args != '/' ? " " : "", commands[i].args);
 
-		g_string_append_printf(out, "%-36s %s\n", left, commands[i].help);
+		g_string_append_printf(out, "%-17s %s\n", left, commands[i].help);
 	}
 }
 
@@ -279,9 +296,9 @@ char *monitor_execute(struct machine *m, const char *line)
 	for (unsigned i = 0; i < ARRAY_SIZE(commands) && !found; i++)
 		if (strlen(commands[i].name) == len && !strncmp(commands[i].name, words[0], len))
 			found = &commands[i];
-	if (found)
+	if (found && !refuse_surplus(words[found->most + 1], out))
 		found->run(m, words, out);
-	else
+	else if (!found)
 		g_string_append_printf(out, "unknown command '%s'; 'help' lists them\n", words[0]);
 out:
 	g_strfreev(split);

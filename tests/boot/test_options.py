@@ -84,6 +84,10 @@ def main():
                    for name, args, words in cases] + [
             ("no such command", lambda: refused(["fly"], ["fly"])),
             ("no command at all", lambda: refused([], [])),
+            *[("%s: a word too many" % command,
+               lambda c=command: refused([c, "surplus"],
+                                         [c.strip("-") + ": unexpected argument 'surplus'"]))
+              for command in ("version", "--version", "doctor", "cpuid")],
         ])
 
 
