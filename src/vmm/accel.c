@@ -11,8 +11,11 @@ static int accel_try(struct accel *accel, const struct accel_ops *ops, const cha
 	int version, fd = ops->open(options);
 
 	if (fd < 0) {
-		*error = g_strdup_printf("cannot open the accelerator '%s': %s", ops->name,
-					 g_strerror(-fd));
+		*error = g_strdup_printf("cannot open the accelerator '%s': %s%s", ops->name,
+					 g_strerror(-fd),
+					 strcmp(ops->name, "kvm") ? ""
+								  : " (/dev/kvm; --accel anykvm "
+								    "does not need it)");
 		return fd;
 	}
 	accel->ops = ops;

@@ -21,6 +21,11 @@ static GMappedFile *map_file(const char *what, const char *path, GError **error)
 		vmm_error(error, "the %s '%s' is a directory", what, path);
 		return NULL;
 	}
+	/* A FIFO would wait for its writer, and what cannot be mapped is no image. */
+	if (g_file_test(path, G_FILE_TEST_EXISTS) && !g_file_test(path, G_FILE_TEST_IS_REGULAR)) {
+		vmm_error(error, "the %s '%s' is not a regular file", what, path);
+		return NULL;
+	}
 	file = g_mapped_file_new(path, FALSE, &why);
 	if (!file) {
 		vmm_error(error, "cannot read the %s '%s': %s", what, path,

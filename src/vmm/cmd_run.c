@@ -171,15 +171,18 @@ static bool backends_open(struct backends *back, const struct run_config *cfg, G
 	if (!open_accel(back, cfg, error))
 		return false;
 	/* A command that reads standard input sees its end as Ctrl-D on the console. */
-	back->console = console_new(raw, filter ? "\x04" : NULL);
+	back->console = console_new(raw, filter);
 	console_hold_input(back->console, filter);
 	return true;
 }
 
-static void backends_close(struct backends *back)
+/* 0, or the errno of output that was lost. */
+static int backends_close(struct backends *back)
 {
+	int lost;
+
 	gdb_free(back->gdb);
-	console_free(back->console);
+	lost = console_free(back->console);
 	terminal_restore();
 	net_user_free(back->net);
 	for (unsigned i = 0; i < back->disk_count; i++)
@@ -187,6 +190,7 @@ static void backends_close(struct backends *back)
 	accel_close(&back->accel);
 	memory_free(&back->mem);
 	boot_image_free(&back->image);
+	return lost;
 }
 
 /* ---- the end ---- */
@@ -281,7 +285,7 @@ int cmd_run(int argc, char **argv)
 	GString *say = g_string_new(NULL);
 	struct run_config *cfg;
 	bool help;
-	int result = STATUS_SETUP;
+	int result = STATUS_SETUP, lost;
 
 	cfg = config_parse(argc, argv, &help, &error);
 	if (!cfg) {
@@ -296,7 +300,13 @@ int cmd_run(int argc, char **argv)
 	watch_signals(&run);
 	if (backends_open(&run.back, cfg, &error))
 		result = run_machines(&run, say, &error);
-	backends_close(&run.back);
+	lost = backends_close(&run.back);
+	/* A reader that went away is no error. */
+	if (lost && lost != EPIPE) {
+		g_string_append_printf(say, "anykvm run: the guest's output is lost: %s\n",
+				       g_strerror(lost));
+		result = result ? result : STATUS_SETUP;
+	}
 	if (error) {
 		complain(error);
 		result = error->code;

@@ -256,8 +256,8 @@ bool config_parse_forward(const char *text, struct config_forward *fwd, GError *
 	return true;
 bad:
 	vmm_error_usage(error,
-			"'hostfwd=%s' is not a port forward (tcp:HOST:PORT-GUEST:PORT, "
-			"such as tcp:127.0.0.1:2222-:22)",
+			"'hostfwd=%s' is not a port forward (tcp:HOST:PORT-GUEST:PORT with IPv4 "
+			"addresses or none, such as tcp:127.0.0.1:2222-:22)",
 			text);
 	return false;
 }
@@ -513,6 +513,10 @@ struct run_config *config_parse(int argc, char **argv, bool *help, GError **erro
 	if (optind < argc && strcmp(argv[optind - 1], "--")) {
 		vmm_error_usage(error, "unexpected argument '%s' (a command comes after '--')",
 				argv[optind]);
+		goto fail;
+	}
+	if (optind == argc && !strcmp(argv[argc - 1], "--")) {
+		vmm_error_usage(error, "there is no command behind '--'");
 		goto fail;
 	}
 	if (optind < argc)

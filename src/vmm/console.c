@@ -10,7 +10,8 @@
 #define INPUT_MAX      4096u
 #define OUTPUT_MAX     65536u
 #define LINE_MAX_BYTES 256u
-#define ESCAPE_CHAR    0x01 /* Ctrl-A */
+#define ESCAPE_CHAR    0x01	  /* Ctrl-A */
+#define END_OF_FILE    "\x04\x04" /* Ctrl-D */
 #define FLUSH_USEC     (1 * G_USEC_PER_SEC)
 
 /* A byte ring; head and tail run freely and are masked by the power-of-two size. */
@@ -32,13 +33,14 @@ struct console {
 	GCond out_cond; /* out has bytes, or closing */
 	GCond out_done; /* the writer emptied out */
 	GThread *writer;
+	int out_error; /* the writer's errno */
 
 	/* main loop only */
 	struct console_hooks hooks;
 	guint in_source;
-	bool in_eof;
+	bool in_eof, in_line; /* in_line: what came last was no end of line */
 	bool escape, escaped, monitor;
-	const char *eof_chars;
+	bool eof_wanted;
 	bool resume_queued; /* under lock */
 	char line[LINE_MAX_BYTES];
 	unsigned line_len;
@@ -79,7 +81,8 @@ static void console_call(struct console *con, bool input)
 
 /* ---- output ---- */
 
-static bool write_all(const u8 *p, size_t len)
+/* 0 or errno. */
+static int write_all(const u8 *p, size_t len)
 {
 	while (len) {
 		ssize_t n = write(STDOUT_FILENO, p, len);
@@ -89,20 +92,19 @@ static bool write_all(const u8 *p, size_t len)
 
 			poll(&pfd, 1, 100);
 		} else if (n < 0 && errno != EINTR) {
-			return false;
+			return errno;
 		}
 		if (n > 0) {
 			p += n;
 			len -= (size_t)n;
 		}
 	}
-	return true;
+	return 0;
 }
 
 static void *console_writer(void *opaque)
 {
 	struct console *con = opaque;
-	bool broken = false;
 	u8 buf[4096];
 
 	g_mutex_lock(&con->lock);
@@ -121,8 +123,8 @@ static void *console_writer(void *opaque)
 			con->out_wanted = false;
 		g_mutex_unlock(&con->lock);
 		/* Output that nobody can read any more is dropped; the guest goes on. */
-		if (!broken)
-			broken = !write_all(buf, n);
+		if (!con->out_error)
+			con->out_error = write_all(buf, n);
 		if (wanted)
 			console_call(con, false);
 		g_mutex_lock(&con->lock);
@@ -332,17 +334,19 @@ static gboolean console_stdin(gint fd, GIOCondition cond, gpointer opaque)
 	ssize_t n;
 
 	(void)cond;
-	if (!room)
+	if (!room || (con->eof_wanted && room < sizeof(END_OF_FILE) - 1))
 		goto pause;
 	n = read(fd, buf, MIN(room, (unsigned)sizeof(buf)));
 	if (n < 0 && (errno == EINTR || errno == EAGAIN))
 		return G_SOURCE_CONTINUE;
 	if (n <= 0) {
 		con->in_eof = true;
-		if (con->eof_chars)
-			console_to_guest(con, (const u8 *)con->eof_chars, strlen(con->eof_chars));
+		/* Behind an unfinished line the first one only sends what there is of it. */
+		if (con->eof_wanted)
+			console_to_guest(con, (const u8 *)END_OF_FILE, con->in_line ? 2 : 1);
 		goto pause;
 	}
+	con->in_line = buf[n - 1] != '\n';
 	console_feed(con, buf, (size_t)n);
 	return G_SOURCE_CONTINUE;
 pause:
@@ -352,7 +356,7 @@ pause:
 
 /* ---- life ---- */
 
-struct console *console_new(bool escape, const char *eof_chars)
+struct console *console_new(bool escape, bool end_of_file)
 {
 	struct console *con = g_new0(struct console, 1);
 
@@ -365,20 +369,21 @@ struct console *console_new(bool escape, const char *eof_chars)
 	con->out.size = OUTPUT_MAX;
 	con->out.data = g_malloc(OUTPUT_MAX);
 	con->escape = escape;
-	con->eof_chars = eof_chars;
+	con->eof_wanted = end_of_file;
 	con->writer = g_thread_new("console", console_writer, con);
 	con->resume_queued = true;
 	console_resume(con);
 	return con;
 }
 
-void console_free(struct console *con)
+int console_free(struct console *con)
 {
 	gint64 deadline = g_get_monotonic_time() + FLUSH_USEC;
 	bool flushed = true;
+	int error;
 
 	if (!con)
-		return;
+		return 0;
 	if (con->in_source)
 		g_source_remove(con->in_source);
 	while (g_idle_remove_by_data(con))
@@ -390,8 +395,9 @@ void console_free(struct console *con)
 		flushed = g_cond_wait_until(&con->out_done, &con->lock, deadline);
 	g_mutex_unlock(&con->lock);
 	if (!flushed)
-		return; /* the writer hangs in write(); the process is about to end anyway */
+		return 0; /* the writer hangs in write(); the process is about to end anyway */
 	g_thread_join(con->writer);
+	error = con->out_error;
 	g_cond_clear(&con->out_cond);
 	g_cond_clear(&con->out_done);
 	g_mutex_clear(&con->lock);
@@ -399,6 +405,7 @@ void console_free(struct console *con)
 	g_free(con->in.data);
 	g_free(con->out.data);
 	g_free(con);
+	return error;
 }
 
 void console_attach(struct console *con, const struct console_frontend *fe, void *dev)

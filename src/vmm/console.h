@@ -34,12 +34,12 @@ struct console_hooks {
 
 /**
  * Starts reading in the default main context.
- * @escape:   Ctrl-A is ours (standard input is a terminal)
- * @eof_char: bytes to feed the guest when standard input ends, or NULL for none
+ * @escape:      Ctrl-A is ours (standard input is a terminal)
+ * @end_of_file: the guest gets Ctrl-D when standard input ends
  */
-struct console *console_new(bool escape, const char *eof_chars);
-/** Writes out what is left (at most for a second) and frees. */
-void console_free(struct console *con);
+struct console *console_new(bool escape, bool end_of_file);
+/** Writes out what is left (at most for a second) and frees. 0, or the errno of output that was lost. */
+int console_free(struct console *con);
 
 /** Connects the guest's device; NULL disconnects, and returns only when no callback runs. */
 void console_attach(struct console *con, const struct console_frontend *fe, void *dev);

@@ -265,6 +265,7 @@ static bool open_overlay(struct disk *d, GError **error)
 
 static bool find_size(struct disk *d, const char *path, GError **error)
 {
+	char magic[4];
 	struct stat st;
 	u64 size = 0;
 
@@ -276,6 +277,14 @@ static bool find_size(struct disk *d, const char *path, GError **error)
 		size = (u64)st.st_size;
 	else if (!S_ISBLK(st.st_mode) || ioctl(d->fd, BLKGETSIZE64, &size)) {
 		vmm_error(error, "the disk '%s' is neither a file nor a block device", path);
+		return false;
+	}
+	if (pread(d->fd, magic, sizeof(magic), 0) == sizeof(magic) &&
+	    !memcmp(magic, "QFI\xfb", sizeof(magic))) {
+		vmm_error(error,
+			  "the disk '%s' is a qcow2 image; only raw ones are read "
+			  "('qemu-img convert -O raw' makes one)",
+			  path);
 		return false;
 	}
 	d->size = size & ~(u64)(DISK_SECTOR - 1);
@@ -296,14 +305,18 @@ struct disk *disk_open(const struct config_disk *cfg, GError **error)
 	d->bounce = g_malloc(CLUSTER);
 	d->fd = open(cfg->path, (write ? O_RDWR : O_RDONLY) | O_CLOEXEC);
 	if (d->fd < 0) {
-		vmm_error(error, "cannot open the disk '%s'%s: %s", cfg->path,
-			  write ? " for writing" : "", g_strerror(errno));
+		bool may_read = write && !access(cfg->path, R_OK);
+
+		vmm_error(error, "cannot open the disk '%s'%s: %s%s", cfg->path,
+			  write ? " for writing" : "", g_strerror(errno),
+			  may_read ? " (',readonly' and ',snapshot' do not write to it)" : "");
 		goto fail;
 	}
 	if (!find_size(d, cfg->path, error))
 		goto fail;
 	if (flock(d->fd, (write ? LOCK_EX : LOCK_SH) | LOCK_NB) && errno == EWOULDBLOCK) {
-		vmm_error(error, "the disk '%s' is in use by another guest", cfg->path);
+		vmm_error(error, "the disk '%s' is in use already, by this or another guest",
+			  cfg->path);
 		goto fail;
 	}
 	if (cfg->snapshot && !cfg->readonly && !open_overlay(d, error))

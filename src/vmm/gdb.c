@@ -73,7 +73,7 @@ static bool check_address(const char *spec, GError **error)
 		return true;
 	vmm_error_usage(error,
 			"--gdb takes tcp:HOST:PORT or unix:PATH, perhaps with ',wait' (such as "
-			"tcp::1234), not '%s'",
+			"tcp::1234; HOST is an IPv4 address or nothing), not '%s'",
 			spec);
 	return false;
 }

@@ -1,8 +1,10 @@
 """`anykvm run -- COMMAND`: output, exit status, arguments, time-out."""
 
+import subprocess
+import tempfile
 import time
 
-from guest import kernel_options, run_plain
+from guest import PROGRAM, kernel_options, run_plain
 from cases import check, check_equal, run_cases
 
 
@@ -54,6 +56,23 @@ def much_output():
     check_equal(out.split(), [str(i) for i in range(1, 20001)], "output")
 
 
+def given(text, want):
+    """Standard input of a command that reads all of it."""
+    with tempfile.TemporaryFile() as source:
+        source.write(text)
+        source.seek(0)
+        status, out, err = run_plain(["run", *kernel_options(), "--", "cat"], stdin=source)
+    check_equal((status, out), (0, want), "status and output (stderr %r)" % err[-200:])
+
+
+def full_disk():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([PROGRAM, "run", *kernel_options(), "--", "echo", "lost"], stdout=full,
+                              stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, timeout=100)
+    check_equal(done.returncode, 1, "status")
+    check(b"No space left on device" in done.stderr, "no word of it: %r" % done.stderr)
+
+
 def main():
     run_cases([
         ("true", lambda: status_of(["true"], 0)),
@@ -68,6 +87,10 @@ def main():
         ("options before the command", with_options),
         ("the default guest", default_guest),
         ("much output", much_output),
+        ("input", lambda: given(b"one\ntwo\n", "one\ntwo\n")),
+        ("input without a last newline", lambda: given(b"one\ntwo", "one\ntwo")),
+        ("input that is empty", lambda: given(b"", "")),
+        ("output that cannot be written", full_disk),
         ("--timeout", time_out),
         ("the guest ends before the command", guest_ends_first),
     ])

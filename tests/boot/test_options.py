@@ -36,6 +36,10 @@ def main():
         cut, elf = file("cut", kernel[:600]), file("elf", b"\x7fELF\x02\x01\x01" + b"\xff" * 200)
         half = file("half", kernel[:1 << 19])
         locked = file("locked.img", b"\0" * 4096)
+        disk = file("disk.img", b"\0" * 4096)
+        qcow = file("qcow", b"QFI\xfb\0\0\0\3" + b"\0" * 4096)
+        fifo = os.path.join(work, "fifo")
+        os.mkfifo(fifo)
         good = kernel_options()
         cases = [
             ("no such option", ["--bogus"], ["bogus"]),
@@ -61,6 +65,11 @@ def main():
             ("0 CPUs", [*good, "--cpus", "0"], ["cpus"]),
             ("65 CPUs", [*good, "--cpus", "65"], ["cpus"]),
             ("CPUs that are no number", [*good, "--cpus", "two"], ["cpus"]),
+            ("a FIFO as kernel", ["--kernel", fifo], ["not a regular file"]),
+            ("a qcow2 image", [*good, "--disk", qcow], ["qcow2"]),
+            ("a disk twice", [*good, "--disk", disk, "--disk", disk], ["in use"]),
+            ("no command behind --", [*good, "--"], ["no command"]),
+            ("a forward by name", [*good, "--net", "user,hostfwd=tcp:localhost:2222-:22"], ["IPv4"]),
             ("no such disk", [*good, "--disk", work + "/none"], ["none"]),
             ("a folder as disk", [*good, "--disk", work], [work]),
             ("an empty disk", [*good, "--disk", empty], ["empty"]),
