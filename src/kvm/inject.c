@@ -100,6 +100,7 @@ static int want_window(struct vcpu *vcpu)
 	if (!cpu->shadow || (!cpu->intf && !nmi_queued(vcpu) && !cpu->guest_mode))
 		return RUN_GUEST;
 	/* Only a shadow is in the way: it ends behind one instruction. */
+	mmu_code_poll(cpu);
 	jit_step(cpu);
 	vcpu_wake(vcpu);
 	return exit_handle(vcpu);
