@@ -46,11 +46,12 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
 	vcpu->latch.nmi_queued = 0;
 	vcpu->interrupt_injected = false;
 	vcpu->triple_fault = false;
-	if (!init) {
-		vcpu->pv.async_pf_en = vcpu->pv.async_pf_int = 0;
+	/* What runs behind an INIT has not asked for these records: its memory is its own. */
+	vcpu->pv.async_pf_en = vcpu->pv.async_pf_int = 0;
+	vcpu->pv.steal_time = vcpu->pv.system_time = vcpu->pv.eoi = 0;
+	vcpu->pv.eoi_offered = false;
+	if (!init)
 		vcpu->pv.poll_control = 1;
-		vcpu->pv.steal_time = vcpu->pv.system_time = vcpu->pv.eoi = 0;
-	}
 	if (vcpu->apic)
 		lapic_reset(vcpu->apic, init);
 	else
