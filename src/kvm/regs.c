@@ -68,8 +68,9 @@ void regs_set(struct vcpu *vcpu, const struct kvm_regs *r)
 	cpu_rflags_set(cpu, r->rflags | 2);
 	if (vm86 != !!(cpu->rflags & FLAG_VM))
 		sregs_cpl(cpu); /* it was set with the special registers, with the mode of before */
-	/* A pending exception belongs to the old registers. */
-	cpu->exc.pending = false;
+	/* A pending exception belongs to the old registers; an event whose delivery has begun stays. */
+	if (cpu->exc.kind == EVENT_VMEXIT || (cpu->exc.kind == EVENT_HW_EXC && !cpu->exc.injected))
+		cpu->exc.pending = false;
 	vcpu_state_changed(vcpu);
 }
 
