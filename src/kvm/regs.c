@@ -172,6 +172,10 @@ int vcpu_get_mp_state(struct vcpu *vcpu, void *data, unsigned long arg)
 	/* INIT and SIPI that came while the vCPU was outside change what is seen here. */
 	vcpu_accept_apic_events(vcpu);
 	mp->mp_state = vcpu->mp_state;
+	/* A kick that the vCPU has not seen yet has ended its HLT. */
+	if (mp->mp_state == KVM_MP_STATE_HALTED &&
+	    __atomic_load_n(&vcpu->latch.unhalted, __ATOMIC_ACQUIRE))
+		mp->mp_state = KVM_MP_STATE_RUNNABLE;
 	return 0;
 }
 
