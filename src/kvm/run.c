@@ -91,6 +91,16 @@ static int handle_requests(struct vcpu *vcpu)
 	return RUN_GUEST;
 }
 
+/* The client waits for the moment when it can hand an interrupt over. */
+static int window_exit(struct vcpu *vcpu)
+{
+	if (LIKELY(!vcpu->request_window) || !vcpu_ready_for_injection(vcpu))
+		return RUN_GUEST;
+	vcpu->stats.irq_window_exits++;
+	vcpu->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
+	return RUN_USER;
+}
+
 /* Exits that something inside asked for. */
 static int handle_wanted_exits(struct vcpu *vcpu)
 {
@@ -110,12 +120,7 @@ static int handle_wanted_exits(struct vcpu *vcpu)
 		vcpu->run->exit_reason = KVM_EXIT_SET_TPR;
 		return RUN_USER;
 	}
-	if (vcpu->request_window && vcpu_ready_for_injection(vcpu)) {
-		vcpu->stats.irq_window_exits++;
-		vcpu->run->exit_reason = KVM_EXIT_IRQ_WINDOW_OPEN;
-		return RUN_USER;
-	}
-	return RUN_GUEST;
+	return window_exit(vcpu);
 }
 
 /* --- waiting --------------------------------------------------------------------------------------- */
@@ -322,6 +327,9 @@ static int run_loop(struct vcpu *vcpu)
 		vcpu_accept_apic_events(vcpu);
 		ret = LIKELY(vcpu->mp_state == KVM_MP_STATE_RUNNABLE) ? enter_guest(vcpu)
 								      : vcpu_block(vcpu);
+		/* Before it sleeps in HLT, too: nobody else would bring the interrupt that ends it. */
+		if (ret == RUN_GUEST)
+			ret = window_exit(vcpu);
 		if (ret == RUN_GUEST && UNLIKELY(interrupted(vcpu)))
 			ret = end_interrupted(vcpu);
 	} while (ret == RUN_GUEST);

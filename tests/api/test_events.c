@@ -5,6 +5,7 @@
 #include "api.h"
 
 #include <linux/kvm_para.h>
+#include <signal.h>
 
 #define HANDLER 0x9000u
 
@@ -21,6 +22,19 @@ static u32 mp_state(struct api_vm *t)
 
 	assert_int_equal(api_ioctl(t->vcpu[0], KVM_GET_MP_STATE, &mp), 0);
 	return mp.mp_state;
+}
+
+static struct kvm_vcpu_events events(struct api_vm *t)
+{
+	struct kvm_vcpu_events e;
+
+	assert_int_equal(api_ioctl(t->vcpu[0], KVM_GET_VCPU_EVENTS, &e), 0);
+	return e;
+}
+
+static void set_events(struct api_vm *t, const struct kvm_vcpu_events *e)
+{
+	assert_int_equal(api_ioctl(t->vcpu[0], KVM_SET_VCPU_EVENTS, (void *)e), 0);
 }
 
 API_CODE16(outs, "out %al, $0x40; out %al, $0x41; hlt");
@@ -56,10 +70,97 @@ static void init_ends_records(void **state)
 	api_vm_free(&t);
 }
 
+/* KVM_SET_REGS drops an exception that is only pending; what has been injected stays. */
+static void injected_survives_registers(void **state)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_EXCEPTION_PAYLOAD, .args = {1}};
+	struct kvm_vcpu_events e = {.exception = {.injected = 1, .nr = 13, .has_error_code = 1}};
+	struct kvm_regs r;
+	struct api_vm t;
+
+	api_vm_make(&t, 1, 0);
+	assert_int_equal(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), 0);
+	r = api_regs(&t, 0);
+	set_events(&t, &e);
+	api_set_regs(&t, 0, &r);
+	e = events(&t);
+	assert_int_equal(e.exception.injected, 1);
+	assert_int_equal(e.exception.nr, 13);
+	assert_int_equal(e.exception.has_error_code, 1);
+	e = (struct kvm_vcpu_events){.nmi.injected = 1, .interrupt = {.injected = 1, .nr = 0x40}};
+	set_events(&t, &e);
+	api_set_regs(&t, 0, &r);
+	e = events(&t);
+	assert_int_equal(e.exception.injected, 0);
+	assert_int_equal(e.nmi.injected, 1);
+	assert_int_equal(e.interrupt.injected, 1);
+	e = (struct kvm_vcpu_events){.flags = KVM_VCPUEVENT_VALID_PAYLOAD,
+				     .exception = {.pending = 1, .nr = 6}};
+	set_events(&t, &e);
+	api_set_regs(&t, 0, &r);
+	e = events(&t);
+	assert_int_equal(e.exception.pending, 0);
+	assert_int_equal(e.exception.injected, 0);
+	api_vm_free(&t);
+}
+
+API_CODE64(sti_hlt, "cli; out %al, $0x40; sti; hlt; out %al, $0x41; hlt");
+API_CODE64(handler_out, "out %al, $0x90; iretq");
+
+static void stuck(int signal)
+{
+	_exit(99);
+}
+
+/* With the client's PIC: a vCPU does not fall asleep with the window open that the client waits for. */
+static void window_in_hlt(void **state)
+{
+	struct kvm_interrupt interrupt = {.irq = 0x40};
+	struct api_vm t;
+
+	signal(SIGALRM, stuck);
+	alarm(5);
+	api_vm_make(&t, 1, API_SPLIT);
+	api_start64(&t, 0, sti_hlt_begin, API_SIZE(sti_hlt));
+	memcpy(t.mem + HANDLER, handler_out_begin, API_SIZE(handler_out));
+	api_idt64(&t, 0x40, HANDLER);
+	api_run_to_out(&t, 0, 0x40);
+	t.run[0]->request_interrupt_window = 1;
+	api_run_expect(&t, 0, KVM_EXIT_IRQ_WINDOW_OPEN);
+	assert_int_equal(api_regs(&t, 0).rip, API_CODE + 5);
+	assert_int_equal(mp_state(&t), KVM_MP_STATE_HALTED);
+	assert_int_equal(t.run[0]->ready_for_interrupt_injection, 1);
+	assert_int_equal(t.run[0]->if_flag, 1);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_INTERRUPT, &interrupt), 0);
+	t.run[0]->request_interrupt_window = 0;
+	api_run_to_out(&t, 0, 0x90);
+	api_run_to_out(&t, 0, 0x41);
+	alarm(0);
+	api_vm_free(&t);
+}
+
+#define MSI_REMOTE_READ 0x300u /* KVM's kick */
+
+static void kick_ends_hlt(void **state)
+{
+	struct kvm_mp_state mp = {.mp_state = KVM_MP_STATE_HALTED};
+	struct api_vm t;
+
+	api_vm_make(&t, 1, API_IRQCHIP);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_MP_STATE, &mp), 0);
+	assert_int_equal(mp_state(&t), KVM_MP_STATE_HALTED);
+	msi(&t, MSI_REMOTE_READ);
+	assert_int_equal(mp_state(&t), KVM_MP_STATE_RUNNABLE);
+	api_vm_free(&t);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(init_ends_records),
+		cmocka_unit_test(injected_survives_registers),
+		cmocka_unit_test(window_in_hlt),
+		cmocka_unit_test(kick_ends_hlt),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
