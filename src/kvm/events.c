@@ -12,6 +12,21 @@ static bool exception_is_soft(const struct cpu_exc *exc)
 	return exc->kind == EVENT_SW_EXC || exc->kind == EVENT_SW_INT;
 }
 
+/* One NMI waits for the handler of another, two when there is none. */
+static u8 nmi_pending(const struct vcpu *vcpu, u32 queued)
+{
+	const struct cpu *cpu = &vcpu->cpu;
+	bool busy = cpu->nmi_masked || vcpu->nmi_injected ||
+		    (cpu->exc.pending && cpu->exc.kind == EVENT_NMI);
+
+	return (u8)MIN(queued, busy ? 1u : 2u);
+}
+
+static bool triple_fault_wanted(const struct vcpu *vcpu)
+{
+	return __atomic_load_n(&vcpu->latch.requests, __ATOMIC_ACQUIRE) & BIT64(REQ_TRIPLE_FAULT);
+}
+
 void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *e)
 {
 	const struct cpu *cpu = &vcpu->cpu;
@@ -44,7 +59,9 @@ void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *e)
 	}
 	e->interrupt.shadow = (cpu->shadow & CPU_SHADOW_MOV_SS ? KVM_X86_SHADOW_INT_MOV_SS : 0) |
 			      (cpu->shadow & CPU_SHADOW_STI ? KVM_X86_SHADOW_INT_STI : 0);
-	e->nmi.pending = __atomic_load_n(&vcpu->latch.nmi_queued, __ATOMIC_ACQUIRE) != 0;
+	e->nmi.injected |= vcpu->nmi_injected;
+	e->nmi.pending =
+		nmi_pending(vcpu, __atomic_load_n(&vcpu->latch.nmi_queued, __ATOMIC_ACQUIRE));
 	e->nmi.masked = cpu->nmi_masked;
 	e->sipi_vector = 0;
 	e->smi.smm = cpu->smm;
@@ -60,7 +77,7 @@ void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *e)
 	if (vcpu->vm->exception_payload)
 		e->flags |= KVM_VCPUEVENT_VALID_PAYLOAD;
 	if (vcpu->vm->triple_fault_event) {
-		e->triple_fault.pending = vcpu->triple_fault;
+		e->triple_fault.pending = triple_fault_wanted(vcpu);
 		e->flags |= KVM_VCPUEVENT_VALID_TRIPLE_FAULT;
 	}
 }
@@ -70,21 +87,20 @@ void events_get(struct vcpu *vcpu, struct kvm_vcpu_events *e)
 	 KVM_VCPUEVENT_VALID_SHADOW | KVM_VCPUEVENT_VALID_SMM | KVM_VCPUEVENT_VALID_PAYLOAD | \
 	 KVM_VCPUEVENT_VALID_TRIPLE_FAULT)
 
+/* With the payload capability: "pending" is valid, and rules "injected" out. */
+static bool exception_pending(const struct kvm_vcpu_events *e)
+{
+	return (e->flags & KVM_VCPUEVENT_VALID_PAYLOAD) && e->exception.pending;
+}
+
 static int events_check(const struct vcpu *vcpu, const struct kvm_vcpu_events *e)
 {
-	bool any = e->exception.injected || e->exception.pending;
-
 	if (e->flags & ~(u32)EVENTS_FLAGS)
 		return -EINVAL;
-	if (e->flags & KVM_VCPUEVENT_VALID_PAYLOAD) {
-		if (!vcpu->vm->exception_payload)
-			return -EINVAL;
-		if (e->exception.pending && e->exception.injected)
-			return -EINVAL;
-	} else {
-		any = e->exception.injected;
-	}
-	if (any && (e->exception.nr > 31 || e->exception.nr == EXC_NMI))
+	if ((e->flags & KVM_VCPUEVENT_VALID_PAYLOAD) && !vcpu->vm->exception_payload)
+		return -EINVAL;
+	if ((e->exception.injected || exception_pending(e)) &&
+	    (e->exception.nr > 31 || e->exception.nr == EXC_NMI))
 		return -EINVAL;
 	if ((e->flags & KVM_VCPUEVENT_VALID_SMM) && (e->smi.smm || e->smi.pending) &&
 	    vcpu->mp_state == KVM_MP_STATE_INIT_RECEIVED)
@@ -97,9 +113,9 @@ static int events_check(const struct vcpu *vcpu, const struct kvm_vcpu_events *e
 static void events_set_exception(struct vcpu *vcpu, const struct kvm_vcpu_events *e)
 {
 	struct cpu *cpu = &vcpu->cpu;
-	bool payload = e->flags & KVM_VCPUEVENT_VALID_PAYLOAD;
+	bool pending = exception_pending(e);
 
-	cpu->exc.pending = e->exception.injected || (payload && e->exception.pending);
+	cpu->exc.pending = e->exception.injected || pending;
 	if (!cpu->exc.pending)
 		return;
 	cpu->exc = (struct cpu_exc){
@@ -110,9 +126,9 @@ static void events_set_exception(struct vcpu *vcpu, const struct kvm_vcpu_events
 		.error = e->exception.error_code,
 		/* An injected #PF has its address in CR2 already. */
 		.payload = e->exception.nr == EXC_PF ? cpu->cr2 : 0,
-		.injected = e->exception.injected,
+		.injected = !pending,
 	};
-	if (payload && e->exception_has_payload)
+	if (pending && e->exception_has_payload)
 		cpu->exc.payload = e->exception_payload;
 }
 
@@ -150,19 +166,22 @@ int events_set(struct vcpu *vcpu, const struct kvm_vcpu_events *e)
 		cpu->shadow =
 			(e->interrupt.shadow & KVM_X86_SHADOW_INT_MOV_SS ? CPU_SHADOW_MOV_SS : 0) |
 			(e->interrupt.shadow & KVM_X86_SHADOW_INT_STI ? CPU_SHADOW_STI : 0);
-	if (e->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
-		__atomic_store_n(&vcpu->latch.nmi_queued, e->nmi.pending ? 1 : 0, __ATOMIC_SEQ_CST);
-	if (e->nmi.injected && !cpu->exc.pending)
-		cpu->exc = (struct cpu_exc){.pending = true, .kind = EVENT_NMI, .vector = EXC_NMI};
+	vcpu->nmi_injected = e->nmi.injected;
+	vcpu->interrupt_behind = vcpu->nmi_injected && vcpu->interrupt_injected;
 	cpu->nmi_masked = e->nmi.masked;
+	if (e->flags & KVM_VCPUEVENT_VALID_NMI_PENDING)
+		__atomic_store_n(&vcpu->latch.nmi_queued, nmi_pending(vcpu, e->nmi.pending),
+				 __ATOMIC_SEQ_CST);
 	if ((e->flags & KVM_VCPUEVENT_VALID_SIPI_VECTOR) && vcpu->apic)
 		__atomic_store_n(&vcpu->latch.sipi_vector, e->sipi_vector, __ATOMIC_SEQ_CST);
 	if (e->flags & KVM_VCPUEVENT_VALID_SMM)
 		events_set_smm(vcpu, e);
 	if (e->flags & KVM_VCPUEVENT_VALID_TRIPLE_FAULT) {
-		vcpu->triple_fault = e->triple_fault.pending;
-		if (vcpu->triple_fault)
+		if (e->triple_fault.pending)
 			vcpu_request(vcpu, BIT64(REQ_TRIPLE_FAULT));
+		else
+			__atomic_fetch_and(&vcpu->latch.requests, ~BIT64(REQ_TRIPLE_FAULT),
+					   __ATOMIC_SEQ_CST);
 	}
 	vcpu_state_changed(vcpu);
 	return 0;

@@ -38,11 +38,22 @@ bool inject_has_work(struct vcpu *vcpu)
 {
 	const struct cpu *cpu = &vcpu->cpu;
 
-	return cpu->exc.pending || vcpu->triple_fault || vcpu->eoi_exit_pending ||
+	return cpu->exc.pending || vcpu->nmi_injected || vcpu->eoi_exit_pending ||
+	       (__atomic_load_n(&vcpu->latch.requests, __ATOMIC_ACQUIRE) &
+		BIT64(REQ_TRIPLE_FAULT)) ||
 	       __atomic_load_n(&vcpu->latch.unhalted, __ATOMIC_ACQUIRE) ||
 	       (nmi_queued(vcpu) && !cpu->nmi_masked) || (cpu->smi_pending && !cpu->smm) ||
 	       vcpu->interrupt_injected || (UNLIKELY(cpu->guest_mode) && nested_has_work(vcpu)) ||
 	       (inject_interrupts_allowed(vcpu) && inject_interrupt_pending(vcpu));
+}
+
+/* An interrupt that was injected with an NMI comes when the NMI's handler lets it. */
+static bool interrupt_waits(struct vcpu *vcpu)
+{
+	if (LIKELY(!vcpu->interrupt_behind))
+		return false;
+	vcpu->interrupt_behind = vcpu->cpu.nmi_masked && !inject_interrupts_allowed(vcpu);
+	return vcpu->interrupt_behind;
 }
 
 static int deliver(struct vcpu *vcpu, unsigned vector, enum cpu_event_kind kind)
@@ -115,6 +126,11 @@ int inject_events(struct vcpu *vcpu)
 	cpu->irq_window = 1;
 	if (cpu->exc.pending)
 		return RUN_GUEST; /* jit_run() delivers it and comes back at once: poll is 0 */
+	if (UNLIKELY(vcpu->nmi_injected)) {
+		vcpu->nmi_injected = false;
+		cpu->exc = (struct cpu_exc){.pending = true, .kind = EVENT_NMI, .vector = EXC_NMI};
+		return RUN_GUEST; /* likewise */
+	}
 	if (UNLIKELY(cpu->guest_debug & KVM_GUESTDBG_BLOCKIRQ))
 		return RUN_GUEST;
 	if (UNLIKELY(cpu->guest_mode)) {
@@ -124,8 +140,11 @@ int inject_events(struct vcpu *vcpu)
 		vcpu->l2_halted = false;
 	}
 	/* What is injected already goes first, whatever is masked. */
-	if (vcpu->interrupt_injected)
-		return inject_interrupt(vcpu, take_injected(vcpu));
+	if (vcpu->interrupt_injected) {
+		if (!interrupt_waits(vcpu))
+			return inject_interrupt(vcpu, take_injected(vcpu));
+		waiting = true;
+	}
 	if (UNLIKELY(cpu->smi_pending) && !cpu->smm)
 		return inject_smi(vcpu);
 	if (UNLIKELY(nmi_queued(vcpu)) && !(cpu->guest_mode && vmx_wants_nmi(cpu))) {

@@ -82,7 +82,6 @@ static int handle_requests(struct vcpu *vcpu)
 	if (got & BIT64(REQ_STEAL))
 		pv_steal_update(vcpu);
 	if (got & BIT64(REQ_TRIPLE_FAULT)) {
-		vcpu->triple_fault = false;
 		if (vcpu->cpu.guest_mode)
 			return nested_triple_fault(vcpu);
 		vcpu->run->exit_reason = KVM_EXIT_SHUTDOWN;
@@ -340,7 +339,8 @@ static int run_loop(struct vcpu *vcpu)
 
 bool vcpu_ready_for_injection(struct vcpu *vcpu)
 {
-	if (!inject_interrupts_allowed(vcpu) || vcpu->cpu.exc.pending || vcpu->interrupt_injected)
+	if (!inject_interrupts_allowed(vcpu) || vcpu->cpu.exc.pending || vcpu->nmi_injected ||
+	    vcpu->interrupt_injected)
 		return false;
 	return !vcpu->apic || (lapic_accepts_pic(vcpu->apic) && !lapic_has_extint(vcpu->apic));
 }

@@ -44,8 +44,7 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
 	cpu->mmio.write_count = 0;
 	cpu->mmio.read_wanted = false;
 	vcpu->latch.nmi_queued = 0;
-	vcpu->interrupt_injected = false;
-	vcpu->triple_fault = false;
+	vcpu->nmi_injected = vcpu->interrupt_injected = false;
 	/* What runs behind an INIT has not asked for these records: its memory is its own. */
 	vcpu->pv.async_pf_en = vcpu->pv.async_pf_int = 0;
 	vcpu->pv.steal_time = vcpu->pv.system_time = vcpu->pv.eoi = 0;

@@ -106,11 +106,12 @@ struct vcpu {
 	bool interrupt_injected;   /* user space's controller: KVM_INTERRUPT */
 	bool interrupt_soft;
 	u8 interrupt_vector;
-	u64 cr8; /* without a local APIC */
+	bool nmi_injected;     /* the client's: behind cpu.exc, whatever is masked */
+	bool interrupt_behind; /* … and the injected interrupt behind its handler */
+	u64 cr8;	       /* without a local APIC */
 	u64 apic_base_user;
 	u64 smi_count;
 	bool smm_inside_nmi;
-	bool triple_fault;
 	bool l2_halted;	     /* a nested guest was in HLT, and has not run since */
 	bool request_window; /* what run->request_interrupt_window asked */
 	bool eoi_exit_pending;

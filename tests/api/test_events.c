@@ -154,6 +154,140 @@ static void kick_ends_hlt(void **state)
 	api_vm_free(&t);
 }
 
+/* Two NMIs may wait, one while another is handled; the client's count is kept. */
+static void pending_nmis(void **state)
+{
+	struct kvm_vcpu_events e;
+	struct api_vm t;
+
+	api_vm_make(&t, 1, 0);
+	for (unsigned i = 0; i < 3; i++)
+		assert_int_equal(api_ioctl_value(t.vcpu[0], KVM_NMI, 0), 0);
+	e = events(&t);
+	assert_int_equal(e.nmi.pending, 2);
+	set_events(&t, &e);
+	assert_int_equal(events(&t).nmi.pending, 2);
+	e.nmi.pending = 200;
+	set_events(&t, &e);
+	assert_int_equal(events(&t).nmi.pending, 2);
+	e.nmi.masked = 1;
+	set_events(&t, &e);
+	assert_int_equal(events(&t).nmi.pending, 1);
+	api_vm_free(&t);
+}
+
+API_CODE64(plain, "out %al, $0x55; hlt");
+API_CODE64(tell_ud, "out %al, $0x06; iretq");
+API_CODE64(tell_nmi, "mov (%rsp), %rbx; out %al, $0x02; iretq");
+API_CODE64(tell_interrupt, "out %al, $0x40; iretq");
+
+#define HANDLER_UD	  0x9000u
+#define HANDLER_NMI	  0x9100u
+#define HANDLER_INTERRUPT 0x9200u
+
+static void start_telling(struct api_vm *t)
+{
+	api_vm_make(t, 1, 0);
+	api_start64(t, 0, plain_begin, API_SIZE(plain));
+	memcpy(t->mem + HANDLER_UD, tell_ud_begin, API_SIZE(tell_ud));
+	memcpy(t->mem + HANDLER_NMI, tell_nmi_begin, API_SIZE(tell_nmi));
+	memcpy(t->mem + HANDLER_INTERRUPT, tell_interrupt_begin, API_SIZE(tell_interrupt));
+	api_idt64(t, 6, HANDLER_UD);
+	api_idt64(t, 2, HANDLER_NMI);
+	api_idt64(t, 0x40, HANDLER_INTERRUPT);
+}
+
+static void several_injected(void **state)
+{
+	struct kvm_vcpu_events e = {.exception = {.injected = 1, .nr = 6}, .nmi.injected = 1};
+	struct api_vm t;
+
+	/* the exception is delivered, and the NMI behind it */
+	start_telling(&t);
+	set_events(&t, &e);
+	e = events(&t);
+	assert_int_equal(e.exception.injected, 1);
+	assert_int_equal(e.nmi.injected, 1);
+	api_run_to_out(&t, 0, 0x02);
+	assert_int_equal(api_regs(&t, 0).rbx, HANDLER_UD);
+	assert_int_equal(events(&t).nmi.injected, 0);
+	api_run_to_out(&t, 0, 0x06);
+	api_run_to_out(&t, 0, 0x55);
+	api_run_expect(&t, 0, KVM_EXIT_HLT);
+	api_vm_free(&t);
+	/* the NMI, and the interrupt behind its handler, whatever RFLAGS.IF is; a masked NMI is delivered, too */
+	for (unsigned masked = 0; masked < 2; masked++) {
+		start_telling(&t);
+		e = (struct kvm_vcpu_events){.nmi = {.injected = 1, .masked = (u8)masked},
+					     .interrupt = {.injected = 1, .nr = 0x40}};
+		set_events(&t, &e);
+		e = events(&t);
+		assert_int_equal(e.nmi.injected, 1);
+		assert_int_equal(e.interrupt.injected, 1);
+		api_run_to_out(&t, 0, 0x02);
+		assert_int_equal(api_regs(&t, 0).rbx, API_CODE);
+		assert_int_equal(events(&t).interrupt.injected, 1);
+		api_run_to_out(&t, 0, 0x40);
+		api_run_to_out(&t, 0, 0x55);
+		api_run_expect(&t, 0, KVM_EXIT_HLT);
+		api_vm_free(&t);
+	}
+}
+
+/* A triple fault that is asked for can be taken back, and one by a machine check is shown. */
+static void triple_fault_request(void **state)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_X86_TRIPLE_FAULT_EVENT, .args = {1}};
+	struct kvm_x86_mce mce = {.status = 0xa200000000000000, .mcg_status = 5, .bank = 1};
+	struct kvm_vcpu_events e;
+	struct api_vm t;
+
+	start_telling(&t);
+	assert_int_equal(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), 0);
+	e = events(&t);
+	assert_int_equal(e.triple_fault.pending, 0);
+	e.triple_fault.pending = 1;
+	set_events(&t, &e);
+	assert_int_equal(events(&t).triple_fault.pending, 1);
+	e.triple_fault.pending = 0;
+	set_events(&t, &e);
+	assert_int_equal(events(&t).triple_fault.pending, 0);
+	api_run_to_out(&t, 0, 0x55);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_X86_SET_MCE, &mce), 0);
+	assert_int_equal(events(&t).triple_fault.pending, 1);
+	api_run_expect(&t, 0, KVM_EXIT_SHUTDOWN);
+	assert_int_equal(events(&t).triple_fault.pending, 0);
+	api_vm_free(&t);
+}
+
+/* "Pending" rules "injected" out; without "pending" there is no payload. */
+static void pending_and_injected(void **state)
+{
+	struct kvm_enable_cap cap = {.cap = KVM_CAP_EXCEPTION_PAYLOAD, .args = {1}};
+	struct kvm_vcpu_events e = {.flags = KVM_VCPUEVENT_VALID_PAYLOAD,
+				    .exception = {.pending = 1, .injected = 1, .nr = 14},
+				    .exception_has_payload = 1,
+				    .exception_payload = 0x1234};
+	struct api_vm t;
+
+	start_telling(&t);
+	assert_errno(api_ioctl(t.vcpu[0], KVM_SET_VCPU_EVENTS, &e), EINVAL);
+	assert_int_equal(api_ioctl(t.vm, KVM_ENABLE_CAP, &cap), 0);
+	set_events(&t, &e);
+	e = events(&t);
+	assert_int_equal(e.exception.pending, 1);
+	assert_int_equal(e.exception.injected, 0);
+	assert_int_equal(e.exception_has_payload, 1);
+	assert_int_equal(e.exception_payload, 0x1234);
+	/* a vector that nobody uses is not looked at */
+	e = (struct kvm_vcpu_events){.exception = {.pending = 1, .nr = 32}};
+	set_events(&t, &e);
+	assert_int_equal(events(&t).exception.pending, 0);
+	e.flags = KVM_VCPUEVENT_VALID_PAYLOAD;
+	assert_errno(api_ioctl(t.vcpu[0], KVM_SET_VCPU_EVENTS, &e), EINVAL);
+	api_vm_free(&t);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -161,6 +295,10 @@ int main(void)
 		cmocka_unit_test(injected_survives_registers),
 		cmocka_unit_test(window_in_hlt),
 		cmocka_unit_test(kick_ends_hlt),
+		cmocka_unit_test(pending_nmis),
+		cmocka_unit_test(several_injected),
+		cmocka_unit_test(triple_fault_request),
+		cmocka_unit_test(pending_and_injected),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
