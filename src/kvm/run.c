@@ -286,8 +286,10 @@ static int enter_guest(struct vcpu *vcpu)
 
 	if (ret == RUN_GUEST)
 		ret = handle_wanted_exits(vcpu);
-	if (ret == RUN_GUEST)
+	if (ret == RUN_GUEST) {
+		vcpu->ran = true;
 		ret = inject_events(vcpu);
+	}
 	if (ret != RUN_GUEST || vcpu->mp_state != KVM_MP_STATE_RUNNABLE)
 		return ret;
 	__atomic_store_n(&cpu->poll, cpu->exc.pending ? 0 : CPU_GO_ON, __ATOMIC_SEQ_CST);
@@ -437,7 +439,6 @@ static int run_prepared(struct vcpu *vcpu)
 	}
 	vcpu->request_window = __atomic_load_n(&run->request_interrupt_window, __ATOMIC_RELAXED) &&
 			       !vm_pic_inside(vcpu->vm);
-	vcpu->ran = true;
 	ret = exit_complete(vcpu);
 	if (ret != RUN_GUEST)
 		return ret;
