@@ -1,6 +1,7 @@
 /* Segments, tables and control registers. */
 #include "kvm/regs.h"
 
+#include "cpu/control.h"
 #include "cpu/feature.h"
 #include "kvm/clock.h"
 #include "kvm/cpuid.h"
@@ -109,7 +110,7 @@ static bool common_valid(struct vcpu *vcpu, const struct kvm_sregs *s)
 	if ((s->efer & EFER_LME) && (s->cr0 & CR0_PG)) {
 		if (!(s->cr4 & CR4_PAE) || !(s->efer & EFER_LMA))
 			return false;
-		if (s->cr3 & cpu->phys_reserved & ~BIT64(63))
+		if (s->cr3 & cpu_cr3_reserved(cpu))
 			return false;
 	} else if ((s->efer & EFER_LMA) || s->cs.l) {
 		return false;
@@ -193,7 +194,7 @@ int sregs_set(struct vcpu *vcpu, const struct kvm_sregs *s)
 		return ret;
 	if (is_pae_paging(&vcpu->cpu))
 		mmu_load_pdptrs(&vcpu->cpu, vcpu->cpu.cr3);
-	for (int v = 255; v >= 0; v--) {
+	for (int v = 0; v < 256; v++) {
 		if (!(s->interrupt_bitmap[v / 64] >> (v % 64) & 1))
 			continue;
 		vcpu->interrupt_injected = true;
