@@ -1,6 +1,7 @@
 /* General registers, XCR0, debug registers, MP state. */
 #include "kvm/regs.h"
 
+#include "cpu/control.h"
 #include "cpu/cpuid.h"
 #include "cpu/feature.h"
 #include "kvm/debug.h"
@@ -108,15 +109,10 @@ int vcpu_get_xcrs(struct vcpu *vcpu, void *data, unsigned long arg)
 	return 0;
 }
 
-static bool xcr0_valid(u64 v)
+/* A guest without the leaf has the x87 FPU's alone. */
+static bool xcr0_valid(const struct cpu *cpu, u64 v)
 {
-	if (!(v & XSTATE_X87) || (v & ~cpu_xcr0_supported()))
-		return false;
-	if ((v & XSTATE_AVX) && !(v & XSTATE_SSE))
-		return false;
-	if (v & XSTATE_AVX512)
-		return (v & XSTATE_AVX512) == XSTATE_AVX512 && (v & XSTATE_AVX);
-	return true;
+	return cpu_xcr0_valid(cpu, v) && (v == XSTATE_X87 || cpu_cpuid_find(cpu, 0xd, 0));
 }
 
 int vcpu_set_xcrs(struct vcpu *vcpu, void *data, unsigned long arg)
@@ -128,7 +124,7 @@ int vcpu_set_xcrs(struct vcpu *vcpu, void *data, unsigned long arg)
 	for (u32 i = 0; i < x->nr_xcrs; i++) {
 		if (x->xcrs[i].xcr)
 			continue;
-		if (!xcr0_valid(x->xcrs[i].value))
+		if (!xcr0_valid(&vcpu->cpu, x->xcrs[i].value))
 			return -EINVAL;
 		vcpu->cpu.xcr0 = x->xcrs[i].value;
 		vcpu_state_changed(vcpu);
