@@ -141,6 +141,11 @@ int vcpu_get_debugregs(struct vcpu *vcpu, void *data, unsigned long arg)
 		d->db[i] = vcpu->cpu.dr[i];
 	d->dr6 = vcpu->cpu.dr6;
 	d->dr7 = vcpu->cpu.dr7;
+	/* The client finds what it has set; the guest never sees the fixed bits clear. */
+	if (d->dr6 == (vcpu->dr6_set | DR_FIXED_1))
+		d->dr6 = vcpu->dr6_set;
+	if (d->dr7 == (vcpu->dr7_set | DR7_FIXED_1))
+		d->dr7 = vcpu->dr7_set;
 	return 0;
 }
 
@@ -155,6 +160,8 @@ int vcpu_set_debugregs(struct vcpu *vcpu, void *data, unsigned long arg)
 		mmu_flush_all(&vcpu->cpu);
 	for (int i = 0; i < 4; i++)
 		vcpu->cpu.dr[i] = d->db[i];
+	vcpu->dr6_set = d->dr6;
+	vcpu->dr7_set = d->dr7;
 	vcpu->cpu.dr6 = d->dr6 | DR_FIXED_1;
 	vcpu->cpu.dr7 = d->dr7 | DR7_FIXED_1;
 	vcpu_state_changed(vcpu);

@@ -37,6 +37,8 @@ void vcpu_reset(struct vcpu *vcpu, bool init)
 		cpu_msr_reset(cpu);
 		cpu->hwcr = 0; /* as KVM's: the client sets TscFreqSel if it wants to */
 	}
+	vcpu->dr6_set = cpu->dr6;
+	vcpu->dr7_set = cpu->dr7;
 	cpu->exit.reason = CPU_EXIT_NONE;
 	cpu->exc.pending = false;
 	cpu->nmi_masked = false;

@@ -133,6 +133,7 @@ struct vcpu {
 	struct vcpu_pv pv;
 	struct vcpu_halt halt;
 	struct kvm_guest_debug debug;
+	u64 dr6_set, dr7_set; /* KVM_SET_DEBUGREGS, as it was */
 	bool pv_cpuid_enforced;
 	u64 mce_banks;
 	struct vcpu_stats stats;

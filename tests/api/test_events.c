@@ -288,6 +288,73 @@ static void pending_and_injected(void **state)
 	api_vm_free(&t);
 }
 
+/* XCR0 is checked against the guest's CPUID, and a run that runs nothing leaves that open. */
+static void cpuid_and_xcr0(void **state)
+{
+	struct kvm_xcrs x = {.nr_xcrs = 1};
+	struct kvm_cpuid2 *cpuid;
+	struct api_vm t;
+
+	api_vm_make(&t, 1, 0);
+	api_start64(&t, 0, plain_begin, API_SIZE(plain));
+	cpuid = api_supported_cpuid(t.kvm);
+	x.xcrs[0].value = 7;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_XCRS, &x), 0);
+	x.xcrs[0].value = 1;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_XCRS, &x), 0);
+	t.run[0]->immediate_exit = 1;
+	assert_errno(api_run(&t, 0), EINTR);
+	t.run[0]->immediate_exit = 0;
+	for (u32 i = 0; i < cpuid->nent; i++)
+		if (cpuid->entries[i].function == 0xd && !cpuid->entries[i].index)
+			cpuid->entries[i].eax = 3;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_CPUID2, cpuid), 0);
+	x.xcrs[0].value = 7;
+	assert_errno(api_ioctl(t.vcpu[0], KVM_SET_XCRS, &x), EINVAL);
+	x.xcrs[0].value = 3;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_XCRS, &x), 0);
+	cpuid->nent = 0;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_CPUID2, cpuid), 0);
+	assert_errno(api_ioctl(t.vcpu[0], KVM_SET_XCRS, &x), EINVAL);
+	x.xcrs[0].value = 1;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_XCRS, &x), 0);
+	free(cpuid);
+	cpuid = api_supported_cpuid(t.kvm);
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_CPUID2, cpuid), 0);
+	api_run_to_out(&t, 0, 0x55);
+	cpuid->nent--;
+	assert_errno(api_ioctl(t.vcpu[0], KVM_SET_CPUID2, cpuid), EINVAL);
+	free(cpuid);
+	api_vm_free(&t);
+}
+
+static void special_registers(void **state)
+{
+	struct kvm_debugregs d = {0};
+	struct kvm_sregs s;
+	struct api_vm t;
+
+	start_telling(&t);
+	api_ioctl(t.vcpu[0], KVM_GET_SREGS, &s);
+	s.cr3 |= 1ull << 63;
+	assert_errno(api_ioctl(t.vcpu[0], KVM_SET_SREGS, &s), EINVAL);
+	/* of several interrupts the lowest */
+	api_ioctl(t.vcpu[0], KVM_GET_SREGS, &s);
+	s.interrupt_bitmap[1] = 1 | 1ull << 40;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_SREGS, &s), 0);
+	api_run_to_out(&t, 0, 0x40);
+	/* what the client sets is what it gets */
+	api_ioctl(t.vcpu[0], KVM_GET_DEBUGREGS, &d);
+	assert_int_equal(d.dr6, 0xffff0ff0);
+	assert_int_equal(d.dr7, 0x400);
+	d.dr6 = d.dr7 = 0;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_DEBUGREGS, &d), 0);
+	api_ioctl(t.vcpu[0], KVM_GET_DEBUGREGS, &d);
+	assert_int_equal(d.dr6, 0);
+	assert_int_equal(d.dr7, 0);
+	api_vm_free(&t);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -299,6 +366,8 @@ int main(void)
 		cmocka_unit_test(several_injected),
 		cmocka_unit_test(triple_fault_request),
 		cmocka_unit_test(pending_and_injected),
+		cmocka_unit_test(cpuid_and_xcr0),
+		cmocka_unit_test(special_registers),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
