@@ -90,6 +90,8 @@ static inline bool lapic_sw_enabled(const struct lapic *l)
 /* Its timer (lapic_timer.c). */
 void lapic_timer_fire(void *arg);
 void lapic_timer_stop(struct lapic *l);
+/** Stops for as long as the registers are replaced: a deadline stays, lapic_timer_start() arms it anew. */
+void lapic_timer_pause(struct lapic *l);
 /** LVTT was written: takes the mode over. */
 void lapic_timer_lvtt(struct lapic *l);
 void lapic_timer_tdcr(struct lapic *l);

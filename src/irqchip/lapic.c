@@ -236,7 +236,7 @@ int lapic_set_state(struct lapic *l, const struct kvm_lapic_state *state)
 
 	if (x2apic && l->chip->x2apic_ids && lapic_reg(in, APIC_ID) != l->id)
 		return -EINVAL;
-	lapic_timer_stop(l);
+	lapic_timer_pause(l);
 	for (unsigned i = 0; i < KVM_APIC_REG_SIZE / 4; i++)
 		__atomic_store_n(&l->regs[i], in[i], __ATOMIC_RELAXED);
 	if (x2apic) {

@@ -17,14 +17,19 @@ static u64 tick_ns(const struct lapic *l)
 	return (u64)l->chip->bus_ns * l->timer_divide;
 }
 
-/* With timer_lock held. */
-static void stop_locked(struct lapic *l)
+/* Stops, but for the deadline that is wanted. With timer_lock held. */
+static void disarm_locked(struct lapic *l)
 {
 	if (l->timer_armed)
 		timer_disarm(&l->timer);
 	l->timer_armed = false;
 	l->timer_period = 0;
 	l->timer_target = 0;
+}
+
+static void stop_locked(struct lapic *l)
+{
+	disarm_locked(l);
 	l->timer_deadline = 0;
 }
 
@@ -32,6 +37,13 @@ void lapic_timer_stop(struct lapic *l)
 {
 	futex_lock(&l->timer_lock);
 	stop_locked(l);
+	futex_unlock(&l->timer_lock);
+}
+
+void lapic_timer_pause(struct lapic *l)
+{
+	futex_lock(&l->timer_lock);
+	disarm_locked(l);
 	futex_unlock(&l->timer_lock);
 }
 

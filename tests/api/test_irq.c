@@ -229,6 +229,56 @@ static void nmi(void **state)
 	api_vm_free(&t);
 }
 
+static u32 apic_reg(struct api_vm *t, unsigned vcpu, unsigned reg)
+{
+	struct kvm_lapic_state s;
+	u32 value;
+
+	assert_int_equal(api_ioctl(t->vcpu[vcpu], KVM_GET_LAPIC, &s), 0);
+	memcpy(&value, s.regs + reg, sizeof(value));
+	return value;
+}
+
+static void apic_reg_set(struct api_vm *t, unsigned vcpu, unsigned reg, u32 value)
+{
+	struct kvm_lapic_state s;
+
+	assert_int_equal(api_ioctl(t->vcpu[vcpu], KVM_GET_LAPIC, &s), 0);
+	memcpy(s.regs + reg, &value, sizeof(value));
+	assert_int_equal(api_ioctl(t->vcpu[vcpu], KVM_SET_LAPIC, &s), 0);
+}
+
+/* KVM_SET_LAPIC leaves an armed deadline alone: it reads as before and comes. */
+static void deadline_survives(void **state)
+{
+	struct kvm_cpuid2 *cpuid;
+	struct api_vm t;
+	u64 when;
+
+	api_vm_make(&t, 1, API_IRQCHIP);
+	cpuid = api_supported_cpuid(t.kvm);
+	for (u32 i = 0; i < cpuid->nent; i++)
+		if (cpuid->entries[i].function == 1)
+			cpuid->entries[i].ecx |= 1u << 24;
+	assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_CPUID2, cpuid), 0);
+	free(cpuid);
+	apic_reg_set(&t, 0, 0xf0, 0x1ff);
+	apic_reg_set(&t, 0, 0x320, 0x40000 | 0x50);
+	assert_int_equal(api_set_msr(&t, 0, 0x6e0, ~0ull >> 2), 1);
+	apic_reg_set(&t, 0, 0xf0, 0x1ff);
+	assert_true(api_msr(&t, 0, 0x6e0) == ~0ull >> 2);
+	when = api_msr(&t, 0, 0x10) + 300000000;
+	assert_int_equal(api_set_msr(&t, 0, 0x6e0, when), 1);
+	apic_reg_set(&t, 0, 0xf0, 0x1ff);
+	assert_int_equal(apic_reg(&t, 0, 0x220), 0);
+	for (unsigned i = 0; i < 2000 && !apic_reg(&t, 0, 0x220); i++)
+		usleep(1000);
+	assert_int_equal(apic_reg(&t, 0, 0x220), 1u << 16);
+	assert_true(api_msr(&t, 0, 0x10) >= when);
+	assert_int_equal(api_msr(&t, 0, 0x6e0), 0);
+	api_vm_free(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -239,6 +289,7 @@ int main(void)
 		cmocka_unit_test(ioeventfd),
 		cmocka_unit_test(coalesced),
 		cmocka_unit_test(nmi),
+		cmocka_unit_test(deadline_survives),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

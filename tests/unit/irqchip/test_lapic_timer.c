@@ -323,6 +323,32 @@ static void test_state_garbage(void **state)
 	}
 }
 
+/* Restoring what was saved keeps an armed deadline; restoring another mode does not. */
+static void test_state_deadline(void **state)
+{
+	struct fake *f = *state;
+	struct lapic *l = start(f, 0x40032, 0xb);
+	u64 tsc = 2 * timer_service_now(f->timers);
+	struct kvm_lapic_state s;
+
+	lapic_set_tsc_deadline(l, tsc + 2000);
+	lapic_get_state(l, &s);
+	assert_int_equal(lapic_set_state(l, &s), 0);
+	assert_int_equal(lapic_get_tsc_deadline(l), tsc + 2000);
+	fake_sleep(f, 999);
+	assert_int_equal(fake_take(l), -1);
+	fake_sleep(f, 1);
+	assert_int_equal(fake_take(l), 0x32);
+	lapic_eoi(l);
+	lapic_set_tsc_deadline(l, tsc + 20000);
+	lapic_reg_set((u32 *)s.regs, APIC_LVTT, 0x32);
+	assert_int_equal(lapic_set_state(l, &s), 0);
+	fake_write(l, APIC_LVTT, 0x40032);
+	assert_int_equal(lapic_get_tsc_deadline(l), 0);
+	fake_sleep(f, MS);
+	assert_int_equal(fake_take(l), -1);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -332,6 +358,7 @@ int main(void)
 		FAKE_TEST(test_deadline),	  FAKE_TEST(test_deadline_needs_cpuid),
 		FAKE_TEST(test_reset_stops),	  FAKE_TEST(test_state_round_trip),
 		FAKE_TEST(test_state_x2apic_ids), FAKE_TEST(test_state_garbage),
+		FAKE_TEST(test_state_deadline),
 	};
 
 	return cmocka_run_group_tests_name("lapic_timer", tests, NULL, NULL);
