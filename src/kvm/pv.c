@@ -53,9 +53,9 @@ static void wall_clock_write(struct vcpu *vcpu, u64 gpa)
 void pv_clock_update(struct vcpu *vcpu)
 {
 	u64 gpa = vcpu->pv.system_time & ~1ull, tsc;
-	struct pvclock_time t = {0};
+	struct pvclock_time t = {0}, old;
 
-	if (!(vcpu->pv.system_time & KVM_MSR_ENABLED))
+	if (!(vcpu->pv.system_time & KVM_MSR_ENABLED) || guest_read(vcpu, gpa, &old, sizeof(old)))
 		return;
 	futex_lock(&vcpu->vm->clock.lock);
 	/* One base for all vCPUs: their results never disagree. */
@@ -64,10 +64,12 @@ void pv_clock_update(struct vcpu *vcpu)
 	futex_unlock(&vcpu->vm->clock.lock);
 	t.tsc_timestamp = clock_guest_tsc(vcpu, tsc);
 	clock_pv_factors(clock_vcpu_khz(vcpu), &t.tsc_to_system_mul, &t.tsc_shift);
-	t.flags = PVCLOCK_TSC_STABLE | (vcpu->pv.guest_stopped ? PVCLOCK_GUEST_STOPPED : 0);
+	/* "Stopped" stays until the guest, which may not have looked yet, clears it. */
+	t.flags = PVCLOCK_TSC_STABLE | (old.flags & PVCLOCK_GUEST_STOPPED);
+	if (vcpu->pv.guest_stopped)
+		t.flags |= PVCLOCK_GUEST_STOPPED;
 	vcpu->pv.guest_stopped = false;
-	vcpu->pv.clock_version += 2;
-	t.version = vcpu->pv.clock_version - 1;
+	t.version = (old.version + 1) | 1; /* goes on from the guest's; odd: being written */
 	if (guest_write(vcpu, gpa, &t.version, 4))
 		return;
 	guest_write(vcpu, gpa + 4, (u8 *)&t + 4, sizeof(t) - 4);

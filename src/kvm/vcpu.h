@@ -64,7 +64,6 @@ struct vcpu_pv {
 	u64 poll_control;
 	u64 async_pf_en, async_pf_int;
 	u64 migration_control;
-	u32 clock_version;
 	bool guest_stopped;	    /* KVM_KVMCLOCK_CTRL */
 	u64 steal_last;		    /* run delay at the last update, ns; 0: none yet */
 	u64 steal_read, steal_left; /* host TSC of the last question, of the last suspension */

@@ -122,6 +122,44 @@ static void kvmclock_page(void **state)
 	api_vm_free(&t);
 }
 
+static void clock_page_again(struct api_vm *t)
+{
+	struct kvm_clock_data d = {.clock = 1000000000};
+
+	assert_int_equal(api_ioctl(t->vm, KVM_SET_CLOCK, &d), 0);
+	api_start16(t, 0, (const u8 *)"\xf4", 1);
+	api_run_expect(t, 0, KVM_EXIT_HLT);
+}
+
+/* The page's version goes on from what is there; "stopped" is the guest's to clear. */
+static void kvmclock_page_goes_on(void **state)
+{
+	static const struct {
+		u32 before, after;
+	} rows[] = {{0, 2}, {100, 102}, {101, 104}, {~1u, 0}, {~0u, 2}};
+	struct pvclock *p;
+	struct api_vm t;
+
+	api_vm_make(&t, 1, 0);
+	p = (struct pvclock *)(t.mem + 0x20000);
+	assert_int_equal(api_set_msr(&t, 0, MSR_SYSTEM_TIME_NEW, 0x20000 | 1), 1);
+	for (unsigned i = 0; i < ARRAY_SIZE(rows); i++) {
+		p->version = rows[i].before;
+		clock_page_again(&t);
+		assert_int_equal(p->version, rows[i].after);
+		assert_int_equal(p->flags & 2, 0);
+	}
+	assert_int_equal(api_ioctl_value(t.vcpu[0], KVM_KVMCLOCK_CTRL, 0), 0);
+	for (unsigned i = 0; i < 3; i++) {
+		clock_page_again(&t);
+		assert_int_equal(p->flags & 2, 2);
+	}
+	p->flags = 0xfd;
+	clock_page_again(&t);
+	assert_int_equal(p->flags, 1);
+	api_vm_free(&t);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -129,6 +167,7 @@ int main(void)
 		cmocka_unit_test(tsc_sync),
 		cmocka_unit_test(tsc_scaling),
 		cmocka_unit_test(kvmclock_page),
+		cmocka_unit_test(kvmclock_page_goes_on),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
