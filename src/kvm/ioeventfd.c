@@ -12,8 +12,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define IOEVENTFDS_MAX 1000u
-
 struct ioeventfd {
 	u64 addr, match;
 	u32 len;
@@ -160,8 +158,6 @@ static int assign(struct vm *vm, const struct kvm_ioeventfd *a)
 	for (u32 i = 0; old && i < old->count; i++)
 		if (collide(&old->e[i], &e))
 			return -EEXIST;
-	if (old && old->count >= IOEVENTFDS_MAX)
-		return -ENOSPC;
 	e.fd = eventfd_hold(a->fd, &e.id);
 	if (e.fd < 0)
 		return e.fd;
