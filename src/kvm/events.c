@@ -2,6 +2,7 @@
 #include "kvm/regs.h"
 
 #include "kvm/ioctl.h"
+#include "kvm/irqfd.h"
 #include "kvm/request.h"
 
 #include <errno.h>
@@ -189,6 +190,7 @@ int events_set(struct vcpu *vcpu, const struct kvm_vcpu_events *e)
 
 int vcpu_get_events(struct vcpu *vcpu, void *data, unsigned long arg)
 {
+	irqfd_drain(vcpu->vm);
 	events_get(vcpu, data);
 	return 0;
 }

@@ -1,5 +1,6 @@
 /* Interrupt controllers: the ioctls around src/irqchip. */
 #include "kvm/ioctl.h"
+#include "kvm/irqfd.h"
 #include "kvm/ops.h"
 #include "kvm/request.h"
 #include "kvm/user.h"
@@ -43,11 +44,13 @@ int vm_create_irqchip(struct vm *vm, void *data, unsigned long arg)
 
 int vm_get_irqchip(struct vm *vm, void *data, unsigned long arg)
 {
+	irqfd_drain(vm);
 	return vm_pic_inside(vm) ? irqchip_get_state(vm_irqchip(vm), data) : -ENXIO;
 }
 
 int vm_set_irqchip(struct vm *vm, void *data, unsigned long arg)
 {
+	irqfd_drain(vm);
 	return vm_pic_inside(vm) ? irqchip_set_state(vm_irqchip(vm), data) : -ENXIO;
 }
 
@@ -88,6 +91,7 @@ int vm_set_gsi_routing(struct vm *vm, void *data, unsigned long arg)
 			    sizeof(struct kvm_irq_routing_entry), KVM_ABI_MAX_IRQ_ROUTES);
 	if (ret)
 		return ret;
+	irqfd_drain(vm); /* by the old routes */
 	ret = irqchip_set_routing(vm_irqchip(vm), entries, head.nr);
 	free(entries);
 	return ret;
@@ -165,6 +169,7 @@ int vcpu_get_lapic(struct vcpu *vcpu, void *data, unsigned long arg)
 {
 	if (!vcpu->apic)
 		return -EINVAL;
+	irqfd_drain(vcpu->vm);
 	lapic_get_state(vcpu->apic, data);
 	return 0;
 }
@@ -178,6 +183,7 @@ int vcpu_set_lapic(struct vcpu *vcpu, void *data, unsigned long arg)
 		return -EINVAL;
 	if (user_copy_in(&state, arg, sizeof(state)))
 		return -EFAULT;
+	irqfd_drain(vcpu->vm);
 	ret = lapic_set_state(vcpu->apic, &state);
 	vcpu_request(vcpu, BIT64(REQ_EVENT));
 	return ret;

@@ -2,27 +2,34 @@
  * KVM_IRQFD.
  *
  * The kernel's KVM hangs itself into the eventfd's wait queue. Here one thread a VM waits for all
- * of them with epoll, started by the first irqfd. With KVM_IRQFD_FLAG_RESAMPLE the line stays high
- * until the guest ends the interrupt; then it falls and the client's resample descriptor is
- * signalled, so that a device that still wants attention can raise it again.
+ * of them with epoll, started by the first irqfd. So that nobody sees the difference, what has been
+ * signalled is taken and raised before state is read or replaced, and before an irqfd goes
+ * (irqfd_drain()).
+ *
+ * With KVM_IRQFD_FLAG_RESAMPLE the line stays high until the guest ends the interrupt; then it falls
+ * and the client's resample descriptor is signalled, so that a device that still wants attention can
+ * raise it again. All irqfds of one GSI share the line (struct resampler): it falls once for all of
+ * them, and when the last one goes.
  *
  * `lock` protects the list. It is taken after slots_lock and before any lock of the irqchip.
+ * `resample_lock` protects the resamplers' lists, and is taken with ack_lock held.
  */
 #include "kvm/irqfd.h"
 
+#include "base/futex.h"
 #include "base/thread.h"
 #include "kvm/ioctl.h"
 #include "kvm/ioeventfd.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/uio.h>
 #include <unistd.h>
-
-#define IRQFDS_MAX 4096u
 
 struct irqfd {
 	struct irqfd *next;
@@ -30,8 +37,16 @@ struct irqfd {
 	int fd, resample_fd; /* our own duplicates; -1: none */
 	int id;		     /* of the eventfd behind fd: eventfd_hold() */
 	u32 gsi;
+	struct resampler *resampler; /* or NULL */
+	struct irqfd *sibling;	     /* the next one of the resampler */
+	bool gone;		     /* deassigned: the thread frees it */
+};
+
+struct resampler {
+	struct resampler *next;
+	struct irqfd_set *set;
 	struct irqchip_ack ack;
-	bool gone; /* deassigned: the thread frees it */
+	struct irqfd *list; /* resample_lock */
 };
 
 struct irqfd_set {
@@ -42,32 +57,123 @@ struct irqfd_set {
 	bool stopping;
 	struct irqfd *list;
 	struct irqfd *graves; /* freed between two waits, when no event can point there */
-	u32 count;
+	struct futex_lock resample_lock;
+	struct resampler *resamplers; /* slots_lock */
 };
 
+/*
+ * Takes an eventfd's count; false: there is none. It never waits, though the descriptor may be a
+ * blocking one and others may read it too.
+ */
+static bool eventfd_take(int fd)
+{
+	struct pollfd p = {.fd = fd, .events = POLLIN};
+	u64 count;
+	struct iovec v = {.iov_base = &count, .iov_len = sizeof(count)};
+	ssize_t n = preadv2(fd, &v, 1, -1, RWF_NOWAIT);
+
+	/* Old kernels cannot do that to an eventfd. */
+	if (n < 0 && errno != EAGAIN && poll(&p, 1, 0) == 1)
+		n = read(fd, &count, sizeof(count));
+	return n == sizeof(count);
+}
+
+/* Raises what has been signalled, if anything. set->lock held. */
 static void irqfd_raise(struct irqfd *f)
 {
 	struct irqchip *chip = vm_irqchip(f->set->vm);
-	u64 count;
 
-	if (read(f->fd, &count, sizeof(count)) != sizeof(count))
+	if (!eventfd_take(f->fd))
 		return;
 	mmu_client_event(&f->set->vm->mem);
-	if (f->resample_fd >= 0)
+	if (f->resampler)
 		irqchip_set_irq(chip, IRQCHIP_SOURCE_RESAMPLE, f->gsi, true, false);
 	else
 		irqchip_pulse_irq(chip, IRQCHIP_SOURCE_USER, f->gsi);
 }
 
-static void irqfd_acked(struct irqchip_ack *ack)
+void irqfd_drain(struct vm *vm)
 {
-	struct irqfd *f = CONTAINER_OF(ack, struct irqfd, ack);
-	u64 one = 1;
-	ssize_t n;
+	struct irqfd_set *set = __atomic_load_n(&vm->irqfds, __ATOMIC_ACQUIRE);
 
-	irqchip_set_irq(vm_irqchip(f->set->vm), IRQCHIP_SOURCE_RESAMPLE, f->gsi, false, false);
-	n = write(f->resample_fd, &one, sizeof(one));
-	(void)n;
+	if (!set)
+		return;
+	pthread_mutex_lock(&set->lock);
+	for (struct irqfd *f = set->list; f; f = f->next)
+		irqfd_raise(f);
+	pthread_mutex_unlock(&set->lock);
+}
+
+static void lower(struct resampler *r)
+{
+	irqchip_set_irq(vm_irqchip(r->set->vm), IRQCHIP_SOURCE_RESAMPLE, r->ack.gsi, false, false);
+}
+
+/* First the line, then everybody: a device that hears of it may raise it at once. */
+static void resampler_acked(struct irqchip_ack *ack)
+{
+	struct resampler *r = CONTAINER_OF(ack, struct resampler, ack);
+	u64 one = 1;
+
+	lower(r);
+	futex_lock(&r->set->resample_lock);
+	for (struct irqfd *f = r->list; f; f = f->sibling) {
+		ssize_t n = write(f->resample_fd, &one, sizeof(one));
+
+		(void)n;
+	}
+	futex_unlock(&r->set->resample_lock);
+}
+
+/* Joins the resampler of the irqfd's GSI. slots_lock held. */
+static int resampler_join(struct irqfd *f)
+{
+	struct irqfd_set *set = f->set;
+	struct resampler *r = set->resamplers;
+
+	while (r && r->ack.gsi != f->gsi)
+		r = r->next;
+	if (!r) {
+		r = calloc(1, sizeof(*r));
+		if (!r)
+			return -ENOMEM;
+		r->set = set;
+		r->ack.gsi = f->gsi;
+		r->ack.acked = resampler_acked;
+		r->next = set->resamplers;
+		set->resamplers = r;
+		irqchip_ack_add(vm_irqchip(set->vm), &r->ack);
+	}
+	futex_lock(&set->resample_lock);
+	f->sibling = r->list;
+	r->list = f;
+	futex_unlock(&set->resample_lock);
+	f->resampler = r;
+	return 0;
+}
+
+/* Leaves it; the last one takes the line down. slots_lock held. */
+static void resampler_leave(struct irqfd *f)
+{
+	struct irqfd_set *set = f->set;
+	struct resampler *r = f->resampler, **at;
+	struct irqfd **p;
+	bool last;
+
+	futex_lock(&set->resample_lock);
+	for (p = &r->list; *p != f; p = &(*p)->sibling)
+		;
+	*p = f->sibling;
+	last = !r->list;
+	futex_unlock(&set->resample_lock);
+	if (!last)
+		return;
+	irqchip_ack_remove(vm_irqchip(set->vm), &r->ack);
+	lower(r);
+	for (at = &set->resamplers; *at != r; at = &(*at)->next)
+		;
+	*at = r->next;
+	free(r);
 }
 
 static void irqfd_free(struct irqfd *f)
@@ -155,7 +261,7 @@ static int set_get(struct vm *vm, struct irqfd_set **out)
 			set_free(set);
 			return ret;
 		}
-		vm->irqfds = set;
+		__atomic_store_n(&vm->irqfds, set, __ATOMIC_RELEASE);
 	}
 	*out = set;
 	return 0;
@@ -169,7 +275,6 @@ static void set_wake(struct irqfd_set *set)
 	(void)n;
 }
 
-/* The descriptor is read by our thread only; a blocking one must not stop it. */
 static int irqfd_open(struct irqfd *f, const struct kvm_irqfd *a)
 {
 	int resample_id;
@@ -197,8 +302,6 @@ static int assign(struct vm *vm, const struct kvm_irqfd *a)
 	ret = set_get(vm, &set);
 	if (ret)
 		return ret;
-	if (set->count >= IRQFDS_MAX)
-		return -ENOSPC;
 	f = calloc(1, sizeof(*f));
 	if (!f)
 		return -ENOMEM;
@@ -209,13 +312,10 @@ static int assign(struct vm *vm, const struct kvm_irqfd *a)
 	for (o = set->list; o && !ret; o = o->next)
 		if (o->id == f->id)
 			ret = -EBUSY;
+	if (!ret && f->resample_fd >= 0)
+		ret = resampler_join(f);
 	if (ret)
 		goto out;
-	if (f->resample_fd >= 0) {
-		f->ack.gsi = f->gsi;
-		f->ack.acked = irqfd_acked;
-		irqchip_ack_add(vm_irqchip(vm), &f->ack);
-	}
 	ev.data.ptr = f;
 	pthread_mutex_lock(&set->lock);
 	if (epoll_ctl(set->epoll, EPOLL_CTL_ADD, f->fd, &ev)) {
@@ -223,31 +323,31 @@ static int assign(struct vm *vm, const struct kvm_irqfd *a)
 	} else {
 		f->next = set->list;
 		set->list = f;
-		set->count++;
 	}
 	pthread_mutex_unlock(&set->lock);
 	if (!ret)
 		return 0;
-	if (f->resample_fd >= 0)
-		irqchip_ack_remove(vm_irqchip(vm), &f->ack);
+	if (f->resampler)
+		resampler_leave(f);
 out:
 	irqfd_free(f);
 	return ret;
 }
 
+/* What was signalled before still counts; nothing is raised after. slots_lock held. */
 static void drop(struct irqfd_set *set, struct irqfd **at)
 {
 	struct irqfd *f = *at;
 
-	if (f->resample_fd >= 0) {
-		irqchip_ack_remove(vm_irqchip(set->vm), &f->ack);
-		irqchip_set_irq(vm_irqchip(set->vm), IRQCHIP_SOURCE_RESAMPLE, f->gsi, false, false);
-	}
 	pthread_mutex_lock(&set->lock);
+	irqfd_raise(f);
 	*at = f->next;
-	set->count--;
 	epoll_ctl(set->epoll, EPOLL_CTL_DEL, f->fd, NULL);
 	f->gone = true;
+	pthread_mutex_unlock(&set->lock);
+	if (f->resampler)
+		resampler_leave(f);
+	pthread_mutex_lock(&set->lock);
 	f->next = set->graves;
 	set->graves = f;
 	pthread_mutex_unlock(&set->lock);

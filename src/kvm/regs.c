@@ -6,6 +6,7 @@
 #include "cpu/feature.h"
 #include "kvm/debug.h"
 #include "kvm/ioctl.h"
+#include "kvm/irqfd.h"
 #include "kvm/request.h"
 #include "kvm/run.h"
 
@@ -173,6 +174,7 @@ int vcpu_get_mp_state(struct vcpu *vcpu, void *data, unsigned long arg)
 	struct kvm_mp_state *mp = data;
 
 	/* INIT and SIPI that came while the vCPU was outside change what is seen here. */
+	irqfd_drain(vcpu->vm);
 	vcpu_accept_apic_events(vcpu);
 	mp->mp_state = vcpu->mp_state;
 	/* A kick that the vCPU has not seen yet has ended its HLT. */
