@@ -117,6 +117,9 @@ static bool map_logical_dest(struct irqchip *c, u32 dest, struct lapic *to[LOGIC
 	u32 n, first;
 
 	switch (__atomic_load_n(&c->map.mode, __ATOMIC_ACQUIRE)) {
+	case MAP_NONE: /* nobody has a logical id */
+		*bits = 0;
+		return true;
 	case MAP_FLAT:
 		from = c->map.flat;
 		*bits = dest & 0xff;

@@ -15,15 +15,19 @@ static void map_physical(struct irqchip *c, struct apic_map *map, struct lapic *
 {
 	u32 xapic_id = lapic_reg(l->regs, APIC_ID) >> 24;
 
+	/* Two with one id, and it is both that a message means. */
+	if (lapic_mode(l) == LAPIC_X2APIC && map->phys[l->id] && !c->x2apic_ids)
+		map->usable = 0;
 	/* vCPUs with ids beyond 8 bits are reachable by their x2APIC id even in xAPIC mode,
 	   so that a guest can start CPUs plugged in later. */
 	if (lapic_mode(l) == LAPIC_X2APIC || l->id > 0xff)
 		map->phys[l->id] = l;
 	if (lapic_mode(l) == LAPIC_X2APIC)
 		return;
+	/* With 32-bit ids the truncated id of such a vCPU is not its own: the first one has it. */
 	if (!map->phys[xapic_id])
 		map->phys[xapic_id] = l;
-	else if (map->phys[xapic_id] != l)
+	else if (map->phys[xapic_id] != l && !c->x2apic_ids)
 		map->usable = 0;
 }
 

@@ -261,6 +261,54 @@ static void test_many_vcpus(void **state)
 	fake_free(f);
 }
 
+/* A vCPU 256 in xAPIC mode has the register of vCPU 0: with 32-bit ids it is not that one's too. */
+static void test_truncated_ids(void **state)
+{
+	for (unsigned wide = 0; wide < 2; wide++) {
+		struct fake *f = fake_new(IRQCHIP_SPLIT, 1, TIMER_MANUAL);
+		u64 flags = wide ? KVM_X2APIC_API_USE_32BIT_IDS : 0;
+
+		assert_int_equal(irqchip_set_x2apic_api(f->chip, flags), 0);
+		fake_add(f, 1, 256);
+		fake_enable(f->l[0]);
+		fake_enable(f->l[1]);
+		assert_int_equal(fake_msi(f, 0, 0, 0x45), wide ? 1 : 2);
+		assert_int_equal(fake_take(f->l[0]), 0x45);
+		assert_int_equal(fake_take(f->l[1]), wide ? -1 : 0x45);
+		if (wide) {
+			assert_int_equal(fake_msi(f, 256, 0, 0x56), 1);
+			assert_int_equal(fake_take(f->l[1]), 0x56);
+		}
+		fake_free(f);
+	}
+}
+
+/* An x2APIC's id that is in another's xAPIC register too means both, unless ids have 32 bits. */
+static void test_shared_id(void **state)
+{
+	struct fake *f = *state;
+
+	for (unsigned i = 0; i < 3; i++)
+		fake_enable(f->l[i]);
+	fake_write(f->l[1], APIC_ID, 2u << 24);
+	fake_x2apic(f->l[2]);
+	assert_int_equal(fake_msi(f, 2, 0, 0x45), 2);
+	assert_int_equal(fake_take(f->l[1]), 0x45);
+	assert_int_equal(fake_take(f->l[2]), 0x45);
+}
+
+/* A logical destination while no APIC that is on has a logical id: nobody, not "ignored". */
+static void test_no_logical_ids(void **state)
+{
+	struct fake *f = *state;
+
+	assert_int_equal(fake_msi(f, 1, BIT(2), 0x45), 0);
+	fake_write(f->l[0], APIC_LDR, 1u << 24);
+	assert_int_equal(fake_msi(f, 1, BIT(2), 0x45), 0);
+	fake_enable(f->l[0]);
+	assert_int_equal(fake_msi(f, 1, BIT(2), 0x45), 1);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -273,6 +321,9 @@ int main(void)
 		FAKE_TEST(test_init_sipi_nmi_smi),
 		FAKE_TEST(test_pv_ipi),
 		FAKE_TEST(test_msi),
+		FAKE_TEST(test_shared_id),
+		FAKE_TEST(test_no_logical_ids),
+		cmocka_unit_test(test_truncated_ids),
 		cmocka_unit_test(test_many_vcpus),
 	};
 
