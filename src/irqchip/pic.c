@@ -63,9 +63,7 @@ static int drive(struct kvm_pic_state *s, unsigned pin, bool level)
 		s->last_irr &= ~bit;
 		return s->imr & bit ? -1 : 1;
 	}
-	if (s->elcr & bit) {
-		s->irr |= bit;
-	} else if (!(s->last_irr & bit)) {
+	if (s->elcr & bit || !(s->last_irr & bit)) {
 		ret = !(s->irr & bit);
 		s->irr |= bit;
 	}

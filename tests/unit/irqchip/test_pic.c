@@ -139,6 +139,11 @@ static void test_status(void **state)
 	assert_int_equal(line(f, 3, false), 1);
 	assert_int_equal(line(f, 3, true), 0); /* still pending: coalesced */
 	line(f, 3, false);
+	fake_out(f, 0x4d0, 0x08); /* a level that is asked for already */
+	assert_int_equal(line(f, 3, false), 1);
+	assert_int_equal(line(f, 3, true), 1);
+	assert_int_equal(line(f, 3, true), 0);
+	line(f, 3, false);
 	fake_out(f, 0x21, 0x08);
 	assert_int_equal(line(f, 3, true), -1); /* masked */
 	assert_int_equal(line(f, 4, true), -1); /* not routed */
