@@ -12,10 +12,14 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+/* Where a write must be to match; no guest of x86 writes to a CCW. */
+enum bus { BUS_MMIO, BUS_PIO, BUS_CCW };
+
 struct ioeventfd {
 	u64 addr, match;
 	u32 len;
-	bool pio, datamatch;
+	enum bus bus;
+	bool datamatch;
 	int fd; /* our own duplicate */
 	int id; /* the eventfd's identity, see eventfd_id() */
 };
@@ -67,6 +71,7 @@ int eventfd_hold(int fd, int *id)
 bool ioeventfd_signal(struct vm *vm, bool pio, u64 addr, unsigned len, const void *data)
 {
 	struct ioeventfd_set *set = __atomic_load_n(&vm->ioeventfds, __ATOMIC_ACQUIRE);
+	enum bus bus = pio ? BUS_PIO : BUS_MMIO;
 	u64 one = 1;
 
 	if (LIKELY(!set))
@@ -74,7 +79,7 @@ bool ioeventfd_signal(struct vm *vm, bool pio, u64 addr, unsigned len, const voi
 	for (u32 i = 0; i < set->count; i++) {
 		const struct ioeventfd *e = &set->e[i];
 
-		if (e->addr != addr || e->pio != pio || (e->len && e->len != len) ||
+		if (e->addr != addr || e->bus != bus || (e->len && e->len != len) ||
 		    (e->datamatch && mem_load(data, len) != e->match))
 			continue;
 		/* A counter that is full has its reader's attention already. */
@@ -100,11 +105,16 @@ static int ioeventfd_check(const struct kvm_ioeventfd *a)
 		return -EINVAL;
 	if (a->flags & ~(u32)KVM_IOEVENTFD_VALID_FLAG_MASK)
 		return -EINVAL;
-	if (a->flags & KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY)
-		return -EINVAL;
 	if (!a->len && (a->flags & KVM_IOEVENTFD_FLAG_DATAMATCH))
 		return -EINVAL;
 	return 0;
+}
+
+static enum bus bus_of(u32 flags)
+{
+	if (flags & KVM_IOEVENTFD_FLAG_PIO)
+		return BUS_PIO;
+	return flags & KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY ? BUS_CCW : BUS_MMIO;
 }
 
 static struct ioeventfd wanted(const struct kvm_ioeventfd *a)
@@ -115,7 +125,7 @@ static struct ioeventfd wanted(const struct kvm_ioeventfd *a)
 	return (struct ioeventfd){
 		.addr = a->addr,
 		.len = a->len,
-		.pio = a->flags & KVM_IOEVENTFD_FLAG_PIO,
+		.bus = bus_of(a->flags),
 		.datamatch = match,
 		.match = match ? a->datamatch & mask : 0,
 	};
@@ -124,7 +134,7 @@ static struct ioeventfd wanted(const struct kvm_ioeventfd *a)
 /* A guest's write could reach both. */
 static bool collide(const struct ioeventfd *a, const struct ioeventfd *b)
 {
-	return a->pio == b->pio && a->addr == b->addr &&
+	return a->bus == b->bus && a->addr == b->addr &&
 	       (!a->len || !b->len ||
 		(a->len == b->len && (!a->datamatch || !b->datamatch || a->match == b->match)));
 }
@@ -182,7 +192,7 @@ static int deassign(struct vm *vm, const struct kvm_ioeventfd *a)
 	for (u32 i = 0; old && i < old->count; i++) {
 		const struct ioeventfd *o = &old->e[i];
 
-		if (o->id != id || o->pio != e.pio || o->addr != e.addr || o->len != e.len ||
+		if (o->id != id || o->bus != e.bus || o->addr != e.addr || o->len != e.len ||
 		    o->datamatch != e.datamatch || (e.datamatch && o->match != e.match))
 			continue;
 		set = set_copy(old, 0);

@@ -297,7 +297,7 @@ static int assign(struct vm *vm, const struct kvm_irqfd *a)
 	struct irqfd *f, *o;
 	int ret;
 
-	if ((a->flags & KVM_IRQFD_FLAG_RESAMPLE) && !vm_pic_inside(vm))
+	if (!vm_irqchip(vm) || ((a->flags & KVM_IRQFD_FLAG_RESAMPLE) && !vm_pic_inside(vm)))
 		return -EINVAL;
 	ret = set_get(vm, &set);
 	if (ret)
@@ -378,10 +378,6 @@ int vm_irqfd(struct vm *vm, void *data, unsigned long arg)
 	int ret;
 
 	if (a->flags & ~(u32)(KVM_IRQFD_FLAG_DEASSIGN | KVM_IRQFD_FLAG_RESAMPLE))
-		return -EINVAL;
-	if (!vm_irqchip(vm))
-		return -EINVAL;
-	if (a->gsi >= KVM_ABI_MAX_IRQ_ROUTES)
 		return -EINVAL;
 	pthread_mutex_lock(&vm->slots_lock);
 	ret = a->flags & KVM_IRQFD_FLAG_DEASSIGN ? deassign(vm, a) : assign(vm, a);

@@ -300,12 +300,44 @@ static void many(void **state)
 	setrlimit(RLIMIT_NOFILE, &old);
 }
 
+/* A GSI beyond the table is as one that leads nowhere; what leads nowhere can be taken back. */
+static void accepted_as_in_kvm(void **state)
+{
+	struct kvm_ioeventfd ccw = {
+		.addr = 0xd0000000, .len = 4, .flags = KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY};
+	int fd = eventfd(0, EFD_NONBLOCK), other = dup(2);
+	struct api_vm t;
+
+	api_vm_make(&t, 1, API_IRQCHIP);
+	assert_int_equal(irqfd(&t, fd, 5000, 0, 0), 0);
+	signal_fd(fd);
+	assert_int_equal(irqfd(&t, fd, 5000, KVM_IRQFD_FLAG_DEASSIGN, 0), 0);
+	assert_int_equal(taken(fd), 0);
+	assert_int_equal(irqfd(&t, fd, ~0u, KVM_IRQFD_FLAG_RESAMPLE, fd), 0);
+	assert_int_equal(irqfd(&t, fd, ~0u, KVM_IRQFD_FLAG_DEASSIGN, 0), 0);
+	ccw.fd = fd;
+	assert_int_equal(api_ioctl(t.vm, KVM_IOEVENTFD, &ccw), 0);
+	assert_errno(api_ioctl(t.vm, KVM_IOEVENTFD, &ccw), EEXIST);
+	ccw.flags = KVM_IOEVENTFD_FLAG_DEASSIGN; /* there is none for memory */
+	assert_errno(api_ioctl(t.vm, KVM_IOEVENTFD, &ccw), ENOENT);
+	ccw.flags |= KVM_IOEVENTFD_FLAG_VIRTIO_CCW_NOTIFY;
+	assert_int_equal(api_ioctl(t.vm, KVM_IOEVENTFD, &ccw), 0);
+	api_vm_free(&t);
+	api_vm_make(&t, 1, 0);
+	assert_errno(irqfd(&t, fd, 5, 0, 0), EINVAL);
+	assert_int_equal(irqfd(&t, fd, 5, KVM_IRQFD_FLAG_DEASSIGN, 0), 0);
+	assert_errno(irqfd(&t, other, 5, KVM_IRQFD_FLAG_DEASSIGN, 0), EINVAL);
+	api_vm_free(&t);
+	close(fd);
+	close(other);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(at_once),     cmocka_unit_test(at_once_elsewhere),
 		cmocka_unit_test(shared_line), cmocka_unit_test(read_by_others),
-		cmocka_unit_test(many),
+		cmocka_unit_test(many),	       cmocka_unit_test(accepted_as_in_kvm),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
