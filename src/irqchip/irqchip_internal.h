@@ -161,6 +161,7 @@ void ioapic_write(struct irqchip *c, u32 offset, u32 value);
 
 struct pit {
 	struct futex_lock config_lock; /* changing `reinject` together with its notifier */
+	struct futex_lock pulse_lock;  /* one pulse of the line at a time */
 	struct futex_lock lock;
 	bool speaker_port;
 	bool speaker_on;

@@ -270,13 +270,18 @@ static bool take_tick(struct pit *p)
 	return true;
 }
 
-/* Without the lock. */
-
-static void raise_tick(struct irqchip *c)
+/*
+ * Without the lock. The guest may take and end a tick while the thread that raised it has not lowered the line yet:
+ * a second pulse begun then, by the acknowledgement, would have no edge.
+ */
+static void raise_tick(struct pit *p)
 {
+	struct irqchip *c = p->chip;
 	struct lapic *l;
 
+	futex_lock(&p->pulse_lock);
 	irqchip_pulse_irq(c, IRQCHIP_SOURCE_PIT, PIT_GSI);
+	futex_unlock(&p->pulse_lock);
 	/* NMI watchdog by "virtual wire": the PIT's line reaches LINT0s that are set to NMI. */
 	if (!__atomic_load_n(&c->nmi_lint0, __ATOMIC_RELAXED))
 		return;
@@ -311,7 +316,7 @@ static void tick(void *arg)
 out:
 	futex_unlock(&p->lock);
 	if (raise)
-		raise_tick(p->chip);
+		raise_tick(p);
 }
 
 static void tick_acked(struct irqchip_ack *ack)
@@ -327,7 +332,7 @@ static void tick_acked(struct irqchip_ack *ack)
 	}
 	futex_unlock(&p->lock);
 	if (raise)
-		raise_tick(p->chip);
+		raise_tick(p);
 }
 
 static struct pit *get_pit(const struct irqchip *c)

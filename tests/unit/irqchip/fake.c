@@ -7,7 +7,11 @@ static void count(unsigned *n)
 
 static void op_kick(void *owner, unsigned vcpu)
 {
-	count(&((struct fake *)owner)->v[vcpu].kicks);
+	struct fake *f = owner;
+
+	count(&f->v[vcpu].kicks);
+	if (f->on_kick)
+		f->on_kick(f);
 }
 
 static void op_nmi(void *owner, unsigned vcpu)

@@ -31,6 +31,7 @@ struct fake {
 	struct lapic *l[FAKE_VCPUS];
 	struct fake_vcpu v[FAKE_VCPUS];
 	u64 tsc_offset;
+	void (*on_kick)(struct fake *f); /* or NULL; on the thread that kicks */
 };
 
 /** Makes a VM with n vCPUs (index = id, 0 boots), APICs as after reset, features x2APIC etc. */

@@ -1,4 +1,6 @@
 /* The 8254: counts and outputs by mode, latches, ticks, reinjection, speaker, state. */
+#include <pthread.h>
+#include <unistd.h>
 #include "fake.h"
 
 #define HZ 1193182ull
@@ -355,6 +357,58 @@ static void test_state(void **state)
 
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, setup, fake_teardown)
 
+static pthread_t vcpu;
+
+/* The line is up. The timer's thread is slow to bring it down, so that ticks pile up. */
+static void slow_timer(struct fake *f)
+{
+	if (!pthread_equal(pthread_self(), vcpu))
+		usleep(3000);
+}
+
+#define TAKEN 30u
+
+/* Takes and ends ticks as soon as they are there. */
+static void *take_ticks(void *arg)
+{
+	struct fake *f = arg;
+
+	for (unsigned n = 0, looks = 0; n < TAKEN; looks++) {
+		if (looks > 20000)
+			return f;
+		if (fake_take(f->l[0]) == 0x20) {
+			fake_out(f, 0x20, 0x20);
+			n++;
+			looks = 0;
+		} else {
+			usleep(100);
+		}
+	}
+	return NULL;
+}
+
+/* An acknowledgement raises the next tick while the pulse of the one before is not over. */
+static void test_pulses(void **state)
+{
+	struct fake *f = fake_new(IRQCHIP_FULL, 1, TIMER_MONOTONIC);
+	void *stuck;
+
+	assert_int_equal(irqchip_create_pit(f->chip, 0), 0);
+	fake_enable(f->l[0]);
+	fake_write(f->l[0], APIC_LVT0, 0x700);
+	fake_out(f, 0x20, 0x11);
+	fake_out(f, 0x21, 0x20);
+	fake_out(f, 0x21, 4);
+	fake_out(f, 0x21, 1);
+	fake_out(f, 0x21, 0xfe);
+	f->on_kick = slow_timer;
+	assert_int_equal(pthread_create(&vcpu, NULL, take_ticks, f), 0);
+	program(f, 0, 2, 1193);
+	assert_int_equal(pthread_join(vcpu, &stuck), 0);
+	assert_null(stuck);
+	fake_free(f);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -363,7 +417,7 @@ int main(void)
 		TEST(test_access_modes), TEST(test_periodic_ticks),
 		TEST(test_reinject),	 TEST(test_through_pic),
 		TEST(test_nmi_watchdog), TEST(test_speaker),
-		TEST(test_state),
+		TEST(test_state),	 cmocka_unit_test(test_pulses),
 	};
 
 	return cmocka_run_group_tests_name("pit", tests, NULL, NULL);
