@@ -20,9 +20,8 @@
 
 static bool alone(const struct cpu *cpu, u64 rip)
 {
-	return cpu->rip == rip &&
-	       !(cpu->mode & (MODE_STEP | MODE_BREAK | MODE_WATCH | MODE_GUEST)) && !cpu->shadow &&
-	       !(cpu->dr7 & 0xff) && !cpu->guest_debug && !cpu->restart;
+	return cpu->rip == rip && !(cpu->mode & (MODE_STEP | MODE_GUEST)) && !cpu->shadow &&
+	       !(cpu->dr7 & 0xff) && !cpu->guest_debug;
 }
 
 static void done(struct cpu *cpu, unsigned len)

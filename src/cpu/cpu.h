@@ -164,7 +164,7 @@ struct cpu_pio {
 	bool in;
 	bool ready; /* the instruction that is being restarted is answered, by data[] if it reads */
 	u8 len;	    /* bytes of the instruction, IN or OUT; 0: INS, or what is committed */
-	u64 rip;    /* and where it is */
+	u64 rip;    /* of the instruction */
 	u8 size;
 	u16 port;
 	u32 count;

@@ -63,6 +63,7 @@ static int port_exit(struct cpu *cpu, bool in, u16 port, unsigned size, u32 coun
 {
 	cpu->pio.in = in;
 	cpu->pio.ready = false;
+	cpu->pio.rip = cpu->rip;
 	cpu->pio.len = 0;
 	cpu->pio.port = port;
 	cpu->pio.size = (u8)size;
@@ -76,7 +77,6 @@ static int simple_exit(struct cpu *cpu, const struct cpu_insn *insn, bool in, u1
 {
 	int ret = port_exit(cpu, in, port, size, 1);
 
-	cpu->pio.rip = cpu->rip;
 	cpu->pio.len = insn->len;
 	return ret;
 }

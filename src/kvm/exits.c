@@ -253,8 +253,8 @@ static int complete_mmio(struct vcpu *vcpu)
 		return exit_mmio(vcpu);
 	if (!m->read_wanted || m->done_count >= CPU_MMIO_FRAGS)
 		return RUN_GUEST;
-	if (vcpu->cpu.rip !=
-	    vcpu->mmio_rip) { /* the client has moved it: the answer goes nowhere */
+	/* The client has moved it: the answer goes nowhere. */
+	if (vcpu->cpu.rip != vcpu->mmio_rip) {
 		m->read_wanted = false;
 		vcpu->cpu.restart = false;
 		return RUN_GUEST;
@@ -283,7 +283,7 @@ static int complete_pio(struct vcpu *vcpu)
 	} else if (!pio->len) {
 		return RUN_GUEST; /* it was committed before the exit */
 	}
-	if (pio->len && vcpu->cpu.rip != pio->rip)
+	if (vcpu->cpu.rip != pio->rip)
 		return RUN_GUEST; /* the client has moved it: the answer goes nowhere, as in KVM */
 	if (LIKELY(cpu_pio_answer(&vcpu->cpu)))
 		return RUN_GUEST;

@@ -240,3 +240,26 @@ u32 api_run_to_out(struct api_vm *t, unsigned vcpu, u16 port)
 		return value;
 	}
 }
+
+u32 api_apic_reg(struct api_vm *t, unsigned vcpu, unsigned reg)
+{
+	struct kvm_lapic_state s;
+	u32 value;
+
+	assert_int_equal(api_ioctl(t->vcpu[vcpu], KVM_GET_LAPIC, &s), 0);
+	memcpy(&value, s.regs + reg, sizeof(value));
+	return value;
+}
+
+void api_route_msi(struct api_vm *t, u32 gsi, u32 data)
+{
+	struct {
+		struct kvm_irq_routing head;
+		struct kvm_irq_routing_entry e;
+	} r = {.head.nr = 1,
+	       .e = {.gsi = gsi,
+		     .type = KVM_IRQ_ROUTING_MSI,
+		     .u.msi = {.address_lo = 0xfee00000, .data = data}}};
+
+	assert_int_equal(api_ioctl(t->vm, KVM_SET_GSI_ROUTING, &r), 0);
+}

@@ -89,6 +89,11 @@ u64 api_msr(struct api_vm *t, unsigned vcpu, u32 index);
 /** KVM_SET_MSRS of one: its result. */
 int api_set_msr(struct api_vm *t, unsigned vcpu, u32 index, u64 value);
 
+/** A register of the local APIC, as KVM_GET_LAPIC has it. */
+u32 api_apic_reg(struct api_vm *t, unsigned vcpu, unsigned reg);
+/** Routes a GSI, and no other, to an MSI for APIC 0. */
+void api_route_msi(struct api_vm *t, u32 gsi, u32 data);
+
 /** Runs until an exit that is a port write to `port`; returns the value written. */
 u32 api_run_to_out(struct api_vm *t, unsigned vcpu, u16 port);
 /** Runs once and asserts the exit reason. */

@@ -61,17 +61,28 @@ static void rip_at_out(void **state)
 	}
 }
 
-API_CODE64(two_ins, "in $0x40, %al; hlt; in $0x50, %al; hlt");
+API_CODE64(in_in, "in $0x40, %al; hlt; in $0x50, %al; hlt");
+API_CODE64(ins_in, "insl; nop; hlt; in $0x50, %al; hlt");
 
-/* The answer to an IN is nobody's when the client has moved RIP; to the same place is no move. */
+/* The answer to an IN or INS is nobody's when the client has moved RIP; to the same place is no move. */
 static void answer_of_another(void **state)
 {
+	bool string = *state;
 	struct api_vm t;
 	struct kvm_regs r;
 
 	api_vm_make(&t, 1, 0);
-	api_start64(&t, 0, two_ins_begin, API_SIZE(two_ins));
+	if (string)
+		api_start64(&t, 0, ins_in_begin, API_SIZE(ins_in));
+	else
+		api_start64(&t, 0, in_in_begin, API_SIZE(in_in));
 	registers_at(&t, 2);
+	if (string) {
+		r = api_regs(&t, 0);
+		r.rdi = 0x1f0000;
+		r.rdx = 0x40;
+		api_set_regs(&t, 0, &r);
+	}
 	api_run_expect(&t, 0, KVM_EXIT_IO);
 	*((u8 *)t.run[0] + t.run[0]->io.data_offset) = 0x77;
 	r = api_regs(&t, 0);
@@ -259,10 +270,15 @@ static void injected_interrupt(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(rip_at_out),	    cmocka_unit_test(answer_of_another),
-		cmocka_unit_test(exception_behind), cmocka_unit_test(single_steps),
-		cmocka_unit_test(debugger_steps),   cmocka_unit_test(debug_registers),
-		cmocka_unit_test(privilege),	    cmocka_unit_test(injected_interrupt),
+		cmocka_unit_test(rip_at_out),
+		cmocka_unit_test(answer_of_another),
+		cmocka_unit_test_prestate(answer_of_another, (void *)1),
+		cmocka_unit_test(exception_behind),
+		cmocka_unit_test(single_steps),
+		cmocka_unit_test(debugger_steps),
+		cmocka_unit_test(debug_registers),
+		cmocka_unit_test(privilege),
+		cmocka_unit_test(injected_interrupt),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -83,18 +83,13 @@ static void msi(void **state)
 	}
 }
 
-static void route_msi(struct api_vm *t, u32 gsi, u32 vector)
+static void bad_routes(struct api_vm *t)
 {
 	struct {
 		struct kvm_irq_routing head;
 		struct kvm_irq_routing_entry e;
-	} r = {.head.nr = 1,
-	       .e = {.gsi = gsi,
-		     .type = KVM_IRQ_ROUTING_MSI,
-		     .u.msi = {.address_lo = 0xfee00000, .data = vector}}};
+	} r = {.head = {.nr = 1, .flags = 1}, .e.type = KVM_IRQ_ROUTING_MSI};
 
-	assert_int_equal(api_ioctl(t->vm, KVM_SET_GSI_ROUTING, &r), 0);
-	r.head.flags = 1;
 	assert_errno(api_ioctl(t->vm, KVM_SET_GSI_ROUTING, &r), EINVAL);
 	r.head.flags = 0;
 	r.head.nr = 100000;
@@ -110,7 +105,8 @@ static void irqfd(void **state)
 
 	prepare(&t, API_SPLIT, apic_wait_begin, API_SIZE(apic_wait), 0x42);
 	api_run_to_out(&t, 0, 0x11);
-	route_msi(&t, 30, 0x42);
+	api_route_msi(&t, 30, 0x42);
+	bad_routes(&t);
 	fd.fd = (u32)ev;
 	assert_int_equal(api_ioctl(t.vm, KVM_IRQFD, &fd), 0);
 	assert_errno(api_ioctl(t.vm, KVM_IRQFD, &fd), EBUSY);
@@ -229,16 +225,6 @@ static void nmi(void **state)
 	api_vm_free(&t);
 }
 
-static u32 apic_reg(struct api_vm *t, unsigned vcpu, unsigned reg)
-{
-	struct kvm_lapic_state s;
-	u32 value;
-
-	assert_int_equal(api_ioctl(t->vcpu[vcpu], KVM_GET_LAPIC, &s), 0);
-	memcpy(&value, s.regs + reg, sizeof(value));
-	return value;
-}
-
 static void apic_reg_set(struct api_vm *t, unsigned vcpu, unsigned reg, u32 value)
 {
 	struct kvm_lapic_state s;
@@ -270,10 +256,10 @@ static void deadline_survives(void **state)
 	when = api_msr(&t, 0, 0x10) + 300000000;
 	assert_int_equal(api_set_msr(&t, 0, 0x6e0, when), 1);
 	apic_reg_set(&t, 0, 0xf0, 0x1ff);
-	assert_int_equal(apic_reg(&t, 0, 0x220), 0);
-	for (unsigned i = 0; i < 2000 && !apic_reg(&t, 0, 0x220); i++)
+	assert_int_equal(api_apic_reg(&t, 0, 0x220), 0);
+	for (unsigned i = 0; i < 2000 && !api_apic_reg(&t, 0, 0x220); i++)
 		usleep(1000);
-	assert_int_equal(apic_reg(&t, 0, 0x220), 1u << 16);
+	assert_int_equal(api_apic_reg(&t, 0, 0x220), 1u << 16);
 	assert_true(api_msr(&t, 0, 0x10) >= when);
 	assert_int_equal(api_msr(&t, 0, 0x6e0), 0);
 	api_vm_free(&t);

@@ -9,16 +9,6 @@
 #define PIN    20u
 #define VECTOR 0x60u
 
-static u32 apic_reg(struct api_vm *t, unsigned vcpu, unsigned reg)
-{
-	struct kvm_lapic_state s;
-	u32 value;
-
-	assert_int_equal(api_ioctl(t->vcpu[vcpu], KVM_GET_LAPIC, &s), 0);
-	memcpy(&value, s.regs + reg, sizeof(value));
-	return value;
-}
-
 /* Software-enables the APIC and empties its IRR and ISR. */
 static void apic_clean(struct api_vm *t, unsigned vcpu)
 {
@@ -33,20 +23,7 @@ static void apic_clean(struct api_vm *t, unsigned vcpu)
 
 static bool requested(struct api_vm *t)
 {
-	return apic_reg(t, 0, 0x200 + VECTOR / 32 * 16) & 1u << VECTOR % 32;
-}
-
-static void route_msi(struct api_vm *t, u32 gsi, u32 data)
-{
-	struct {
-		struct kvm_irq_routing head;
-		struct kvm_irq_routing_entry e;
-	} r = {.head.nr = 1,
-	       .e = {.gsi = gsi,
-		     .type = KVM_IRQ_ROUTING_MSI,
-		     .u.msi = {.address_lo = 0xfee00000, .data = data}}};
-
-	assert_int_equal(api_ioctl(t->vm, KVM_SET_GSI_ROUTING, &r), 0);
+	return api_apic_reg(t, 0, 0x200 + VECTOR / 32 * 16) & 1u << VECTOR % 32;
 }
 
 static int irqfd(struct api_vm *t, int fd, u32 gsi, u32 flags, int resample)
@@ -78,7 +55,7 @@ static void at_once(void **state)
 	struct api_vm t;
 
 	api_vm_make(&t, 1, API_SPLIT);
-	route_msi(&t, 30, VECTOR);
+	api_route_msi(&t, 30, VECTOR);
 	assert_int_equal(irqfd(&t, fd, 30, 0, 0), 0);
 	for (unsigned i = 0; i < 200; i++) {
 		apic_clean(&t, 0);
@@ -103,9 +80,9 @@ static void at_once(void **state)
 	for (unsigned i = 0; i < 200; i++) { /* by the route of that moment */
 		apic_clean(&t, 0);
 		signal_fd(fd);
-		route_msi(&t, 30, VECTOR + 1);
+		api_route_msi(&t, 30, VECTOR + 1);
 		assert_true(requested(&t));
-		route_msi(&t, 30, VECTOR);
+		api_route_msi(&t, 30, VECTOR);
 	}
 	api_vm_free(&t);
 	close(fd);
@@ -125,14 +102,14 @@ static void at_once_elsewhere(void **state)
 
 	for (unsigned i = 0; i < 100; i++) {
 		api_vm_make(&t, 2, API_SPLIT);
-		route_msi(&t, 30, MSI_NMI);
+		api_route_msi(&t, 30, MSI_NMI);
 		assert_int_equal(irqfd(&t, fd, 30, 0, 0), 0);
 		signal_fd(fd);
 		assert_int_equal(api_ioctl(t.vcpu[0], KVM_GET_VCPU_EVENTS, &e), 0);
 		assert_true(e.nmi.pending || e.nmi.injected);
 		mp.mp_state = KVM_MP_STATE_HALTED;
 		assert_int_equal(api_ioctl(t.vcpu[0], KVM_SET_MP_STATE, &mp), 0);
-		route_msi(&t, 30, MSI_INIT); /* the boot CPU starts anew */
+		api_route_msi(&t, 30, MSI_INIT); /* the boot CPU starts anew */
 		signal_fd(fd);
 		assert_int_equal(api_ioctl(t.vcpu[0], KVM_GET_MP_STATE, &mp), 0);
 		assert_int_equal(mp.mp_state, KVM_MP_STATE_RUNNABLE);
@@ -250,7 +227,7 @@ static void read_by_others(void **state)
 	if (take_now(r.fd) < 0 && errno != EAGAIN)
 		skip(); /* an old kernel: it cannot be read safely */
 	api_vm_make(&t, 1, API_SPLIT);
-	route_msi(&t, 30, VECTOR);
+	api_route_msi(&t, 30, VECTOR);
 	assert_int_equal(pthread_create(&thread, NULL, rival_main, &r), 0);
 	alarm(60);
 	for (unsigned i = 0; i < 20000; i++) {
