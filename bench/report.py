@@ -28,7 +28,10 @@ SCALING_FLOOR = 1.8     # two workers against one
 # Microbenchmark, unit as recorded, at most.
 MICRO_FLOORS = (
     ("cpuid", "ns", 150), ("hypercall", "ns", 150),
-    ("port out to user space", "ns", 250), ("MMIO write to user space", "ns", 250),
+    ("port out to user space", "ns", 250), ("port in to user space", "ns", 250),
+    ("MMIO write to user space", "ns", 250), ("MMIO read to user space", "ns", 250),
+    ("exit: port out", "ns", 250), ("exit: port in", "ns", 250),
+    ("exit: MMIO write", "ns", 250), ("exit: MMIO read", "ns", 250),
     ("VM, vCPU, first HLT", "us", 100), ("idle VM", "KiB", 8192),
     ("metadata per GiB", "KiB", 64), ("dirty log per GiB, clean", "us", 20),
 )
