@@ -58,36 +58,62 @@ static int env_aligned(struct cpu *cpu, const struct cpu_insn *in)
 	return ret;
 }
 
+enum field_action { FIELD_LOOK, FIELD_READ, FIELD_WRITE };
+
+/* Bytes [at, at + size) of an image that wraps. Its alignment was checked. */
+static int field_access(struct cpu *cpu, const struct cpu_insn *in, u8 *buf, unsigned at,
+			unsigned size, bool write, enum field_action action)
+{
+	u64 mask = in->addrsize == 8 ? ~0ull : BIT64(8 * in->addrsize) - 1,
+	    off = (cpu_insn_offset(cpu, in) + at) & mask, lin;
+	unsigned access = write ? MMU_WRITE : MMU_READ, how = access | MMU_AS_VIEW | MMU_UNALIGNED;
+	int ret = cpu_linear(cpu, in->seg, off, size, access, &lin);
+
+	if (ret)
+		return ret;
+	return action == FIELD_LOOK   ? mmu_probe(cpu, lin, size, how)
+	       : action == FIELD_READ ? mmu_read(cpu, lin, buf + at, size, how)
+				      : mmu_write(cpu, lin, buf + at, size, how);
+}
+
+/* Every field of it, which have addresses of their own. */
+static int fields_access(struct cpu *cpu, const struct cpu_insn *in, u8 *buf, unsigned regs,
+			 bool write, enum field_action action)
+{
+	unsigned n = env_bytes(in), size;
+	int ret = CPU_OK;
+
+	for (unsigned i = 0; i < n + regs && !ret; i += size) {
+		/* ten bytes of a register are eight and two */
+		size = i < n ? n / 7 : (i - n) % 10 ? 2 : 8;
+		ret = field_access(cpu, in, buf, i, size, write, action);
+	}
+	return ret;
+}
+
 /*
  * The image in memory, `regs` bytes of registers included. It is accessed by the field, and each of
- * them has an address of the address size: an image may wrap.
+ * them has an address of the address size: an image may wrap. The first field and the last byte are looked at
+ * before the others.
  */
 static int image_access(struct cpu *cpu, const struct cpu_insn *in, u8 *buf, unsigned regs,
 			bool write)
 {
-	u64 off = cpu_insn_offset(cpu, in),
-	    mask = in->addrsize == 8 ? ~0ull : BIT64(8 * in->addrsize) - 1, lin;
-	unsigned n = env_bytes(in), size;
-	int ret = CPU_OK;
+	unsigned n = env_bytes(in), all = n + regs;
+	u64 off = cpu_insn_offset(cpu, in), last = off + all - 1;
+	int ret;
 
-	if (LIKELY(off + n + regs - 1 <= mask && off + n + regs > off))
-		return write ? cpu_write(cpu, in->seg, off, buf, n + regs)
-			     : cpu_read(cpu, in->seg, off, buf, n + regs);
-	for (unsigned pass = 0; pass < 1 + write && !ret; pass++)
-		for (unsigned i = 0; i < n + regs && !ret; i += size) {
-			/* ten bytes of a register are eight and two */
-			size = i < n ? (in->opsize == 2 ? 2 : 4) : (i - n) % 10 ? 2 : 8;
-			if (!write)
-				ret = cpu_read(cpu, in->seg, (off + i) & mask, buf + i, size);
-			else if (pass)
-				ret = cpu_write(cpu, in->seg, (off + i) & mask, buf + i, size);
-			else
-				ret = cpu_linear(cpu, in->seg, (off + i) & mask, size, MMU_WRITE,
-						 &lin);
-			if (!ret && write && !pass)
-				ret = mmu_probe(cpu, lin, size, MMU_WRITE | MMU_AS_VIEW);
-		}
-	return ret;
+	if (LIKELY(last > off && (in->addrsize == 8 || !(last >> 8 * in->addrsize))))
+		return write ? cpu_write(cpu, in->seg, off, buf, all)
+			     : cpu_read(cpu, in->seg, off, buf, all);
+	ret = field_access(cpu, in, buf, 0, n / 7, write, FIELD_LOOK);
+	if (!ret)
+		ret = field_access(cpu, in, buf, all - 1, 1, write, FIELD_LOOK);
+	if (!ret && write)
+		ret = fields_access(cpu, in, buf, regs, true, FIELD_LOOK);
+	if (ret)
+		return ret;
+	return fields_access(cpu, in, buf, regs, write, write ? FIELD_WRITE : FIELD_READ);
 }
 
 /* Unused upper halves of 32-bit layouts read as ones. */

@@ -544,7 +544,7 @@ unsigned jit_gpr_index(ZydisRegister r);
 #define DESC_MASK_REG_SHIFT	36
 #define DESC_MASK_ELEMENT_SHIFT 40
 #define DESC_MASK_COUNT_SHIFT	44
-#define DESC_WRAP_SHIFT		52 /* of elements, or of an x87 register's two parts: addresses wrap at */
+#define DESC_WRAP_SHIFT		52 /* where the addresses of an operand in parts wrap */
 #define DESC_WRAP_64K		1
 #define DESC_WRAP_4G		2
 /* A plain load of a general register, never under a mask (operand.c). */

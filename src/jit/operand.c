@@ -68,6 +68,15 @@ static bool waits_for_x87(const struct trans *t)
 	return false;
 }
 
+/* A store of 64 bytes is done by halves (Zen 4), but not one that compresses. */
+static bool stores_halves(const struct trans *t, unsigned size)
+{
+	return size == 64 && t->in.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX &&
+	       t->in.meta.category != ZYDIS_CATEGORY_COMPRESS &&
+	       t->op[0].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+	       (t->op[0].actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
+}
+
 /** Does the operand consist of parts with addresses of their own: two accesses, or a mask's elements? */
 bool jit_operand_in_parts(const struct trans *t, unsigned size)
 {
@@ -80,7 +89,7 @@ bool jit_operand_in_parts(const struct trans *t, unsigned size)
 	case ZYDIS_MNEMONIC_VPMASKMOVQ:
 		return true;
 	default:
-		return size == X87_REGISTER;
+		return size == X87_REGISTER || stores_halves(t, size);
 	}
 }
 

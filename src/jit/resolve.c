@@ -89,12 +89,40 @@ static u64 wraps_at(const struct part *p)
 	return wrap == DESC_WRAP_64K ? BIT64(16) : wrap == DESC_WRAP_4G ? BIT64(32) : 0;
 }
 
-/* Element addresses that may wrap (VMASKMOV). */
-static u64 element_address(const struct part *p, u64 at)
+/* The first of the two accesses that make the operand's: eight and two of an x87 register, or halves; or 0. */
+static unsigned first_access(const struct part *p)
+{
+	unsigned size = p->desc & DESC_SIZE;
+
+	return size == X87_REGISTER		       ? 8
+	       : p->desc & DESC_HALVES		       ? size / 2
+	       : size == 64 && (p->access & MMU_WRITE) ? 32
+						       : 0;
+}
+
+/* Of how many bytes a part is that has an address of its own: an element of VMASKMOV's, or an access. */
+static unsigned part_size(const struct part *p)
+{
+	return p->desc & DESC_MASK_VECTOR ? 1u << p->shift : first_access(p);
+}
+
+/* Where byte `offset` of the operand is: the address of each of its parts wraps, and inside them nothing does. */
+static u64 place(const struct part *p, u64 at, unsigned offset)
 {
 	u64 end = wraps_at(p);
+	unsigned into;
 
-	return (p->desc & DESC_MASK) && end && at >= end ? at - end : at;
+	if (LIKELY(!end))
+		return at + offset;
+	into = offset % part_size(p);
+	return ((at + offset - into) & (end - 1)) + into;
+}
+
+/* Elements that must be aligned, and are not: by their size, and not at all for VMASKMOV. */
+static bool element_misaligned(const struct cpu *cpu, const struct part *p, u64 lin)
+{
+	return UNLIKELY(cpu->mode & MODE_ALIGN) && !(p->desc & DESC_MASK_VECTOR) &&
+	       (lin & ((1u << p->shift) - 1));
 }
 
 /* A masked operand could not be accessed: raises what its first bad element does. */
@@ -110,10 +138,8 @@ static int masked_fault(struct cpu *cpu, const struct part *p, u64 at)
 		if (!(p->active >> i & 1))
 			continue;
 		cpu->exc.pending = false;
-		ret = address_check(cpu, p, element_address(p, at + i * n), n, &lin);
-		/* as below: by the size of an element, and not at all by VMASKMOV */
-		if (!ret && UNLIKELY(cpu->mode & MODE_ALIGN) && !(p->desc & DESC_MASK_VECTOR) &&
-		    (lin & (n - 1)))
+		ret = address_check(cpu, p, place(p, at, i * n), n, &lin);
+		if (!ret && element_misaligned(cpu, p, lin))
 			ret = cpu_raise_err(cpu, EXC_AC, 0);
 		if (!ret)
 			ret = mmu_probe(cpu, lin, n, p->access | MMU_AS_VIEW | MMU_UNALIGNED);
@@ -138,15 +164,6 @@ static int probe_first(struct cpu *cpu, const struct part *p, u64 lin, unsigned 
 	return CPU_EXC;
 }
 
-/* The first of the two accesses that make the operand's: eight and two of an x87 register, or halves; or 0. */
-static unsigned first_access(const struct part *p)
-{
-	return p->size == X87_REGISTER			  ? 8
-	       : p->desc & DESC_HALVES			  ? p->size / 2
-	       : p->size == 64 && (p->access & MMU_WRITE) ? 32
-							  : 0;
-}
-
 /* An operand that runs over the end of its segment: its first access faults for itself. */
 static int beyond_limit(struct cpu *cpu, const struct part *p, u64 at)
 {
@@ -164,51 +181,55 @@ static enum mmu_resolve_kind stopped(int ret)
 }
 
 /*
- * An operand of two accesses at the end of what the address size reaches: they have addresses of their own,
- * and the second may be at the beginning. The first one's page fault comes before the second one's
- * segment.
+ * An operand of two accesses of which the second one, from byte `split` on, is at the beginning of what the address
+ * size reaches. The first one's page fault comes before the second one's segment.
  */
-static enum mmu_resolve_kind resolve_accesses(struct cpu *cpu, const struct part *p, u64 at)
+static enum mmu_resolve_kind resolve_accesses(struct cpu *cpu, const struct part *p, u64 at,
+					      unsigned split)
 {
-	unsigned first = first_access(p), size[2] = {first, p->size - first};
+	unsigned size[2] = {split, p->size - split};
 	u64 lin[2];
 
 	if (address_check(cpu, p, at, size[0], &lin[0]))
 		return MMU_STOP_EXC;
-	if (address_check(cpu, p, (at + size[0]) & (wraps_at(p) - 1), size[1], &lin[1]))
+	if (address_check(cpu, p, place(p, at, split), size[1], &lin[1]))
 		return stopped(probe_first(cpu, p, lin[0], size[0]));
-	return mmu_resolve_two(cpu, lin, size, p->access);
+	return mmu_resolve_two(cpu, lin, size, 0, p->access);
 }
 
-/* Active elements at both ends of what the address size reaches, the first `before` bytes at the end. */
+/* Likewise under a mask: what lies between active elements is not checked, so not the parts as wholes. */
 static enum mmu_resolve_kind resolve_elements(struct cpu *cpu, const struct part *p, u64 at,
-					      unsigned before)
+					      unsigned split)
 {
-	unsigned n = 1u << p->shift, size[2] = {before, p->size - before};
+	u64 bytes = active_bytes(p), before = bytes & (BIT64(split - p->skip) - 1), lin[2], any;
+	unsigned end = 64 - (unsigned)__builtin_clzll(before),
+		 begin = (unsigned)__builtin_ctzll(bytes ^ before), n = 1u << p->shift,
+		 size[2] = {end, p->size - begin};
 	enum mmu_resolve_kind kind;
-	u64 lin[2];
 
-	/* what lies between active elements is not checked, so not the parts as wholes */
-	if (address_check(cpu, p, at + p->skip, n, &lin[0]) ||
-	    address_check(cpu, p, element_address(p, at + p->skip + p->size - n), n, &lin[1]))
-		return stopped(masked_fault(cpu, p, at));
-	lin[1] -= size[1] - n;
-	kind = mmu_resolve_two(cpu, lin, size, p->access | MMU_UNALIGNED);
+	for (unsigned i = p->skip; i < p->skip + p->size; i += n)
+		if ((p->active >> (i >> p->shift) & 1) &&
+		    address_check(cpu, p, place(p, at, i), n, &any))
+			return stopped(masked_fault(cpu, p, at));
+	lin[0] = address_raw(cpu, p, place(p, at, p->skip));
+	lin[1] = address_raw(cpu, p, place(p, at, p->skip + begin));
+	if (element_misaligned(cpu, p, lin[0]))
+		return stopped(cpu_raise_err(cpu, EXC_AC, 0));
+	kind = mmu_resolve_two(cpu, lin, size, begin - end, p->access | MMU_UNALIGNED);
 	return kind == MMU_STOP_EXC ? stopped(masked_fault(cpu, p, at)) : kind;
 }
 
-/* How many of an operand's bytes come before its addresses wrap, by whole elements or accesses; 0: all. */
-static unsigned bytes_before_wrap(const struct part *p, u64 at)
+/* From which byte on an operand's addresses have wrapped, by whole parts; 0: not between its bytes. */
+static unsigned split_at(const struct part *p, u64 at)
 {
-	u64 end = wraps_at(p), from = at + p->skip;
-	unsigned n = 1u << p->shift;
+	u64 end = wraps_at(p);
+	unsigned size, split;
 
-	if (!end || from >= end || from + p->size <= end)
+	if (LIKELY(!end) || at + p->skip + p->size <= end)
 		return 0;
-	if (!(p->desc & DESC_MASK))
-		return first_access(p);
-	n = (unsigned)(end - from + n - 1) / n * n;
-	return n < p->size ? n : 0;
+	size = part_size(p);
+	split = (unsigned)(end - at + size - 1) / size * size;
+	return split > p->skip && split < p->skip + p->size ? split : 0;
 }
 
 /* The operand's place for generated code, which is the bounce buffer when it has none. */
@@ -256,7 +277,7 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 		.access = desc & DESC_WRITE ? MMU_WRITE : MMU_READ,
 	};
 	enum mmu_resolve_kind kind;
-	unsigned before;
+	unsigned split;
 	u64 lin;
 	int ret;
 
@@ -277,27 +298,25 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 		}
 		p.skip = (unsigned)__builtin_ctzll(p.active) << p.shift;
 		p.size = ((64 - (unsigned)__builtin_clzll(p.active)) << p.shift) - p.skip;
-		at = element_address(&p, at + p.skip) - p.skip;
 	}
 	if ((desc & DESC_ALIGN) && (address_raw(cpu, &p, at) & ((desc & DESC_SIZE) - 1)) &&
 	    !((desc & DESC_MM) && misalignment_masked())) {
 		cpu_raise_err(cpu, EXC_GP, 0);
 		return MMU_STOP_EXC;
 	}
-	before = bytes_before_wrap(&p, at);
-	if (UNLIKELY(before)) {
-		kind = desc & DESC_MASK ? resolve_elements(cpu, &p, at, before)
-					: resolve_accesses(cpu, &p, at);
+	split = split_at(&p, at);
+	if (UNLIKELY(split)) {
+		kind = desc & DESC_MASK ? resolve_elements(cpu, &p, at, split)
+					: resolve_accesses(cpu, &p, at, split);
 		return hand_out(cpu, &p, kind, p.skip);
 	}
-	ret = address_check(cpu, &p, at + p.skip, p.size, &lin);
+	ret = address_check(cpu, &p, place(&p, at, p.skip), p.size, &lin);
 	if (ret) {
 		ret = desc & DESC_MASK ? masked_fault(cpu, &p, at) : beyond_limit(cpu, &p, at);
 		return stopped(ret);
 	}
-	if (UNLIKELY(cpu->mode & MODE_ALIGN) && (desc & DESC_MASK)) {
-		/* by the size of an element, and not at all by VMASKMOV */
-		if (!(desc & DESC_MASK_VECTOR) && (lin & ((1u << p.shift) - 1))) {
+	if (desc & DESC_MASK) {
+		if (element_misaligned(cpu, &p, lin)) {
 			cpu_raise_err(cpu, EXC_AC, 0);
 			return MMU_STOP_EXC;
 		}

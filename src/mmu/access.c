@@ -56,6 +56,7 @@ int parts_walk(struct cpu *cpu, u64 lin, unsigned n, unsigned access, unsigned v
 		int ret;
 
 		p->len = (u32)MIN((u64)n, PAGE_SIZE - (at & (PAGE_SIZE - 1)));
+		p->gap = 0;
 		ret = page_walk(cpu, at, access, view, &w);
 		if (ret)
 			return -ret;

@@ -226,11 +226,11 @@ enum mmu_resolve_kind {
 enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsigned access,
 				  bool lock);
 /**
- * Likewise, an operand whose two parts, of up to a page each, have addresses of their own: it is bounced. Not
- * locked.
+ * Likewise, an operand whose two parts, of up to a page each, have addresses of their own: it is bounced, with
+ * `gap` bytes between them that are not accessed. Not locked.
  */
 enum mmu_resolve_kind mmu_resolve_two(struct cpu *cpu, const u64 lin[2], const unsigned size[2],
-				      unsigned access);
+				      unsigned gap, unsigned access);
 /**
  * Where client memory at a host address is in guest-physical space, for the signal handler's
  * report of a fault in generated code. False: in no slot.

@@ -215,6 +215,7 @@ struct code_msg {
 struct pend_part {
 	u64 gpa;
 	u32 len;
+	u32 gap;	       /* bytes of the bounce buffer before it that are nobody's */
 	struct mmu_slot *slot; /* NULL: MMIO */
 	u8 *host;	       /* NULL: MMIO */
 	bool rom;	       /* RAM for reads, MMIO for writes */

@@ -97,6 +97,7 @@ static enum mmu_resolve_kind bounce(struct cpu *cpu, unsigned access, bool lock,
 	for (unsigned i = 0; i < count; to += part[i++].len) {
 		struct pend_part *p = &part[i];
 
+		to += p->gap;
 		if (p->host) {
 			if (!hostmem_get(to, p->host, p->len))
 				ret = memfault(cpu, p->gpa, p->len, access);
@@ -186,6 +187,7 @@ static inline enum mmu_resolve_kind resolve(struct cpu *cpu, u64 lin, unsigned s
 		return stopped(cpu_raise_err(cpu, EXC_AC, 0));
 	part.gpa = w.gpa;
 	part.len = size;
+	part.gap = 0;
 	part.slot = slot_find(cpu, w.gpa);
 	part.host = NULL;
 	part.rom = false;
@@ -254,7 +256,7 @@ enum mmu_resolve_kind mmu_resolve(struct cpu *cpu, u64 lin, unsigned size, unsig
 }
 
 enum mmu_resolve_kind mmu_resolve_two(struct cpu *cpu, const u64 lin[2], const unsigned size[2],
-				      unsigned access)
+				      unsigned gap, unsigned access)
 {
 	unsigned view = access_view(cpu, access), have = 0;
 	struct pend_part part[PEND_PARTS];
@@ -283,6 +285,7 @@ enum mmu_resolve_kind mmu_resolve_two(struct cpu *cpu, const u64 lin[2], const u
 			return stopped(-n);
 		if (misaligned(cpu, at, size[i], access))
 			return stopped(cpu_raise_err(cpu, EXC_AC, 0));
+		part[have].gap = i ? gap : 0;
 		have += (unsigned)n;
 	}
 	kind = bounce(cpu, access, false, part, have);
@@ -331,6 +334,7 @@ int mmu_bounce_commit_bytes(struct cpu *cpu, u64 bytes)
 	for (unsigned i = 0; i < mc->pend_count && bytes; from += mc->pend[i++].len) {
 		struct pend_part *p = &mc->pend[i];
 
+		from += p->gap;
 		if (UNLIKELY(!store_bytes(cpu, p, from, bytes, &leave))) {
 			memfault(cpu, p->gpa, p->len, MMU_WRITE);
 			leave = true;

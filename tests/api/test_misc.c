@@ -344,38 +344,6 @@ static void ucna(void **state)
 	api_vm_free(&t);
 }
 
-/*
- * An x87 register in memory is eight bytes and two, each with an address of 16 bits: with the first at fff8 the
- * second is at 0, and at no other offset around the end of a segment is there room for both.
- */
-API_CODE16(
-	x87_parts,
-	"mov $0x2000, %ax; mov %ax, %ds; fninit; fld1; mov $0xfff8, %di; fstpt (%di); fldt (%di);"
-	"fstpt (0x100); fld1; fbstp (%di); fbld (%di); fbstp (0x110); mov (0), %ax; out %ax, $0x80;"
-	"fld1; inc %di; fstpt (%di)");
-API_CODE16(x87_refused, "mov %di, %ax; out %ax, $0x82;");
-
-static void x87_parts_wrap(void **state)
-{
-	static const u8 one[10] = {[7] = 0x80, 0xff, 0x3f}, bcd[10] = {1};
-	struct api_vm t;
-	u8 *data;
-
-	api_vm_make(&t, 1, 0);
-	data = t.mem + 0x20000;
-	memset(data, 0xee, 0x10010);
-	api_start16(&t, 0, x87_parts_begin, API_SIZE(x87_parts));
-	*(u32 *)(t.mem + 4 * 13) = 0x6000;
-	memcpy(t.mem + 0x6000, x87_refused_begin, API_SIZE(x87_refused));
-	assert_int_equal(api_run_to_out(&t, 0, 0x80), 0);
-	assert_memory_equal(data + 0x100, one, 10);
-	assert_memory_equal(data + 0x110, bcd, 10);
-	assert_memory_equal(data + 0xfff8, bcd, 8);
-	assert_int_equal(data[0x10000], 0xee);
-	assert_int_equal(api_run_to_out(&t, 0, 0x82), 0xfff9);
-	api_vm_free(&t);
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -384,7 +352,7 @@ int main(void)
 		cmocka_unit_test(hypercalls),  cmocka_unit_test(ipi_hypercall),
 		cmocka_unit_test(smi),	       cmocka_unit_test(init_sipi),
 		cmocka_unit_test(init_in_smm), cmocka_unit_test(mce),
-		cmocka_unit_test(ucna),	       cmocka_unit_test(x87_parts_wrap),
+		cmocka_unit_test(ucna),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

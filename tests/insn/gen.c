@@ -135,8 +135,9 @@ static void memory_operand(struct rng *r, const struct insn_case *c, const struc
 	}
 }
 
-/* The same with 16-bit addressing. */
-static void memory_operand16(struct rng *r, const struct insn_case *c, struct operand *o)
+/* The same with 16-bit addressing. Among operands of 64 bytes are those whose halves wrap each for itself. */
+static void memory_operand16(struct rng *r, const struct insn_case *c, const struct tmpl *t,
+			     struct operand *o)
 {
 	static const s8 regs[8][2] = {{3, 6},  {3, 7},	{5, 6},	 {5, 7},
 				      {6, -1}, {7, -1}, {5, -1}, {3, -1}};
@@ -144,7 +145,9 @@ static void memory_operand16(struct rng *r, const struct insn_case *c, struct op
 	u64 target = state_pointer(r), ea = 0;
 
 	if (mode_segmented(c->mode))
-		target = rng_percent(r, 6) ? state_segment_end(r) : target - INSN_DATA_VA;
+		target = rng_percent(r, t->enc == ENC_EVEX && t->ll == 2 ? 60 : 6)
+				 ? state_segment_end(r)
+				 : target - INSN_DATA_VA;
 	memset(o, 0, sizeof(*o));
 	mod = mod == 3 ? 2 : mod;
 	if (mod != 0 || rm != 6)
@@ -273,7 +276,7 @@ static bool make(struct rng *r, const struct insn_case *c, const struct tmpl *t,
 	if (t->modrm) {
 		if (!t->mod3) {
 			if (!lng && addr == (c->mode != INSN_SEG16))
-				memory_operand16(r, c, &o);
+				memory_operand16(r, c, t, &o);
 			else
 				memory_operand(r, c, t, seg, addr && lng, &o);
 			e.x = o.x;

@@ -70,7 +70,7 @@ u64 state_pointer(struct rng *r)
 
 u64 state_segment_end(struct rng *r)
 {
-	return (u16)(16 - rng_below(r, 96));
+	return (u16)(rng_percent(r, 50) ? 16 - rng_below(r, 96) : -16 * rng_below(r, 5));
 }
 
 static u32 float32(struct rng *r)
