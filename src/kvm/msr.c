@@ -13,11 +13,11 @@
 #include <errno.h>
 #include <stdlib.h>
 
-#define MSR_TSC_ADJUST	      0x3bu
-#define MSR_PLATFORM_INFO     0xceu
-#define MSR_PERF_CAPABILITIES 0x345u
-#define MSR_X2APIC_LAST	      0x8ffu
-#define MSR_LIST_MAX	      1024u
+#define MSR_TSC_ADJUST	  0x3bu
+#define MSR_PLATFORM_INFO 0xceu
+#define MSR_UCODE_REV	  0x8bu
+#define MSR_X2APIC_LAST	  0x8ffu
+#define MSR_LIST_MAX	  1024u
 
 /* Results of the functions here; beyond 1 only inside this file. */
 enum { MSR_OK, MSR_REFUSED, MSR_NOT_OURS };
@@ -103,10 +103,6 @@ static int own_set(struct vcpu *vcpu, u32 index, u64 value, bool host)
 			return MSR_REFUSED;
 		vcpu->cpu.platform_info = value;
 		return MSR_OK;
-	case MSR_PERF_CAPABILITIES: /* a fact about the processor, once the guest could see it */
-		if (!host || (vcpu->ran && value != vcpu->cpu.pmu.caps))
-			return MSR_REFUSED;
-		return MSR_NOT_OURS;
 	case MSR_IA32_TSC:
 		if (host)
 			clock_tsc_write_host(vcpu, value);
@@ -268,8 +264,21 @@ static int one_get(void *ctx, struct kvm_msr_entry *e)
 	return ret;
 }
 
+/* What the processor is stays as it is once the guest could see it; all but its microcode's revision. */
+static bool is_fixed(const struct vcpu *vcpu, u32 index)
+{
+	u64 ignored;
+
+	return vcpu->ran && index != MSR_UCODE_REV &&
+	       !cpu_msr_feature_read(vcpu->cpu.vendor, index, &ignored);
+}
+
 static int one_set(void *ctx, struct kvm_msr_entry *e)
 {
+	u64 value;
+
+	if (is_fixed(ctx, e->index))
+		return msr_get(ctx, e->index, &value, true) || value != e->data;
 	return msr_set(ctx, e->index, e->data, true);
 }
 

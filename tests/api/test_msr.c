@@ -47,6 +47,31 @@ static void batches(void **state)
 	api_vm_free(&t);
 }
 
+API_CODE64(stop, "hlt");
+
+/* What the guest's processor is can be set until it runs; then only what is there already, and the microcode. */
+static void fixed_by_running(void **state)
+{
+	static const u32 index[] = {0xce, 0x10a, 0x345, 0x480, 0x48b};
+	u64 value[ARRAY_SIZE(index)];
+	struct api_vm t;
+
+	api_vm_make(&t, 1, 0);
+	api_start64(&t, 0, stop_begin, API_SIZE(stop));
+	assert_int_equal(api_set_msr(&t, 0, 0x10a, 0x2b), 1);
+	for (unsigned i = 0; i < ARRAY_SIZE(index); i++)
+		value[i] = api_msr(&t, 0, index[i]);
+	api_run_expect(&t, 0, KVM_EXIT_HLT);
+	for (unsigned i = 0; i < ARRAY_SIZE(index); i++) {
+		assert_int_equal(api_set_msr(&t, 0, index[i], value[i]), 1);
+		assert_int_equal(api_set_msr(&t, 0, index[i], value[i] ^ BIT64(31)), 0);
+		assert_true(api_msr(&t, 0, index[i]) == value[i]);
+	}
+	assert_int_equal(api_set_msr(&t, 0, 0x8b, 0x700000000), 1);
+	assert_true(api_msr(&t, 0, 0x8b) == 0x700000000);
+	api_vm_free(&t);
+}
+
 API_CODE64(rdmsr, "mov $0x12345, %ecx; rdmsr; out %eax, $0x10; mov $0x77, %eax; wrmsr; hlt");
 API_CODE64(gp, "mov $0x6770, %eax; out %eax, $0x10; hlt");
 
@@ -164,9 +189,13 @@ static void without_apic(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
-		cmocka_unit_test(index_list),	 cmocka_unit_test(batches),
-		cmocka_unit_test(unknown_is_gp), cmocka_unit_test(unknown_to_user_space),
-		cmocka_unit_test(filter),	 cmocka_unit_test(without_apic),
+		cmocka_unit_test(index_list),
+		cmocka_unit_test(batches),
+		cmocka_unit_test(fixed_by_running),
+		cmocka_unit_test(unknown_is_gp),
+		cmocka_unit_test(unknown_to_user_space),
+		cmocka_unit_test(filter),
+		cmocka_unit_test(without_apic),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
