@@ -15,6 +15,7 @@
 
 #include "vmm/error.h"
 
+#define WAIT	     ",wait"
 #define SEND_SECONDS 10 /* a debugger that does not read for so long is gone */
 
 /* ---- addresses ---- */
@@ -51,9 +52,9 @@ static bool parse_address(const char *spec, union address *addr, socklen_t *len,
 {
 	g_autofree char *text = g_strdup(spec);
 
-	*wait = g_str_has_suffix(text, ",wait");
+	*wait = g_str_has_suffix(text, WAIT);
 	if (*wait)
-		text[strlen(text) - strlen(",wait")] = 0;
+		text[strlen(text) - strlen(WAIT)] = 0;
 	memset(addr, 0, sizeof(*addr));
 	if (g_str_has_prefix(text, "tcp:")) {
 		*len = sizeof(addr->in);
@@ -279,6 +280,8 @@ struct gdb *gdb_new(const char *spec, GError **error)
 	gdb->listen_fd = fd;
 	gdb->fd = -1;
 	gdb->wait = wait;
+	spec = strchr(spec, ':') + 1;
+	gdb->target = g_strndup(spec, strlen(spec) - (wait ? strlen(WAIT) : 0));
 	if (addr.any.sa_family == AF_UNIX)
 		gdb->unix_path = g_strdup(addr.un.sun_path);
 	gdb->in = g_byte_array_new();
@@ -299,6 +302,7 @@ void gdb_free(struct gdb *gdb)
 	if (gdb->unix_path)
 		unlink(gdb->unix_path);
 	g_free(gdb->unix_path);
+	g_free(gdb->target);
 	g_byte_array_unref(gdb->in);
 	g_string_free(gdb->last, TRUE);
 	g_array_unref(gdb->breaks);
@@ -315,8 +319,12 @@ void gdb_machine_begins(struct gdb *gdb, struct machine *m)
 	gdb->thread = MIN(gdb->thread, m->vcpus.count - 1);
 	for (unsigned i = 0; i < m->vcpus.count; i++)
 		gdb_break_apply(gdb, &m->vcpus.vcpus[i], false, 0);
-	if (gdb->wait)
+	if (gdb->wait) {
 		gdb_stop(gdb);
+		fprintf(stderr,
+			"anykvm run: the guest waits for a debugger: gdb -ex 'target remote %s'%s\n",
+			gdb->target, isatty(STDERR_FILENO) ? "\r" : "");
+	}
 	gdb->wait = false;
 }
 

@@ -20,6 +20,7 @@ struct gdb_break {
 struct gdb {
 	struct machine *m; /* NULL between two machines */
 	char *unix_path;   /* removed at the end */
+	char *target;	   /* its address, as gdb's "target remote" takes it */
 	int listen_fd, fd; /* fd -1: nobody is connected */
 	guint listen_source, source;
 	bool wait; /* the first machine waits for a debugger */

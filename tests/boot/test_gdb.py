@@ -8,7 +8,7 @@ import struct
 import subprocess
 import tempfile
 
-from guest import HERE, Guest, initrd_with
+from guest import HERE, PROGRAM, TIMEOUT, Guest, initrd_with, kernel_options
 from cases import Skip, check, check_equal, run_cases
 
 
@@ -262,6 +262,25 @@ def the_end():
         check_equal(s.guest.wait(), 0, "status")
 
 
+def waits_for_a_debugger():
+    with tempfile.TemporaryDirectory() as work:
+        path = os.path.join(work, "gdb")
+        guest = subprocess.Popen(
+            [PROGRAM, "run", *kernel_options(), "--gdb", "unix:%s,wait" % path, "--", "echo", "on"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        try:
+            said = guest.stderr.readline().decode()
+            check("'target remote %s'" % path in said, "it says where it waits: %r" % said)
+            gdb = Debugger(path)
+            check_equal(gdb.rip(), 0x100200, "RIP, at the 64-bit entry of the kernel")
+            gdb.good("D")
+            out, err = guest.communicate(timeout=TIMEOUT)
+            check_equal((guest.returncode, out), (0, b"on\n"), "the command (stderr %r)" % err)
+        finally:
+            guest.kill()
+            guest.communicate()
+
+
 def gdb_itself():
     if not shutil.which("gdb"):
         raise Skip("there is no gdb")
@@ -294,5 +313,6 @@ run_cases([
     ("two vCPUs at one breakpoint", both_vcpus),
     ("breakpoint instructions of the guest", the_guests_own),
     ("reboot and power-off under a debugger", the_end),
+    ("a guest that waits", waits_for_a_debugger),
     ("gdb itself", gdb_itself),
 ])
