@@ -60,6 +60,7 @@ struct exec_options {
 	bool stats, follow, raw;
 	bool all_features; /* also those that the host's CPUID contradicts */
 	bool host_cpuid;   /* the program's CPUID instruction is left alone */
+	bool window;	   /* guests' memory is mapped a second time */
 };
 extern struct exec_options exec_options;
 /** One line into the log, with the thread's number. */
@@ -171,6 +172,14 @@ void exec_cpuid_restore(u64 start, u64 size);
 unsigned exec_cpuid_find(struct exec_cpuid_insn *out, unsigned max);
 /** The executable segment that `addr` lies in. */
 void exec_segment_of(u64 addr, u64 *start, u64 *size);
+
+/* --- --window (window.c) ------------------------------------------------------------------------------ */
+
+/** Switches it on for a VM that was just made; the log tells when that cannot be. */
+void exec_window_enable(int vm);
+/** Tells of a guest's memory that the window cannot have. */
+struct kvm_userspace_memory_region;
+void exec_window_check(const struct kvm_userspace_memory_region *region);
 
 /* --- reports ------------------------------------------------------------------------------------------ */
 

@@ -37,10 +37,11 @@ out:
 }
 
 /* What a guest may execute is as the program's file has it. Both structures begin alike. */
-static void restore_cpuid(const struct kvm_userspace_memory_region *region)
+static void memory_set(const struct kvm_userspace_memory_region *region)
 {
 	if (exec_cpuid_trapped())
 		exec_cpuid_restore(region->userspace_addr, region->memory_size);
+	exec_window_check(region);
 }
 
 static int call(int fd, enum anykvm_kind kind, unsigned long request, unsigned long arg)
@@ -52,14 +53,16 @@ static int call(int fd, enum anykvm_kind kind, unsigned long request, unsigned l
 	ret = anykvm_ioctl(fd, request, arg);
 	if (ret >= 0 && makes_descriptor((u32)request)) {
 		exec_fd_created(ret);
-		if ((u32)request == (u32)KVM_CREATE_VM)
+		if ((u32)request == (u32)KVM_CREATE_VM) {
 			exec_parameters_apply(ret);
+			exec_window_enable(ret);
+		}
 	}
 	if (!ret && (u32)request == (u32)KVM_GET_SUPPORTED_CPUID)
 		exec_cpuid_filter((struct kvm_cpuid2 *)arg);
 	if (!ret && ((u32)request == (u32)KVM_SET_USER_MEMORY_REGION ||
 		     (u32)request == (u32)KVM_SET_USER_MEMORY_REGION2))
-		restore_cpuid((const struct kvm_userspace_memory_region *)arg);
+		memory_set((const struct kvm_userspace_memory_region *)arg);
 	if (UNLIKELY(exec_options.trace)) {
 		error = errno;
 		exec_trace_ioctl(fd, kind, (u32)request, arg, ret < 0 ? -error : ret);

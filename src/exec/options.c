@@ -145,6 +145,7 @@ static __attribute__((constructor)) void start(void)
 	exec_options.raw = flag("ANYKVM_EXEC_RAW");
 	exec_options.all_features = flag("ANYKVM_EXEC_ALL_FEATURES");
 	exec_options.host_cpuid = flag("ANYKVM_EXEC_HOST_CPUID");
+	exec_options.window = flag("ANYKVM_EXEC_WINDOW");
 	trace_start(getenv("ANYKVM_EXEC_TRACE"));
 	exec_parameters_start(getenv("ANYKVM_EXEC_PARAMETERS"));
 	if (!exec_options.follow) {
