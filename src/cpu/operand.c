@@ -84,14 +84,13 @@ int cpu_write(struct cpu *cpu, unsigned seg, u64 offset, const void *buf, unsign
 	return ret ? ret : mmu_write(cpu, lin, buf, n, MMU_WRITE | MMU_AS_VIEW);
 }
 
+/* The offset's page fault comes before what the selector behind it raises. */
 int cpu_read_far(struct cpu *cpu, const struct cpu_insn *in, u8 *buf, unsigned size)
 {
 	u64 off = cpu_insn_offset(cpu, in);
-	unsigned part = MIN(size, 4u);
+	unsigned part = cpu->mode & MODE_ALIGN ? MIN(size, 4u) : size;
 	int ret = CPU_OK;
 
-	if (LIKELY(!(cpu->mode & MODE_ALIGN)))
-		return cpu_read(cpu, in->seg, off, buf, size + 2);
 	for (unsigned i = 0; i < size && !ret; i += part)
 		ret = cpu_read(cpu, in->seg, off + i, buf + i, part);
 	return ret ? ret : cpu_read(cpu, in->seg, off + size, buf + size, 2);

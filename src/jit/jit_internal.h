@@ -545,6 +545,7 @@ unsigned jit_gpr_index(ZydisRegister r);
 #define DESC_MASK_ELEMENT_SHIFT 40
 #define DESC_MASK_COUNT_SHIFT	44
 #define DESC_WRAP_SHIFT		52 /* where the addresses of an operand in parts wrap */
+#define DESC_WRAP		(3ull << DESC_WRAP_SHIFT)
 #define DESC_WRAP_64K		1
 #define DESC_WRAP_4G		2
 /* A plain load of a general register, never under a mask (operand.c). */

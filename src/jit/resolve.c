@@ -84,7 +84,7 @@ static u64 address_raw(const struct cpu *cpu, const struct part *p, u64 at)
 /* Where the addresses of an operand's parts wrap; 0: nowhere. */
 static u64 wraps_at(const struct part *p)
 {
-	unsigned wrap = p->desc >> DESC_WRAP_SHIFT & 3;
+	unsigned wrap = (p->desc & DESC_WRAP) >> DESC_WRAP_SHIFT;
 
 	return wrap == DESC_WRAP_64K ? BIT64(16) : wrap == DESC_WRAP_4G ? BIT64(32) : 0;
 }
@@ -219,6 +219,36 @@ static enum mmu_resolve_kind resolve_elements(struct cpu *cpu, const struct part
 	return kind == MMU_STOP_EXC ? stopped(masked_fault(cpu, p, at)) : kind;
 }
 
+/* Can all bytes from `offset` on be accessed, whatever the mask says? */
+static bool can_access(struct cpu *cpu, const struct part *p, u64 at, unsigned offset, unsigned n)
+{
+	struct cpu_exc before = cpu->exc;
+	bool can;
+	u64 lin;
+
+	can = !address_check(cpu, p, place(p, at, offset), n, &lin) &&
+	      !mmu_probe(cpu, lin, n, p->access | MMU_AS_VIEW | MMU_UNALIGNED);
+	cpu->exc = before;
+	return can;
+}
+
+/*
+ * Does a masked operand wrap that reaches over the end of the addresses? Zen 4 stores 64 bytes by halves when all of both
+ * can be written; if not, element by element, and then nothing wraps. VMASKMOV goes by elements that
+ * wrap, but a load first tries for the whole without.
+ */
+static bool masked_wraps(struct cpu *cpu, const struct part *p, u64 at)
+{
+	struct part straight = *p;
+	unsigned size = p->desc & DESC_SIZE;
+
+	if (!(p->desc & DESC_MASK_VECTOR))
+		return can_access(cpu, p, at, 0, size / 2) &&
+		       can_access(cpu, p, at, size / 2, size / 2);
+	straight.desc &= ~DESC_WRAP;
+	return (p->access & MMU_WRITE) || !can_access(cpu, &straight, at, 0, size);
+}
+
 /* From which byte on an operand's addresses have wrapped, by whole parts; 0: not between its bytes. */
 static unsigned split_at(const struct part *p, u64 at)
 {
@@ -304,6 +334,9 @@ u64 jit_resolve(struct cpu *cpu, u64 at, u64 desc)
 		cpu_raise_err(cpu, EXC_GP, 0);
 		return MMU_STOP_EXC;
 	}
+	if ((desc & DESC_MASK) && (desc & DESC_WRAP) && at + (desc & DESC_SIZE) > wraps_at(&p) &&
+	    !masked_wraps(cpu, &p, at))
+		p.desc &= ~DESC_WRAP;
 	split = split_at(&p, at);
 	if (UNLIKELY(split)) {
 		kind = desc & DESC_MASK ? resolve_elements(cpu, &p, at, split)

@@ -37,6 +37,7 @@ static void x87_parts_wrap(void **state)
 #define BELOW_GPA  0x20000u
 #define ABOVE_GPA  0x21000u
 #define ABOVE_PTE  0xc000u
+#define FIRST_PTE  0xf000u
 #define FAULT_CODE 0x9000u
 #define PTE_MAPS   3u
 
@@ -45,6 +46,8 @@ API_CODE64(masked, "kmovw %ecx, %k1; vpternlogd $255, %zmm0, %zmm0, %zmm0;"
 		   "vmovdqu32 %zmm0, (%ebx){%k1}; out %al, $0x80");
 API_CODE64(compress, "kmovw %ecx, %k1; vpternlogd $255, %zmm0, %zmm0, %zmm0;"
 		     "vpcompressd %zmm0, (%ebx){%k1}; out %al, $0x80");
+API_CODE64(load, "kmovw %ecx, %k1; vpmovm2d %k1, %ymm1; vpmaskmovd (%ebx), %ymm1, %ymm0;"
+		 "vmovdqu %ymm0, 0x20800; out %al, $0x80");
 API_CODE64(faulted, "mov %cr2, %rax; out %al, $0x81");
 
 /* Can AVX-512 be used? Maps the pages when it can. */
@@ -67,6 +70,10 @@ static bool begin(struct api_vm *t)
 		return false;
 	}
 	api_start64_at(t, 0, API_CODE);
+	*(u64 *)(t->mem + 0x2000) = 0xe000 | PTE_MAPS;
+	*(u64 *)(t->mem + 0xe000) = FIRST_PTE | PTE_MAPS;
+	for (unsigned i = 0; i < 512; i++)
+		*(u64 *)(t->mem + FIRST_PTE + 8 * i) = i << 12 | PTE_MAPS;
 	*(u64 *)(t->mem + 0x2000 + 8 * 3) = 0xa000 | PTE_MAPS;
 	*(u64 *)(t->mem + 0xa000 + 8 * 511) = 0xb000 | PTE_MAPS;
 	*(u64 *)(t->mem + 0xb000 + 8 * 511) = BELOW_GPA | PTE_MAPS;
@@ -83,12 +90,10 @@ static bool begin(struct api_vm *t)
 }
 
 /* Runs one of them at 4 GiB - back; the port that it ends with. */
-static unsigned store_at(struct api_vm *t, const void *code, size_t size, unsigned back, u32 mask)
+static unsigned run_at(struct api_vm *t, const void *code, size_t size, unsigned back, u32 mask)
 {
 	struct kvm_regs r = api_regs(t, 0);
 
-	memset(t->mem + BELOW_GPA, 0, 0x2000);
-	memset(t->mem, 0, 0x1000);
 	memcpy(t->mem + API_CODE, code, size);
 	r.rip = API_CODE;
 	r.rsp = API_STACK;
@@ -97,6 +102,14 @@ static unsigned store_at(struct api_vm *t, const void *code, size_t size, unsign
 	api_set_regs(t, 0, &r);
 	api_run_expect(t, 0, KVM_EXIT_IO);
 	return t->run[0]->io.port;
+}
+
+/* ... with no bits set in memory before. */
+static unsigned store_at(struct api_vm *t, const void *code, size_t size, unsigned back, u32 mask)
+{
+	memset(t->mem + BELOW_GPA, 0, 0x2000);
+	memset(t->mem, 0, 0x1000);
+	return run_at(t, code, size, back, mask);
 }
 
 /* The byte at an address of up to 33 bits. */
@@ -149,10 +162,21 @@ static void halves_wrap(void **state)
 	api_vm_free(&t);
 }
 
-/* Without the page above: it is missed by those that touch it, and by no others. */
-static void half_faults(void **state)
+/* Where it faulted. */
+static u64 faulted_at(struct api_vm *t)
 {
 	struct kvm_sregs s;
+
+	assert_int_equal(api_ioctl(t->vcpu[0], KVM_GET_SREGS, &s), 0);
+	return s.cr2;
+}
+
+/*
+ * Without the page above, then without the first one. Under a mask a store goes by halves only when all of both can be
+ * written; if not, element by element, and no address wraps.
+ */
+static void half_faults(void **state)
+{
 	struct api_vm t;
 
 	if (!begin(&t))
@@ -160,14 +184,55 @@ static void half_faults(void **state)
 	*(u64 *)(t.mem + ABOVE_PTE) = 0;
 	assert_int_equal(store_at(&t, plain_begin, API_SIZE(plain), 32, 0), 0x80);
 	expect(&t, 32, 0xffff, 0);
-	assert_int_equal(store_at(&t, masked_begin, API_SIZE(masked), 16, 0xff0f), 0x80);
-	expect(&t, 16, 0xff0f, 16);
-	assert_int_equal(store_at(&t, masked_begin, API_SIZE(masked), 16, 0xff4f), 0x81);
-	expect(&t, 16, 0, 16);
-	assert_int_equal(api_ioctl(t.vcpu[0], KVM_GET_SREGS, &s), 0);
-	assert_true(s.cr2 == BIT64(32) + 8);
 	assert_int_equal(store_at(&t, plain_begin, API_SIZE(plain), 16, 0), 0x81);
 	expect(&t, 16, 0, 16);
+	assert_int_equal(store_at(&t, masked_begin, API_SIZE(masked), 16, 0xff0f), 0x81);
+	expect(&t, 16, 0, 16);
+	assert_true(faulted_at(&t) == BIT64(32) + 16);
+	assert_int_equal(store_at(&t, masked_begin, API_SIZE(masked), 16, 0xff4f), 0x81);
+	expect(&t, 16, 0, 16);
+	assert_true(faulted_at(&t) == BIT64(32) + 8);
+	assert_int_equal(store_at(&t, masked_begin, API_SIZE(masked), 16, 0x000f), 0x80);
+	expect(&t, 16, 0x000f, 0);
+	api_vm_free(&t);
+
+	begin(&t);
+	*(u64 *)(t.mem + FIRST_PTE) = 0;
+	assert_int_equal(store_at(&t, plain_begin, API_SIZE(plain), 16, 0), 0x81);
+	expect(&t, 16, 0, 16);
+	for (unsigned back = 1; back <= 64; back++) {
+		assert_int_equal(store_at(&t, masked_begin, API_SIZE(masked), back, 0xf3cf), 0x80);
+		expect(&t, back, 0xf3cf, BIT64(32) + 32 - back);
+	}
+	api_vm_free(&t);
+}
+
+/* VMASKMOV reads the whole where that can be done, then nothing wraps; else its elements, which do. */
+static void load_wraps(void **state)
+{
+	struct api_vm t;
+
+	if (!begin(&t))
+		skip();
+	for (unsigned above = 0; above < 2; above++)
+		for (unsigned back = 4; back < 32; back += 4) {
+			u32 mask = 0xb5, *got = (u32 *)(t.mem + BELOW_GPA + 0x800);
+
+			*(u64 *)(t.mem + ABOVE_PTE) = above ? ABOVE_GPA | PTE_MAPS : 0;
+			for (unsigned i = 0; i < 8; i++) {
+				*(u32 *)(t.mem + 4 * i) = 0x100 + i;
+				*(u32 *)(t.mem + ABOVE_GPA + 4 * i) = 0x200 + i;
+				*(u32 *)(t.mem + BELOW_GPA + 0xfe0 + 4 * i) = 0x300 + i;
+			}
+			assert_int_equal(run_at(&t, load_begin, API_SIZE(load), back, mask), 0x80);
+			for (unsigned i = 0; i < 8; i++) {
+				u32 there = i < back / 4 ? 0x300 + 8 - back / 4 + i
+					    : above	 ? 0x200 + i - back / 4
+							 : 0x100 + i - back / 4;
+
+				assert_int_equal(got[i], mask >> i & 1 ? there : 0);
+			}
+		}
 	api_vm_free(&t);
 }
 
@@ -177,6 +242,7 @@ int main(void)
 		cmocka_unit_test(x87_parts_wrap),
 		cmocka_unit_test(halves_wrap),
 		cmocka_unit_test(half_faults),
+		cmocka_unit_test(load_wraps),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
