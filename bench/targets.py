@@ -1,4 +1,4 @@
-"""What runs the works: this host, QEMU's TCG, `anykvm run`, and QEMU under `anykvm exec`."""
+"""What runs the works: this host, QEMU's TCG, `anykvm run`, QEMU under `anykvm exec`."""
 
 import http.server
 import json
@@ -17,7 +17,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(HERE), "scripts", "lib"))
 
 from initramfs import Tree                        # noqa: E402
 
-NAMES = ("native", "tcg", "anykvm", "exec")
+DEFAULT = ("native", "tcg", "anykvm", "exec")
+NAMES = (*DEFAULT, "window")
 MEMORY = "2G"
 FIRMWARE_STARTS = 7
 DISK_MIB, TRANSFER_MIB = 256, 32
@@ -189,6 +190,12 @@ class Targets:
         return [self.anykvm_exe, "exec", "--",
                 *self.qemu(names, cpus, image, ["-accel", "kvm", "-cpu", "host"])]
 
+    def window(self, names, cpus, image):
+        return [self.anykvm_exe, "exec", "--window", "--",
+                *self.qemu(names, cpus, image, ["-accel", "kvm", "-cpu", "host"]),
+                "-object", "memory-backend-memfd,id=ram,share=on,size=" + MEMORY,
+                "-machine", "memory-backend=ram"]
+
     def anykvm(self, names, cpus, image):
         return [self.anykvm_exe, "run", "--memory", MEMORY, "--cpus", str(cpus), "--no-reboot",
                 "--kernel", self.guest + "/vmlinuz-6.1", "--initrd", self.initrd(names, image),
@@ -205,7 +212,7 @@ class Targets:
             while disk.read(1 << 20):
                 pass
         qmp = os.path.join(self.folder, "qmp")
-        dirty = dirty and target in ("tcg", "exec")
+        dirty = dirty and target not in ("native", "anykvm")
         if dirty:
             if os.path.exists(qmp):
                 os.unlink(qmp)
