@@ -1,8 +1,8 @@
 /*
  * --window: guests' programs run in a second mapping of their memory (ANYKVM_CAP_WINDOW)
  *
- * What the engine wants promised for that, the user promises by the option. Memory that is not shared is
- * noticed here, and said: it goes without.
+ * What the engine wants promised for that, the user promises by the option. Memory that cannot be mapped a
+ * second time (it is not shared, or of huge pages) is noticed here, and said: it goes without.
  */
 #include "exec/exec.h"
 
@@ -28,7 +28,7 @@ void exec_window_enable(int vm)
 	errno = error;
 }
 
-/* Only shared mappings can be made a second time. */
+/* Only shared mappings can be made a second time, and hugetlb's not page by page. */
 static bool is_shared(u64 address)
 {
 	long again = exec_raw(SYS_mremap, (long)address, 0, PAGE_SIZE, MREMAP_MAYMOVE, 0, 0);
@@ -47,8 +47,8 @@ void exec_window_check(const struct kvm_userspace_memory_region *region)
 	    is_shared(region->userspace_addr) || __atomic_exchange_n(&said, true, __ATOMIC_RELAXED))
 		return;
 	exec_log(
-		"--window does nothing for %llu MiB of memory at %#llx that are not shared; QEMU shares "
-		"them with -object memory-backend-memfd,id=ram,size=SIZE,share=on -machine "
-		"memory-backend=ram",
+		"--window does nothing for %llu MiB of memory at %#llx that are not shared memory of "
+		"ordinary pages; QEMU shares them with -object memory-backend-memfd,id=ram,size=SIZE,share=on "
+		"-machine memory-backend=ram",
 		region->memory_size >> 20, region->guest_phys_addr);
 }
