@@ -60,6 +60,55 @@ static bool decode_lock_cr(struct trans *t, const ZydisDecoder *d, const u8 *p, 
 	return true;
 }
 
+/** Is this VEX opcode one of the mask registers' instructions? `map`: 1 and 3 have them. */
+bool jit_vex_opmask(unsigned map, u8 opcode)
+{
+	if (map == 3)
+		return (opcode & 0xfc) == 0x30;
+	if (map != 1)
+		return false;
+	switch (opcode) {
+	case 0x41:
+	case 0x42:
+	case 0x44 ... 0x47:
+	case 0x4a:
+	case 0x4b:
+	case 0x90 ... 0x93:
+	case 0x98:
+	case 0x99:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/*
+ * AMD ignores the VEX prefix's fourth bit of a mask register's number, R or vvvv's highest; Zydis, as
+ * Intel, refuses it. True when it was that.
+ */
+static bool decode_opmask(struct trans *t, const ZydisDecoder *d, const u8 *p, u32 n)
+{
+	u8 copy[15];
+	u32 at = 0, vvvv, opcode;
+	unsigned map;
+
+	while (at < n && (p[at] == 0x67 || (p[at] & 0xe7) == 0x26 || (p[at] & 0xfe) == 0x64))
+		at++;
+	if (at + 4 > n || (p[at] & 0xfe) != 0xc4)
+		return false;
+	map = p[at] == 0xc5 ? 1 : p[at + 1] & 31;
+	vvvv = p[at] == 0xc5 ? at + 1 : at + 2;
+	opcode = vvvv + 1;
+	if (!jit_vex_opmask(map, p[opcode]))
+		return false;
+	mem_copy(copy, p, n);
+	copy[at + 1] |= 0x80;
+	/* two sources: where vvvv names none, all of it has to be set */
+	if (map == 1 && p[opcode] < 0x90 && p[opcode] != 0x44)
+		copy[vvvv] |= 0x40;
+	return ZYAN_SUCCESS(ZydisDecoderDecodeFull(d, copy, n, &t->in, t->op));
+}
+
 /**
  * jit_decode() without the cache. The EVEX prefix's bits for registers 8 and up are ignored outside
  * 64-bit mode, where Zydis refuses them.
@@ -86,6 +135,9 @@ ZyanStatus jit_decode_uncached(struct trans *t, const u8 *p, u32 n)
 		}
 	}
 	if (status == ZYDIS_STATUS_ILLEGAL_LOCK && decode_lock_cr(t, d, p, n))
+		status = ZYAN_STATUS_SUCCESS;
+	if (!ZYAN_SUCCESS(status) && status != ZYDIS_STATUS_NO_MORE_DATA && (t->mode & MODE_LONG) &&
+	    t->cpu->vendor == CPU_VENDOR_AMD && decode_opmask(t, d, p, n))
 		status = ZYAN_STATUS_SUCCESS;
 	/* where there is no VMX, VMREAD's opcode is undefined, and longer */
 	if (ZYAN_SUCCESS(status) &&

@@ -193,6 +193,12 @@ static void emit_vex_xop(struct trans *t, const struct rewrite *w)
 		b2 = (u8)((b2 & ~0x78) | (~w->vvvv.host & 15) << 3);
 	if (!(t->mode & MODE_LONG) && !w->vvvv.used)
 		b2 |= 0x40; /* vvvv's top bit is ignored there, not here */
+	if (jit_vex_opmask(in->opcode_map, in->opcode)) { /* what AMD ignores is #UD elsewhere */
+		if (!w->reg.used)
+			b1 |= 0x80;
+		if (!w->vvvv.used)
+			b2 |= 0x40;
+	}
 	if (width_ignored(t, w))
 		b2 &= 0x7f;
 	emit8(e, p[0] == 0xc5 ? 0xc4 : p[0]);

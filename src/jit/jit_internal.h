@@ -468,6 +468,7 @@ void jit_link_cross(struct jit *jit, struct jit_link *link);
 ZyanStatus jit_decode(struct trans *t, const u8 *p, u32 n);
 /* decode.c: the same by Zydis; and which of jit.decoder does it. */
 ZyanStatus jit_decode_uncached(struct trans *t, const u8 *p, u32 n);
+bool jit_vex_opmask(unsigned map, u8 opcode);
 static inline unsigned jit_decoder_index(u32 mode)
 {
 	return mode & MODE_LONG ? 0 : mode & MODE_CS32 ? 1 : mode & MODE_PE ? 2 : 3;

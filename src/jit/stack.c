@@ -221,6 +221,7 @@ static void emit_pop(struct trans *t)
 		emit_store(e, size, REG_T, REG_A, REG_B);
 		jit_emit_sp_add(t, (int)size);
 		jit_access_end(t, c);
+		jit_group_shift(t, (int)size);
 		return;
 	}
 	sp_moved(t, (int)size);

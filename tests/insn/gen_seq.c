@@ -244,6 +244,19 @@ static bool saves_state(unsigned mnemonic)
 	}
 }
 
+/* PUSH and POP of memory, and plain accesses, all through RSP, which share a check with what pushes and pops. */
+static void stack_memory(struct rng *r, struct insn_item *item, u8 reg)
+{
+	static const u8 modrm[][2] = {{0xff, 6}, {0x8f, 0}, {0x8b, 0}, {0x89, 0}};
+	unsigned kind = rng_below(r, ARRAY_SIZE(modrm));
+	u8 field = kind < 2 ? modrm[kind][1] : reg, rex = rng_percent(r, 50) ? 0x48 : 0x40;
+
+	gen_item(item,
+		 (u8[]){rex, modrm[kind][0], 0x44 | field << 3, 0x24,
+			(u8)(8 * rng_below(r, 9) - 16 + (rng_percent(r, 20) ? 4 : 0))},
+		 5);
+}
+
 /*
  * Pushes and pops in a row, which the translator may take together, with some moves and divisions between.
  * As a case's beginning, often with RSP near the end of a page, where one of them faults. Returns the
@@ -266,6 +279,8 @@ static unsigned stack_row(struct rng *r, struct insn_case *c, unsigned i, unsign
 					 ? (u8[]){0x89, 0xc0 | rng_below(r, 8) << 3 | reg}
 					 : (u8[]){0xf7, 0xf0 | reg},
 				 2);
+		else if (c->mode == INSN_LONG && rng_percent(r, 20))
+			stack_memory(r, &c->item[i + k], reg);
 		else if (!pop && rng_percent(r, 15))
 			gen_item(&c->item[i + k], (u8[]){0x6a, (u8)rng_next(r)}, 2);
 		else if (high)
